@@ -1,0 +1,50 @@
+"""The event loop, and what an application's own main loop calls.
+
+``loop()`` and ``poll()`` turn the application loop: the one that storages opened with
+``io_thread=False`` are registered with.  They run in the calling thread.
+"""
+from __future__ import annotations
+
+import atexit
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import REAL
+
+__all__ = ['Loop', 'application_loop', 'close_application_loop', 'loop', 'poll']
+
+_application_loop: list[Loop] = []
+_lock = REAL.lock()  # protects _application_loop
+
+
+def application_loop() -> Loop:
+    """The process's loop for ``io_thread=False``, made when first asked for."""
+    with _lock:
+        if not _application_loop:
+            _application_loop.append(Loop())
+        return _application_loop[0]
+
+
+def close_application_loop() -> None:
+    """At the end of the process: close it, if it was ever made."""
+    with _lock:
+        loops = list(_application_loop)
+        _application_loop.clear()
+    for one in loops:
+        one.close()
+
+
+# Registered before those of the rooms above, hence called after them.
+atexit.register(close_application_loop)
+
+
+def poll(timeout: float | None = 0.0) -> None:
+    """Deliver what is ready, once; waits at most `timeout` seconds (None: for ever)."""
+    application_loop().turn(timeout)
+
+
+def loop(timeout: float | None = 30.0, count: int | None = None) -> None:
+    """Turn until no dispatcher is left, at most `count` times; each turn waits at most `timeout` s."""
+    turns = 0
+    while len(application_loop()) and (count is None or turns < count):
+        poll(timeout)
+        turns += 1

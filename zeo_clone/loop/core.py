@@ -1,0 +1,145 @@
+"""The event loop: asyncore's model, rebuilt.
+
+Flows in: readiness of descriptors (poller), due timers, callbacks from other threads (trigger).  Flows
+out: ``handle_*`` calls on dispatchers.  One thread at a time runs a turn; `door`, `stop` and the
+poller's interest may be used from any thread.  It has never heard of ZEO.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zeo_clone.loop.poller import READ, best_poller
+from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.loop.timers import Timer, Timers
+from zeo_clone.loop.trigger import Trigger
+
+if TYPE_CHECKING:
+    from zeo_clone.loop.dispatcher import Dispatcher
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Dispatchers, timers and one door; `run` it in a thread or `turn` it by hand."""
+
+    def __init__(self, runtime: Runtime = REAL) -> None:
+        self.runtime = runtime
+        self.poller = best_poller(runtime)
+        self._timers = Timers(runtime.monotonic)
+        self._trigger = Trigger(runtime)
+        self._dispatchers: dict[int, Dispatcher] = {}
+        self._stopping = False
+        self._closed = False
+        self._turn_lock = runtime.rlock()  # protects the turn: one thread at a time runs it
+        self._thread_ident: int | None = None
+        self.poller.set_interest(self._trigger.fileno(), READ)
+
+    def __repr__(self) -> str:
+        return (f'<Loop {len(self._dispatchers)} dispatchers, {len(self._timers)} timers'
+                f'{", closed" if self._closed else ""}>')
+
+    def __len__(self) -> int:
+        """The number of registered dispatchers."""
+        return len(self._dispatchers)
+
+    # ---- any thread ---------------------------------------------------------------------------
+
+    def door(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called in the loop's thread, in the order of the calls of `door`."""
+        self._trigger.pull(callback)
+
+    def wake(self) -> None:
+        """Have a turn that is waiting look again at timers and interests."""
+        self._trigger.pull()
+
+    def stop(self) -> None:
+        """Let `run` return after its present turn.  Safe in a signal handler."""
+        self._stopping = True
+        self._trigger.pull()
+
+    def in_loop_thread(self) -> bool:
+        """Is the calling thread the one that is running a turn?"""
+        return self._thread_ident == self.runtime.get_ident()
+
+    def set_interest(self, fd: int, mask: int) -> None:
+        """Change what `fd` is polled for."""
+        self.poller.set_interest(fd, mask)
+        if not self.poller.live and not self.in_loop_thread():
+            self._trigger.pull()
+
+    # ---- loop thread --------------------------------------------------------------------------
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Deliver events of ``dispatcher.fd`` to `dispatcher` once it asks for some."""
+        self._dispatchers[dispatcher.fd] = dispatcher
+
+    def unregister(self, dispatcher: Dispatcher) -> None:
+        """Forget `dispatcher`; an event of this turn that waits for it is not delivered."""
+        if self._dispatchers.get(dispatcher.fd) is dispatcher:
+            del self._dispatchers[dispatcher.fd]
+            self.poller.set_interest(dispatcher.fd, 0)
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` in the loop's thread in `delay_s` seconds."""
+        return self._timers.call_later(delay_s, callback)
+
+    def run(self) -> None:
+        """Turn until `stop`, or until `close` was called from within."""
+        while not (self._stopping or self._closed):
+            self.turn(None)
+        self._stopping = False
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Wait at most `timeout_s` seconds (None: for ever) for events and deliver them once."""
+        with self._turn_lock:
+            if self._closed:
+                return
+            outer, self._thread_ident = self._thread_ident, self.runtime.get_ident()
+            try:
+                self._turn(timeout_s)
+            finally:
+                self._thread_ident = outer
+
+    def _turn(self, timeout_s: float | None) -> None:
+        delay = self._timers.delay()
+        if delay is not None and (timeout_s is None or delay < timeout_s):
+            timeout_s = delay
+        trigger_fd = self._trigger.fileno()
+        # Whose events they are is settled at once: a handler may close a descriptor, and a new one with
+        # the same number is somebody else.
+        events = [(fd, mask, self._dispatchers.get(fd)) for fd, mask in self.poller.poll(timeout_s)]
+        for fd, mask, dispatcher in events:
+            if fd == trigger_fd:
+                for callback in self._trigger.take():
+                    self._call(callback)
+            elif dispatcher is not None and self._dispatchers.get(fd) is dispatcher:
+                dispatcher.handle_event(mask)
+            if self._closed:
+                return
+        for callback in self._timers.pop_due():
+            self._call(callback)
+            if self._closed:
+                return
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception:
+            log.exception('a callback of the event loop failed: %r', callback)
+
+    def close_all(self) -> None:
+        """Close every dispatcher that is still registered."""
+        for dispatcher in list(self._dispatchers.values()):
+            self._call(dispatcher.handle_close)
+
+    def close(self) -> None:
+        """Close all dispatchers and release poller and trigger.  May be called twice."""
+        with self._turn_lock:
+            if self._closed:
+                return
+            self.close_all()
+            self._closed = True
+            self._trigger.close()
+            self.poller.close()

@@ -1,0 +1,110 @@
+"""Pollers: which descriptors are ready?
+
+In: ``set_interest(fd, mask)`` from any thread.  Out: ``poll(timeout)`` in the loop's thread.  A poller
+knows numbers of descriptors and masks, not dispatchers.  A call reaches the kernel only when a mask
+really changes, so a quiet connection costs nothing per turn.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zeo_clone.loop.runtime import Runtime
+
+READ = 1
+WRITE = 4
+ERROR = 8
+
+
+class Poller(Protocol):
+    """What the loop asks of a poller."""
+
+    #: True if an interest changed by another thread wakes a `poll` that is under way.
+    live: bool
+
+    def set_interest(self, fd: int, mask: int) -> None:
+        """Wait for READ and/or WRITE on `fd` from now on; 0 forgets it."""
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Ready descriptors ``[(fd, mask)]``; waits at most `timeout` seconds, None for ever."""
+
+    def close(self) -> None:
+        """Release the kernel object."""
+
+
+class EpollPoller:
+    """Linux epoll.  ``epoll_ctl`` takes effect at once, also while another thread waits."""
+
+    live = True
+    # One descriptor must not starve the others: at most this many answers a turn.
+    MAX_EVENTS = 512
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._epoll = runtime.epoll()  # type: ignore[misc]
+        self._masks: dict[int, int] = {}  # single operations on it are atomic
+        self._closed = False
+
+    def set_interest(self, fd: int, mask: int) -> None:
+        old = self._masks.get(fd, 0)
+        if mask == old or self._closed:
+            return
+        if not mask:
+            del self._masks[fd]
+            self._epoll.unregister(fd)
+        elif old:
+            self._masks[fd] = mask
+            self._epoll.modify(fd, mask)
+        else:
+            self._masks[fd] = mask
+            self._epoll.register(fd, mask)
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        ready: list[tuple[int, int]] = self._epoll.poll(timeout, self.MAX_EVENTS)
+        return ready
+
+    def close(self) -> None:
+        self._closed = True
+        self._epoll.close()
+
+
+class SelectorPoller:
+    """The best selector of other systems; changes of interest wait for the next turn."""
+
+    live = False
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._selector = runtime.selector()
+        self._lock = runtime.lock()  # protects the next two
+        self._masks: dict[int, int] = {}
+        self._changes: dict[int, int] = {}  # since the last poll
+
+    def set_interest(self, fd: int, mask: int) -> None:
+        with self._lock:
+            if mask == self._masks.get(fd, 0):
+                return
+            self._changes[fd] = mask
+            if mask:
+                self._masks[fd] = mask
+            else:
+                del self._masks[fd]
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        with self._lock:
+            changes, self._changes = self._changes, {}
+        registered = self._selector.get_map()
+        for fd, mask in changes.items():
+            events = (1 if mask & READ else 0) | (2 if mask & WRITE else 0)
+            if fd in registered:
+                self._selector.unregister(fd)
+            if events:
+                self._selector.register(fd, events)
+        return [(key.fd, (READ if events & 1 else 0) | (WRITE if events & 2 else 0))
+                for key, events in self._selector.select(timeout)]
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+def best_poller(runtime: Runtime) -> Poller:
+    """epoll where there is one, else the standard library's best selector."""
+    return EpollPoller(runtime) if runtime.epoll is not None else SelectorPoller(runtime)

@@ -1,0 +1,165 @@
+"""The runtime seam: the one place where the product touches the outside world.
+
+Clock, threads, locks, sockets, name resolution, files and random numbers are reached through a
+`Runtime` object that loop, client, server and cache are given when they are made.  `REAL` is the real
+one and the default everywhere.  A replacement with the same attributes can run client, server and the
+network between them deterministically, under a virtual clock and with seeded faults.
+
+No other module imports ``time``, ``socket``, ``select``, ``selectors``, ``threading`` or ``random``;
+a test reads the imports.
+"""
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import random
+import select
+import selectors
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, Any, NamedTuple
+
+import zc.lockfile
+
+#: Errors of ``connect`` on a non-blocking socket that mean "under way".
+IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY})
+AF_UNIX: int | None = getattr(socket, 'AF_UNIX', None)
+AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+Socket = socket.socket
+
+
+class Endpoint(NamedTuple):
+    """One resolved place to connect to or to listen at: ``socket`` family and address."""
+
+    family: int
+    sockaddr: Any
+
+    def __str__(self) -> str:
+        if isinstance(self.sockaddr, tuple):
+            host, port = self.sockaddr[:2]
+            return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+        return str(self.sockaddr)
+
+
+class Runtime:
+    """The real clock, threads, network, files and random numbers.  Stateless; any thread."""
+
+    # -- clock: seconds; deadlines use `monotonic`, never the wall clock ------------------------
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+    # -- threads and locks ----------------------------------------------------------------------
+    lock = staticmethod(threading.Lock)
+    rlock = staticmethod(threading.RLock)
+    condition = staticmethod(threading.Condition)
+    event = staticmethod(threading.Event)
+    get_ident = staticmethod(threading.get_ident)
+
+    def start_thread(self, target: Callable[[], object], name: str, *,
+                     daemon: bool = True) -> threading.Thread:
+        """Start and return a thread that runs `target`."""
+        thread = threading.Thread(target=target, name=name, daemon=daemon)
+        thread.start()
+        return thread
+
+    # -- network --------------------------------------------------------------------------------
+    epoll = getattr(select, 'epoll', None)
+    selector = selectors.DefaultSelector
+    socketpair = staticmethod(socket.socketpair)
+    SHUT_RDWR = socket.SHUT_RDWR
+
+    def resolve(self, host: str | None, port: int, *, passive: bool = False) -> list[Endpoint]:
+        """All addresses of `host` for TCP, in the order to try them.  Raises ``OSError``."""
+        flags = socket.AI_PASSIVE if passive else 0
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+        return list(dict.fromkeys(Endpoint(int(family), addr) for family, _, _, _, addr in found))
+
+    def socket(self, family: int) -> Socket:
+        """A new non-blocking stream socket; without Nagle's delay where that exists."""
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        if family in (AF_INET, AF_INET6):
+            self.tune(sock)
+        return sock
+
+    def tune(self, sock: Socket) -> None:
+        """Set the options of an established TCP connection: no Nagle delay, TCP keep-alive."""
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def listen(self, endpoint: Endpoint, backlog: int = 1024) -> Socket:
+        """A non-blocking socket that listens at `endpoint`.  Raises ``OSError``."""
+        sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if endpoint.family in (AF_INET, AF_INET6):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if endpoint.family == AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(endpoint.sockaddr)
+            sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def connect_error(self, sock: Socket) -> int:
+        """The pending error number of a socket whose connect was under way; 0 when connected."""
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def wait(self, fd: int, read: bool, write: bool, timeout: float | None) -> bool:
+        """Block until `fd` is ready; False after `timeout` seconds."""
+        poll = select.poll()
+        poll.register(fd, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
+
+    # -- files ----------------------------------------------------------------------------------
+    open = staticmethod(open)
+    rename = staticmethod(os.replace)
+    remove = staticmethod(os.remove)
+    fsync = staticmethod(os.fsync)
+    pread = staticmethod(os.pread)
+    pwrite = staticmethod(os.pwrite)
+
+    def map_file(self, fd: int, size: int) -> mmap.mmap | None:
+        """The first `size` bytes of an open file as read-only memory; None where that cannot be."""
+        try:
+            return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError, OverflowError):
+            return None
+
+    def file_identity(self, fd: int) -> bytes:
+        """16 bytes that change when the file is copied or the system boots anew; b'' if unknown.
+
+        Equal at two times: whatever was written to the file between them was not lost by the system.
+        """
+        try:
+            with open('/proc/sys/kernel/random/boot_id', 'rb') as boot:
+                described = boot.read() + str(os.fstat(fd).st_ino).encode()
+        except OSError:
+            return b''
+        return hashlib.blake2b(described, digest_size=16).digest()
+
+    def lock_file(self, path: str) -> zc.lockfile.LockFile:
+        """Lock `path`, a file made for that; it then holds "pid hostname".  Has ``close()``.
+
+        Raises ``zc.lockfile.LockError`` when somebody holds it, else ``OSError``.
+        """
+        return zc.lockfile.LockFile(path, content_template='{pid} {hostname}')
+
+    def temporary_file(self, directory: str | None = None) -> IO[bytes]:
+        """An unnamed binary file, gone when closed.  `directory` default: the system's."""
+        return tempfile.TemporaryFile(dir=directory, prefix='zeo-clone-')
+
+    # -- random numbers: for jitter and identities, not for secrets -----------------------------
+    random = staticmethod(random.random)
+    randbytes = staticmethod(os.urandom)
+
+
+REAL = Runtime()

@@ -1,0 +1,99 @@
+"""A transport: non-blocking bytes through one socket, write first, queue what is left.
+
+Bytes in and out, ``OSError`` out.  It knows no loop and takes no lock: on the server the loop's thread
+alone uses it, on the client `send` and `flush` run under the link's send lock and `receive` in the
+reader's role, which touch separate fields.
+"""
+from __future__ import annotations
+
+from collections import deque
+
+from zeo_clone.loop.runtime import Runtime, Socket
+
+#: Bytes read from a socket at once.  One large frame arrives in pieces of this size.
+READ_SIZE = 64 * 1024
+#: Bytes written to one socket before the others get a turn.
+BYTES_PER_TURN = 4 * 1024 * 1024
+#: Small queued pieces are joined up to this length for one system call.
+JOIN_SIZE = 128 * 1024
+
+
+class Transport:
+    """Plain bytes over a connected, non-blocking socket."""
+
+    def __init__(self, sock: Socket, runtime: Runtime) -> None:
+        self.socket = sock
+        self.runtime = runtime
+        self._queue: deque[bytes | memoryview] = deque()
+        self.queued = 0  # bytes in _queue
+        self.sent = 0
+        self.received = 0
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} fd {self.socket.fileno()}, {self.queued} bytes queued>'
+
+    def write(self, data: bytes) -> None:
+        """Queue `data` only; `flush` sends it together with what else is queued."""
+        self._queue.append(data)
+        self.queued += len(data)
+
+    def send(self, data: bytes) -> None:
+        """Hand `data` to the socket at once if nothing is queued; queue what it does not take."""
+        if not self._queue:
+            try:
+                count = self.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                count = 0
+            self.sent += count
+            if count == len(data):
+                return
+            self._queue.append(memoryview(data)[count:])
+            self.queued += len(data) - count
+        else:
+            self.write(data)
+
+    def flush(self) -> bool:
+        """Hand the socket as much of the queue as it takes; True when the queue is empty."""
+        budget = BYTES_PER_TURN
+        while self._queue and budget > 0:
+            data = self._next_piece()
+            try:
+                count = self.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                count = 0
+            except BaseException:
+                self._queue.appendleft(data)
+                raise
+            self.sent += count
+            self.queued -= count
+            budget -= count
+            if count < len(data):
+                self._queue.appendleft(memoryview(data)[count:])
+                break
+        return not self._queue
+
+    def _next_piece(self) -> bytes | memoryview:
+        piece = self._queue.popleft()
+        if not self._queue or len(piece) >= JOIN_SIZE:
+            return piece
+        pieces, size = [piece], len(piece)
+        while self._queue and size + len(self._queue[0]) <= JOIN_SIZE:
+            pieces.append(self._queue.popleft())
+            size += len(pieces[-1])
+        return b''.join(pieces) if len(pieces) > 1 else piece
+
+    def receive(self) -> bytes | None:
+        """What has arrived; None if nothing has, b'' at the end of the stream."""
+        try:
+            data = self.socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return None
+        self.received += len(data)
+        return data
+
+    def shutdown(self) -> None:
+        """End the stream both ways; wakes a thread that waits in `wait`.  Never raises."""
+        try:
+            self.socket.shutdown(self.runtime.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more
