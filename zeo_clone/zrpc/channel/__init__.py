@@ -1,0 +1,7 @@
+"""Channels: the one joint of the sans-I/O cores with sockets."""
+from __future__ import annotations
+
+from zeo_clone.zrpc.channel.client import ClientChannel, PendingCall
+from zeo_clone.zrpc.channel.server import ServerChannel
+
+__all__ = ['ClientChannel', 'PendingCall', 'ServerChannel']

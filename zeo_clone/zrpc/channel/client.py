@@ -1,0 +1,411 @@
+"""The client's end of a connection: joins a `ClientCore` to a socket, for any number of threads.
+
+A caller writes to the socket itself.  One thread at a time, the *reader*, receives and processes what
+arrives, in wire order, for all (leader/followers): it leaves the role when its own reply has come and
+passes it to a waiting caller or back to the loop.  So a call costs two switches of processes and none of
+threads, and all effects of messages happen in one place, in the reader's role.  What a message means is
+the handler's business.
+"""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.dispatcher import Dispatcher
+from zeo_clone.loop.poller import READ, WRITE
+from zeo_clone.loop.transport import Transport
+from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
+
+#: One-way calls are collected up to this many bytes before they are sent.
+COLLECT_SIZE = 64 * 1024
+#: A thread that has more than this waiting for the socket waits itself.
+HIGH_WATER = 4 << 20
+
+
+class ConnectionLost(ClientDisconnected):
+    """The connection was lost after a call was sent and before its reply came."""
+
+
+class ClientHandler(Protocol):
+    """What a `ClientChannel` tells: in the reader's role, in wire order."""
+
+    def handle_agreed(self, protocol: str) -> None:
+        """The handshake is done; calls may be made."""
+
+    def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
+        """The server called a client's method.  An exception drops the connection (C17)."""
+
+    def handle_lost(self, error: Exception) -> None:
+        """The connection has gone; waiting calls fail right after this.  Called exactly once."""
+
+
+class PendingCall:
+    """A call that waits for its reply.
+
+    `on_reply` runs in the reader's role at the moment in which the reply is processed and returns what
+    the caller gets.  `on_done` is for calls that nobody waits for; it runs there, too.
+    """
+
+    __slots__ = ('done', 'error', 'on_done', 'on_reply', 'value', 'wakeup')
+
+    def __init__(self, wakeup: Any, on_reply: Callable[[Any], Any] | None = None,
+                 on_done: Callable[[PendingCall], None] | None = None) -> None:
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.on_reply = on_reply
+        self.on_done = on_done
+        # An acquired lock, released once: when the call is done, or its thread is to be the reader.
+        self.wakeup = wakeup
+
+    def finish(self) -> None:
+        """Reader's role: value or error is known."""
+        self.done = True
+        if self.wakeup is not None:
+            self.wakeup.release()
+        elif self.on_done is not None:
+            self.on_done(self)
+
+    def result(self) -> Any:
+        """The reply's value; raises what the call raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # its traceback refers to this frame: leave no cycle
+        return self.value
+
+
+class _Reader:
+    """A reader that is no waiting call."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+LOOP = _Reader('the loop')  # the loop's thread, while it processes messages
+BUSY = _Reader('a thread that sends, or closes')
+GONE = _Reader('nobody any more')
+
+
+class ClientChannel(Dispatcher):
+    """One connection to a server."""
+
+    def __init__(self, loop: Loop, transport: Transport, core: ClientCore,
+                 handler: ClientHandler) -> None:
+        super().__init__(loop, transport.socket)
+        self.transport = transport
+        self.core = core
+        self.runtime = loop.runtime
+        self._handler = handler
+        self._send_lock = self.runtime.lock()  # protects the transport's output and _fate
+        self._fate: Exception | None = None  # why it is closed, or about to be
+        self._role_lock = self.runtime.lock()  # protects the next five
+        self._reader: PendingCall | _Reader | None = None  # None: the loop, once it is readable
+        self._followers: deque[PendingCall] = deque()
+        self._listening = False  # the loop polls for input while nobody else reads
+        self._write_wanted = False
+        self._mask = 0
+        self._applying: int | None = None  # the thread that is in a handler or callback
+        self.last_received = self.runtime.monotonic()
+        self.buried = self.runtime.event()  # set at the very end
+
+    def __repr__(self) -> str:
+        return f'<ClientChannel {self.core!r}, reader: {self._reader!r}>'
+
+    # ---- any thread ---------------------------------------------------------------------------
+
+    @property
+    def fate(self) -> Exception | None:
+        """Why it is closed, or about to be; None while it is in use."""
+        return self._fate
+
+    def is_applying(self) -> bool:
+        """Is the calling thread in a callback of this channel?"""
+        return self._applying is not None and self._applying == self.runtime.get_ident()
+
+    def call(self, name: str, args: tuple[Any, ...],
+             on_reply: Callable[[Any], Any] | None = None) -> Any:
+        """Call the server and wait for the reply.
+
+        Raises what the server's method raised, `ClientDisconnected` if the connection is lost, TypeError
+        or ValueError if `args` cannot be sent.
+        """
+        pending = self._new_call(on_reply)
+        self._transmit(self.core.send_call(name, args, pending))
+        self._wait(pending)
+        return pending.result()
+
+    def load(self, oid: bytes, tid: bytes, on_reply: Callable[[Any], Any]) -> Any:
+        """`call` of loadBefore, faster.  `oid` and `tid` are 8 bytes."""
+        pending = self._new_call(on_reply)
+        self._transmit(self.core.send_load(oid, tid, pending))
+        self._wait(pending)
+        return pending.result()
+
+    def call_async(self, name: str, args: tuple[Any, ...],
+                   on_done: Callable[[PendingCall], None],
+                   on_reply: Callable[[Any], Any] | None = None) -> None:
+        """Call the server; `on_done` gets the finished call, in the reader's role.  Never blocks."""
+        pending = PendingCall(None, on_reply, on_done)
+        self._transmit(self.core.send_call(name, args, pending), block=False)
+
+    def send(self, name: str, args: tuple[Any, ...], flush: bool = False) -> None:
+        """Call a method that has no reply.  Small ones are collected and leave with the next call."""
+        data = self.core.send_oneway(name, args)
+        with self._send_lock:
+            self._check_fate()
+            self.transport.write(data)
+            waiting = self.transport.queued
+            if flush or waiting > COLLECT_SIZE:
+                waiting = self._flush()
+        if waiting > HIGH_WATER or flush and waiting:
+            self._drain(0 if flush else HIGH_WATER)
+
+    def send_async(self, data: bytes) -> None:
+        """Send bytes that the core has made; nothing if it is closed.  Never blocks."""
+        try:
+            self._transmit(data, block=False)
+        except ClientDisconnected:
+            pass
+
+    def abort(self, error: Exception) -> None:
+        """Close because of `error`.  Whoever is the reader cleans up; if nobody is, the caller does."""
+        with self._send_lock:
+            self._doom(error)
+        if self._take_role(BUSY):
+            try:
+                self._receive()  # after a shutdown the end of the stream is there at once
+                if self._reader is not GONE:
+                    self._bury(error)
+            finally:
+                self._pass_role()
+
+    # ---- sending, any thread --------------------------------------------------------------------
+
+    def _new_call(self, on_reply: Callable[[Any], Any] | None) -> PendingCall:
+        if self.is_applying():
+            raise ClientStorageError(
+                'a callback of tpc_finish or of an invalidation cannot wait for the server: '
+                'it runs while a message of the server is being processed')
+        wakeup = self.runtime.lock()
+        wakeup.acquire()
+        return PendingCall(wakeup, on_reply)
+
+    def _check_fate(self) -> None:
+        if self._fate is not None:
+            raise ClientDisconnected(f'not connected: {self._fate}') from self._fate
+
+    def _doom(self, error: Exception) -> None:
+        # Under the send lock.  The reader meets the end of the stream, after what arrived before it.
+        if self._fate is None:
+            self._fate = error
+        if not self.closed:
+            self.transport.shutdown()
+
+    def _transmit(self, data: bytes, block: bool = True) -> None:
+        with self._send_lock:
+            self._check_fate()
+            try:
+                self.transport.send(data)
+                waiting = self.transport.queued and self._flush()
+            except OSError as error:
+                self._doom(error)
+                return  # the reader's clean-up fails the call
+            except BaseException:
+                # A signal's exception: nobody knows how much of the frame is on its way.
+                self._doom(ClientStorageError('a signal interrupted sending'))
+                raise
+        if waiting:
+            if block:
+                self._drain(0)
+            else:
+                self._want_write(True)
+
+    def _flush(self) -> int:
+        try:
+            self.transport.flush()
+        except OSError as error:
+            self._doom(error)
+            return 0
+        return self.transport.queued
+
+    def _drain(self, low: int) -> None:
+        """Wait until at most `low` bytes are queued.  Reads meanwhile if nobody else does: a server
+        that cannot get rid of its output reads no input."""
+        while self.transport.queued > low and self._fate is None:
+            reading = self._take_role(BUSY)
+            try:
+                self.runtime.wait(self.fd, reading, True, 1.0)
+                if reading:
+                    self._receive()
+            finally:
+                if reading:
+                    self._pass_role()
+            with self._send_lock:
+                if self._fate is None:
+                    self._flush()
+
+    # ---- the reader's role ----------------------------------------------------------------------
+
+    def _wait(self, pending: PendingCall) -> None:
+        try:
+            if not self._take_role(pending):
+                pending.wakeup.acquire()
+            while not pending.done:
+                self.runtime.wait(self.fd, True, False, None)
+                self._receive()
+        finally:
+            self._leave(pending)
+
+    def _take_role(self, who: PendingCall | _Reader) -> bool:
+        """Become the reader, or, for a call, queue up for it: then its wakeup will be released."""
+        with self._role_lock:
+            if self._reader is None:
+                self._reader = who
+                self._poll()
+                return True
+            if type(who) is PendingCall and not who.done:
+                self._followers.append(who)
+            return False
+
+    def _pass_role(self) -> None:
+        with self._role_lock:
+            if self._reader is GONE:
+                return
+            self._reader = None
+            while self._followers:
+                follower = self._followers.popleft()
+                if not follower.done:
+                    self._reader = follower
+                    follower.wakeup.release()
+                    break
+            self._poll()
+
+    def _leave(self, pending: PendingCall) -> None:
+        if self._reader is pending:  # only its own thread can have changed that
+            self._pass_role()
+        elif not pending.done:
+            # A signal ended the wait of a follower, perhaps just when it was given the role.
+            with self._role_lock:
+                mine = self._reader is pending
+                if not mine and pending in self._followers:
+                    self._followers.remove(pending)
+            if mine:
+                self._pass_role()
+
+    def _poll(self) -> None:
+        # Under the role lock.
+        if self.closed:
+            return
+        mask = READ if self._listening and (self._reader is None or self._reader is LOOP) else 0
+        if self._write_wanted:
+            mask |= WRITE
+        if mask != self._mask:
+            self._mask = mask
+            self.loop.set_interest(self.fd, mask)
+
+    def _receive(self) -> None:
+        """Take what has arrived and process it.  At the end of the stream, or after a fault: bury."""
+        try:
+            data = self.transport.receive()
+        except OSError as error:
+            self._bury(error)
+            return
+        if data is None:
+            return
+        if not data:
+            self._bury(ConnectionResetError('the server closed the connection'))
+            return
+        self.last_received = self.runtime.monotonic()
+        self._applying = self.runtime.get_ident()
+        try:
+            for event in self.core.receive_data(data):
+                self._process(event)
+        except BaseException as error:
+            # C17: what a message should have done is not done, or half done.  Never go on.
+            self._bury(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._applying = None
+
+    def _process(self, event: Event) -> None:
+        kind = type(event)
+        if kind is Result:
+            pending = event.token  # type: ignore[union-attr]
+            pending.value = event.value  # type: ignore[union-attr]
+            if pending.on_reply is not None:
+                try:
+                    pending.value = pending.on_reply(pending.value)
+                except BaseException as error:
+                    pending.error = error
+                    pending.finish()
+                    raise
+            pending.finish()
+        elif kind is Failure:
+            pending = event.token  # type: ignore[union-attr]
+            pending.error = event.error  # type: ignore[union-attr]
+            pending.finish()
+        elif kind is Call:
+            self._handler.handle_notice(event.name, event.args)  # type: ignore[union-attr]
+        elif kind is Agreed:
+            self._handler.handle_agreed(event.protocol)  # type: ignore[union-attr]
+
+    def _bury(self, error: BaseException) -> None:
+        """Reader's role: close the descriptor, tell the handler, fail the waiting calls."""
+        with self._send_lock:
+            if self._fate is None:
+                self._fate = error if isinstance(error, Exception) else ClientStorageError(repr(error))
+            fate = self._fate
+            self.close()
+        self.core.close()
+        try:
+            self._handler.handle_lost(fate)
+        finally:
+            with self._role_lock:
+                self._reader = GONE
+                self._followers.clear()
+            for pending in self.core.abandon():
+                pending.error = ConnectionLost(f'the connection was lost: {fate}')
+                pending.finish()
+            self.buried.set()
+
+    # ---- loop thread ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the loop read while no caller does."""
+        self.loop.register(self)
+        with self._role_lock:
+            self._listening = True
+            self._poll()
+
+    def handle_read(self) -> None:
+        if self._take_role(LOOP):
+            try:
+                self._receive()
+            finally:
+                self._pass_role()
+
+    def handle_write(self) -> None:
+        with self._send_lock:
+            waiting = 0 if self._fate is not None else self._flush()
+        if not waiting:
+            self._want_write(False)
+
+    def _want_write(self, wanted: bool) -> None:
+        with self._role_lock:
+            self._write_wanted = wanted
+            self._poll()
+
+    def handle_close(self) -> None:
+        self.abort(ClientDisconnected('the event loop ends'))
+
+    def handle_error(self, error: Exception) -> None:
+        self.abort(error)

@@ -1,0 +1,216 @@
+"""The server's end of a connection: joins a `ServerCore` to a socket.
+
+In: what the loop finds readable or writable, in the loop's thread only.  Out: events to a handler, bytes
+to the client.  It bounds what waits for a client that does not read, and tells the handler exactly once
+that the connection has gone, whoever closed it.  What a call means is the handler's business.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Protocol
+
+from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.dispatcher import Dispatcher
+from zeo_clone.loop.poller import READ, WRITE
+from zeo_clone.loop.transport import Transport
+from zeo_clone.zrpc.connection import ServerCore
+
+log = logging.getLogger(__name__)
+
+#: Output waiting for a client: above this nothing is read from it (N8) or processed for it ...
+HIGH_WATER = 16 << 20
+#: ... until it has fallen to this, which is also when a stream that is being sent goes on ...
+LOW_WATER = 1 << 20
+#: ... and above this the connection is closed: invalidations cannot wait for ever.
+OUTPUT_LIMIT = 512 << 20
+#: Characters of a peer's or an error's text that go into a log line (L8).
+MAX_TEXT = 1000
+
+_NO_EVENTS: Iterator[Any] = iter(())
+
+
+def describe(error: BaseException) -> str:
+    """`error` in a few words for a log line."""
+    return f'{type(error).__name__}: {error}'[:MAX_TEXT]
+
+
+class ServerHandler(Protocol):
+    """What a `ServerChannel` tells, all in the loop's thread."""
+
+    def handle_event(self, event: Any) -> None:
+        """`Agreed`, `HealthChecked` or `Call`.  An exception closes the connection."""
+
+    def handle_room(self) -> None:
+        """There is room for more output; told once after each `ServerChannel.want_room`."""
+
+    def handle_lost(self, reason: str, level: int) -> None:
+        """The connection has gone, whoever closed it (C16); `level` for the log.  Called exactly once.
+        """
+
+
+class ServerChannel(Dispatcher):
+    """One client's connection.  Loop thread only.
+
+    What one turn produces for a client goes out in one piece: while its own messages are processed the
+    output is collected.
+    """
+
+    def __init__(self, loop: Loop, transport: Transport, core: ServerCore,
+                 output_limit: int = OUTPUT_LIMIT) -> None:
+        super().__init__(loop, transport.socket)
+        self.transport = transport
+        self.core = core
+        self.handler: ServerHandler | None = None
+        self._output_limit = output_limit
+        self._events = _NO_EVENTS  # received, not all processed yet
+        self._paused = False  # too much output waits: neither process nor read
+        self._collecting = False
+        self._closing = False  # close when the output has gone
+        self._room_wanted = False
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait to be sent."""
+        return self.transport.queued
+
+    def start(self, handler: ServerHandler) -> None:
+        """Greet the client and listen to it."""
+        self.handler = handler
+        self.open(READ)
+        self.send(self.core.greet())
+
+    # ---- input ------------------------------------------------------------------------------------
+
+    def handle_read(self) -> None:
+        try:
+            data = self.transport.receive()
+        except OSError as error:
+            self.lose(describe(error))
+            return
+        if data is None:
+            return
+        if not data:
+            self.lose('closed by the client')
+            return
+        # While it is paused this happens only at a hang-up: the rest comes, then the end.
+        received = self.core.receive_data(data)
+        self._events = chain(self._events, received) if self._paused else received
+        if not self._paused:
+            self._process()
+
+    def _process(self) -> None:
+        """Process what has been received, until it produces too much output."""
+        handler = self.handler
+        if handler is None:
+            return
+        self._collecting = True
+        try:
+            for event in self._events:
+                handler.handle_event(event)
+                if self.closed or self._closing:
+                    break
+                if self.transport.queued > HIGH_WATER:
+                    self._paused = True  # the other events wait in their iterator
+                    break
+            else:
+                self._events = _NO_EVENTS
+        except ProtocolError as error:
+            self.lose(f'{error}', logging.WARNING)
+        finally:
+            self._collecting = False
+        if not self.closed and (self.transport.queued or self._closing):
+            self._flush()
+
+    # ---- output -----------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send `data`, after what was sent before.  Never blocks, never raises."""
+        if self.closed:
+            return
+        if self._collecting:
+            self.transport.write(data)
+            return
+        try:
+            self.transport.send(data)
+        except OSError as error:
+            self.lose(describe(error))
+            return
+        self._after_output()
+
+    def queue(self, data: bytes) -> None:
+        """Have `data` sent in a later turn, so that others get theirs before."""
+        if not self.closed:
+            self.transport.write(data)
+            self._look_for_events()
+
+    def want_room(self) -> None:
+        """Call ``handle_room`` in a later turn, when little output waits."""
+        self._room_wanted = True
+        self._look_for_events()
+
+    def handle_write(self) -> None:
+        self._flush()
+        if self.closed or self.transport.queued > LOW_WATER:
+            return
+        if self._room_wanted and self.handler is not None:
+            self._room_wanted = False
+            self.handler.handle_room()
+        if self._paused:
+            self._paused = False
+            self._process()
+        self._look_for_events()
+
+    def _flush(self) -> None:
+        try:
+            self.transport.flush()
+        except OSError as error:
+            self.lose(describe(error))
+            return
+        self._after_output()
+
+    def _after_output(self) -> None:
+        queued = self.transport.queued
+        if queued > self._output_limit:
+            self.lose(f'it does not read: {queued} bytes wait for it', logging.WARNING)
+            return
+        if not queued and self._closing:
+            self.lose('closed by the server')
+            return
+        if queued > HIGH_WATER:
+            self._paused = True
+        self._look_for_events()
+
+    def _look_for_events(self) -> None:
+        # `set_interest` does nothing when nothing changes, or after the end.
+        busy = self.transport.queued or self._room_wanted or self._paused
+        reading = 0 if self._paused or self._closing else READ
+        self.set_interest(reading | WRITE if busy else reading)
+
+    # ---- the end ----------------------------------------------------------------------------------
+
+    def close_when_sent(self) -> None:
+        """Close as soon as the output has gone; nothing more is read."""
+        self._closing = True
+        if not self._collecting:
+            self._after_output()
+
+    def lose(self, reason: str, level: int = logging.INFO) -> None:
+        """Close now and tell the handler why, once."""
+        if self.closed:
+            return
+        self.close()
+        self.core.close()
+        self._events = _NO_EVENTS
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler.handle_lost(reason[:MAX_TEXT], level)
+
+    def handle_close(self) -> None:
+        self.lose('the server ends')
+
+    def handle_error(self, error: Exception) -> None:
+        log.error('%r failed', self.handler, exc_info=error)
+        self.lose(f'an error in the server: {describe(error)}', logging.ERROR)

@@ -1,0 +1,304 @@
+"""The sans-I/O core of a connection: bytes in, events out; calls in, bytes out.
+
+No socket, no thread, no clock.  A core knows how far the conversation has come (a state, moved by one
+table), what the peer may send in that state, and, on the client's side, which calls wait for a reply.
+It does not know what a method means.  A `ProtocolError` out of any method here means: close.
+"""
+from __future__ import annotations
+
+import enum
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.zrpc import faults, marshal, messages
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT, STRANGER_LIMIT, FrameReader, frame
+
+#: Protocols we serve and the one we speak as a client, newest last.
+SERVER_PROTOCOLS = ('Z4', 'Z5')
+CLIENT_PROTOCOL = 'Z5'
+#: Methods that may be called before ``register``.
+STRANGER_METHODS = frozenset({'register', 'getAuthProtocol'})
+#: What a health check sends instead of a protocol name.
+HEALTH_CHECK = b'ruok'
+#: Message ids start over here, so that they stay within 31 bits.
+MAX_ID = 0x7fffffff
+#: Calls of one connection that may wait for a reply at the same time.
+MAX_PENDING = 100_000
+
+
+class State(enum.Enum):
+    """How far a connection has come."""
+
+    GREETING = enum.auto()    # the peer's protocol name is awaited
+    STRANGER = enum.auto()    # protocol agreed; register has not been answered yet
+    OPEN = enum.auto()
+    CHECKED = enum.auto()     # a health check: answered, to be closed
+    CLOSED = enum.auto()
+
+
+class Move(enum.Enum):
+    """What can happen to a connection as a whole."""
+
+    AGREE = enum.auto()
+    CHECK = enum.auto()
+    REGISTER = enum.auto()
+    CLOSE = enum.auto()
+
+
+#: A missing entry is an illegal move.
+TABLE = {
+    (State.GREETING, Move.AGREE): State.STRANGER,
+    (State.GREETING, Move.CHECK): State.CHECKED,
+    (State.STRANGER, Move.REGISTER): State.OPEN,
+    (State.GREETING, Move.CLOSE): State.CLOSED,
+    (State.STRANGER, Move.CLOSE): State.CLOSED,
+    (State.OPEN, Move.CLOSE): State.CLOSED,
+    (State.CHECKED, Move.CLOSE): State.CLOSED,
+    (State.CLOSED, Move.CLOSE): State.CLOSED,
+}
+
+
+class Agreed(NamedTuple):
+    """Event: both sides speak `protocol` from now on."""
+
+    protocol: str
+
+
+class HealthChecked(NamedTuple):
+    """Event, server: a health check asks how the server is; answer with `Core.health`, then close."""
+
+
+class Call(NamedTuple):
+    """Event: the peer calls `name`.  ``id`` is to be echoed in the reply."""
+
+    id: Any
+    name: str
+    args: tuple[Any, ...]
+    oneway: bool
+
+
+class Result(NamedTuple):
+    """Event, client: the call sent with `token` returned `value`."""
+
+    token: Any
+    value: Any
+
+
+class Failure(NamedTuple):
+    """Event, client: the call sent with `token` raised `error` on the server."""
+
+    token: Any
+    error: Exception
+
+
+Event = Agreed | HealthChecked | Call | Result | Failure
+
+
+class Core:
+    """What both sides share: state, frames, limits."""
+
+    def __init__(self, limit: int) -> None:
+        self.state = State.GREETING
+        self.protocol = ''
+        self._limit = limit  # of a frame, once registered
+        self._frames = FrameReader(STRANGER_LIMIT)
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} {self.protocol} {self.state.name}>'
+
+    def move(self, move: Move) -> None:
+        """The one function that changes the state."""
+        try:
+            self.state = TABLE[self.state, move]
+        except KeyError:
+            raise ProtocolError(f'{move.name} is not possible in state {self.state.name}') from None
+
+    def close(self) -> None:
+        """No bytes are taken or made any more."""
+        self.move(Move.CLOSE)
+
+    def receive_data(self, data: bytes) -> Iterator[Event]:
+        """The events that `data` completes, in order, each decoded when it is asked for.
+
+        Raises `ProtocolError` at the first fault, after the events before it: close the connection.
+        """
+        for content in self._frames.feed(data):
+            if self.state is State.OPEN or self.state is State.STRANGER:
+                event = self._message(messages.decode(content))
+                if event is not None:
+                    yield event
+            elif self.state is State.GREETING:
+                yield self._greeting(content)
+            else:
+                raise ProtocolError(f'data after the end ({self.state.name})')
+
+    def _greeting(self, content: bytes) -> Event:
+        raise NotImplementedError
+
+    def _message(self, message: messages.Message) -> Event | None:
+        raise NotImplementedError
+
+    def send_oneway(self, name: str, args: tuple[Any, ...]) -> bytes:
+        """The bytes of a one-way call."""
+        return frame(messages.encode_oneway(name, args))
+
+    def send_keep_alive(self) -> bytes:
+        """The bytes of a message that the peer ignores."""
+        return frame(messages.KEEP_ALIVE)
+
+
+class ServerCore(Core):
+    """The server's side: offers its newest protocol, takes calls, makes replies."""
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        super().__init__(limit)
+        self._frames.limit = STRANGER_LIMIT
+
+    def greet(self) -> bytes:
+        """The first bytes that a server sends."""
+        return frame(SERVER_PROTOCOLS[-1].encode('ascii'))
+
+    def _greeting(self, content: bytes) -> Event:
+        if content == HEALTH_CHECK:
+            self.move(Move.CHECK)
+            return HealthChecked()
+        protocol = content[:16].decode('latin-1')
+        if protocol not in SERVER_PROTOCOLS:
+            raise ProtocolError(f'the client chose the protocol {protocol!r}; '
+                                f'this server speaks {" and ".join(SERVER_PROTOCOLS)}')
+        self.protocol = protocol
+        self.move(Move.AGREE)
+        return Agreed(protocol)
+
+    def _message(self, message: messages.Message) -> Event | None:
+        message_id, flag, name, args = message
+        if name == messages.REPLY:
+            if message_id == messages.KEEP_ALIVE_ID:
+                return None
+            raise ProtocolError('a reply, but a server calls nothing that is answered')
+        if self.state is State.STRANGER and name not in STRANGER_METHODS:
+            raise ProtocolError(f'{name!r} was called before register')
+        return Call(message_id, name, args, bool(flag))
+
+    def registered(self) -> None:
+        """The client is no stranger any more: all methods, large frames."""
+        self.move(Move.REGISTER)
+        self._frames.limit = self._limit
+
+    def send_reply(self, message_id: Any, value: Any) -> bytes:
+        """The bytes of a reply.  A value that cannot be encoded is answered by an error (S3)."""
+        return self._reply(messages.encode_reply, message_id, value)
+
+    def send_loaded(self, message_id: Any, revision: Any) -> bytes:
+        """`send_reply` for the result of loadBefore, faster."""
+        return self._reply(messages.encode_loaded, message_id, revision)
+
+    def _reply(self, encode: Callable[[Any, Any], bytes], message_id: Any, value: Any) -> bytes:
+        try:
+            return frame(encode(message_id, value))
+        except marshal.ENCODE_ERRORS as error:
+            return self.send_error(message_id, TypeError(f'the result cannot be sent: {error}'))
+
+    def send_error(self, message_id: Any, error: BaseException) -> bytes:
+        """The bytes of an error reply, in the form of the client's protocol."""
+        if self.protocol == 'Z4':
+            return frame(marshal.dumps((message_id, 0, messages.REPLY, faults.z4_error(error)),
+                                       exceptions=True))
+        return frame(messages.encode_error(message_id, *faults.to_wire(error)))
+
+    def health(self, status: dict[str, Any]) -> bytes:
+        """The bytes that answer a health check."""
+        return frame(json.dumps(status).encode('ascii'))
+
+
+class ClientCore(Core):
+    """The client's side: answers the greeting, numbers calls, pairs replies with them."""
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        super().__init__(limit)
+        self._ids = itertools.count(1)
+        self._pending: dict[int, Any] = {}  # single operations on it are atomic
+
+    @property
+    def pending(self) -> int:
+        """How many calls wait for a reply."""
+        return len(self._pending)
+
+    def _greeting(self, content: bytes) -> Event:
+        offer = content[:16].decode('latin-1')
+        if offer[:1] != 'Z' or not offer[1:].isdecimal():
+            raise ProtocolError(f'the server offers the protocol {offer!r}; this client speaks '
+                                f'{CLIENT_PROTOCOL}. Is a ZEO server listening there, without msgpack '
+                                f'and without TLS?')
+        if int(offer[1:]) < int(CLIENT_PROTOCOL[1:]):
+            raise ProtocolError(f'the server speaks {offer!r} only: servers older than ZEO 5 may send '
+                                f'loads and invalidations in different orders, so that this client '
+                                f'could see stale data. Use a newer server')
+        self.protocol = CLIENT_PROTOCOL
+        self.move(Move.AGREE)
+        self._frames.limit = self._limit
+        return Agreed(CLIENT_PROTOCOL)
+
+    def send_hello(self) -> bytes:
+        """The bytes that answer the server's greeting."""
+        return frame(self.protocol.encode('ascii'))
+
+    def registered(self) -> None:
+        """The server has answered ``register``."""
+        self.move(Move.REGISTER)
+
+    def send_call(self, name: str, args: tuple[Any, ...], token: Any) -> bytes:
+        """The bytes of a call; its `Result` or `Failure` will carry `token`.
+
+        Raises TypeError or ValueError if `args` cannot be encoded; then nothing waits.
+        """
+        message_id = self._next_id()
+        content = messages.encode_call(message_id, name, args)
+        self._pending[message_id] = token
+        return frame(content)
+
+    def send_load(self, oid: bytes, tid: bytes, token: Any) -> bytes:
+        """`send_call` for loadBefore, faster.  `oid` and `tid` are 8 bytes."""
+        message_id = self._next_id()
+        content = messages.encode_load(message_id, oid, tid)
+        self._pending[message_id] = token
+        return frame(content)
+
+    def _next_id(self) -> int:
+        message_id = next(self._ids)
+        if message_id >= MAX_ID:
+            self._ids = itertools.count(1)
+        if len(self._pending) >= MAX_PENDING:
+            raise ProtocolError(f'{MAX_PENDING} calls wait for a reply already')
+        return message_id
+
+    def _message(self, message: messages.Message) -> Event | None:
+        message_id, flag, name, args = message
+        if name != messages.REPLY:
+            if not flag:
+                raise ProtocolError(f'the server calls {name!r} and waits for a reply')
+            return Call(None, name, args, True)
+        if message_id == messages.KEEP_ALIVE_ID:
+            return None
+        try:
+            token = self._pending.pop(message_id)
+        except KeyError:
+            raise ProtocolError(f'a reply to call {message_id!r}, which does not wait') from None
+        if flag != messages.ERROR_FLAG:
+            return Result(token, args)
+        if type(args) is not tuple or len(args) != 2 or type(args[0]) is not str:
+            raise ProtocolError('an error reply is not a class name with a state')
+        return Failure(token, faults.from_wire(*args))
+
+    def abandon(self) -> list[Any]:
+        """The tokens of all calls that will get no reply any more, oldest first."""
+        tokens = []
+        while self._pending:
+            for message_id in sorted(self._pending):
+                token = self._pending.pop(message_id, None)
+                if token is not None:
+                    tokens.append(token)
+        return tokens

@@ -1,0 +1,70 @@
+"""Frames: ``>I`` length (4 bytes, big-endian, content only), then the content.
+
+Bytes in, contents out, and the reverse.  Sans-I/O: no sockets, no clock.  A frame is put together in
+time linear in its length, in memory that grows with what has arrived, never with what was announced;
+a length above the limit is refused as soon as its four bytes are there.
+"""
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from zeo_clone.Exceptions import ProtocolError
+
+LENGTH = struct.Struct('>I')
+assert LENGTH.size == 4
+
+#: Before register a peer is a stranger: a protocol name and a register call fit well into this.
+STRANGER_LIMIT = 1024
+#: Afterwards a frame holds at most one record or one list of oids.
+DEFAULT_LIMIT = 256 << 20
+#: What the first bytes of other protocols look like, to say so when their "length" is refused.
+_FOREIGN = {b'\x16\x03': 'TLS', b'\x15\x03': 'TLS', b'GE': 'HTTP', b'HE': 'HTTP', b'HT': 'HTTP',
+            b'PO': 'HTTP', b'SS': 'SSH'}
+
+
+def frame(content: bytes) -> bytes:
+    """`content` with its length in front."""
+    return LENGTH.pack(len(content)) + content
+
+
+class FrameReader:
+    """Takes bytes as they come and gives out whole contents, in order."""
+
+    def __init__(self, limit: int = STRANGER_LIMIT) -> None:
+        self.limit = limit
+        self._partial = bytearray()  # the beginning of a frame, its length included
+        self._wanted = 4  # how long _partial must be to make progress
+
+    @property
+    def buffered(self) -> int:
+        """Bytes kept of a frame that is not whole yet."""
+        return len(self._partial)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The contents that `data` completes, each when it is asked for; ask until there is none left.
+
+        Raises `ProtocolError` on a length above the limit, after the contents before it.
+        """
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted:
+                return
+            data = bytes(self._partial)
+            self._partial.clear()
+            self._wanted = 4
+        start, end = 0, len(data)
+        while end - start >= 4:
+            length, = LENGTH.unpack_from(data, start)
+            if length > self.limit:
+                foreign = _FOREIGN.get(data[start:start + 2])
+                raise ProtocolError(f'a frame of {length} bytes is announced; the limit is {self.limit}'
+                                    f'{f"; the peer seems to speak {foreign}" if foreign else ""}')
+            stop = start + 4 + length
+            if stop > end:
+                self._wanted = 4 + length
+                break
+            yield data[start + 4:stop]
+            start = stop
+        if start < end:
+            self._partial += data[start:] if start else data
