@@ -1,0 +1,181 @@
+"""Two-phase commit on the client: one object per phase.
+
+An application's thread goes through *begun*, *voted* and the end; what a phase may not do, it does not
+have.  A transaction belongs to the link on which it began (a later link can only refuse it).  The cache
+learns of it in one step, when the reply to ``tpc_finish`` is processed (C8).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ZODB.POSException import ConflictError, StorageTransactionError
+
+from zeo_clone.client.effects import Effects
+from zeo_clone.client.link import Link
+from zeo_clone.client.notices import check_oids, is_tid
+from zeo_clone.Exceptions import (
+    ClientDisconnected,
+    CommitOutcomeUnknown,
+    UnrecognizedResult,
+)
+from zeo_clone.zrpc.channel.client import ConnectionLost
+
+#: Data of an own transaction kept for the cache, in bytes; of a larger one only the oids are kept.
+KEPT_DATA = 16 << 20
+
+
+class Written:
+    """What a transaction has written: for each oid the data, or None if only the server knows them."""
+
+    def __init__(self) -> None:
+        self._data: dict[bytes, bytes | None] = {}
+        self._size = 0
+
+    def add(self, oid: bytes, data: bytes | None) -> None:
+        """`oid` has been written."""
+        if data is not None:
+            self._size += len(data)
+            if self._size > KEPT_DATA:
+                data = None
+        self._data[oid] = data
+
+    def records(self, changed: list[bytes]) -> list[tuple[bytes, bytes | None]]:
+        """As ``IClientCache.applyCommit`` takes them; the server has changed the data of `changed`."""
+        return list({**self._data, **dict.fromkeys(changed)}.items())
+
+
+class Begun:
+    """After tpc_begin: writes are sent and remembered."""
+
+    def __init__(self, link: Link, transaction: Any, number: int) -> None:
+        assert link.channel is not None
+        self.link = link
+        self.transaction = transaction
+        self.number = number
+        self._channel = link.channel
+        self._written = Written()
+
+    def begin(self, tid: bytes | None, status: str) -> None:
+        """Announce the transaction to the server."""
+        meta = self.transaction
+        self._channel.send('tpc_begin', (self.number, meta.user, meta.description, meta.extension,
+                                         tid, status))
+
+    def write(self, verb: str, oid: bytes, data: bytes | None, *args: Any) -> None:
+        """Send a verb that changes `oid`: ``verb(oid, *args, number)``."""
+        self._channel.send(verb, (oid, *args, self.number))
+        self._written.add(oid, data)
+
+    def send(self, verb: str, *args: Any) -> None:
+        """Send a verb that changes what only the server knows, or nothing."""
+        self._channel.send(verb, (*args, self.number))
+
+    def vote(self, effects: Effects) -> Voted:
+        """Have the server carry the writes out.  Raises what they raise."""
+        try:
+            changed = self._channel.call('vote', (self.number,), check_vote)
+        except ConflictError as error:
+            if type(error.oid) is bytes and len(error.oid) == 8:
+                effects.cache.invalidate(error.oid, None)  # C12: a retry must not meet it again
+            raise
+        return Voted(self, self._channel, self._written.records(changed), changed)
+
+    def abort(self) -> None:
+        """Have the server forget it."""
+        abort(self._channel, self.number)
+
+
+class Voted:
+    """After tpc_vote: only finish and abort are left."""
+
+    def __init__(self, begun: Begun, channel: Any, records: list[tuple[bytes, bytes | None]],
+                 changed: list[bytes]) -> None:
+        self.link = begun.link
+        self.transaction = begun.transaction
+        self.number = begun.number
+        self.changed = changed
+        self._channel = channel
+        self._records = records
+
+    def finish(self, effects: Effects, callback: Callable[[bytes], Any] | None) -> bytes:
+        """Commit.  All effects have taken place when it returns the tid."""
+        def processed(tid: Any) -> bytes:
+            if not is_tid(tid) or tid <= effects.cache.getLastTid():
+                raise UnrecognizedResult(
+                    'the server answered tpc_finish with something that is no new tid')
+            effects.finish(tid, self._records, callback)
+            return tid  # type: ignore[no-any-return]
+
+        try:
+            return self._channel.call('tpc_finish', (self.number,), processed)  # type: ignore[no-any-return]
+        except (ConnectionLost, UnrecognizedResult) as error:
+            raise CommitOutcomeUnknown(
+                f'the connection was lost while the transaction was being committed: it may or may not '
+                f'be committed. Look at the data before you repeat it ({error})') from error
+
+    def abort(self) -> None:
+        """Have the server forget it."""
+        abort(self._channel, self.number)
+
+
+Phase = Begun | Voted
+
+
+def abort(channel: Any, number: int) -> None:
+    """Have the server forget a transaction; a lost connection has done so already."""
+    try:
+        channel.call('tpc_abort', (number,))
+    except ClientDisconnected:
+        pass
+
+
+def check_vote(value: Any) -> list[bytes]:
+    """The result of ``vote``: oids whose data the server has changed."""
+    return [] if value is None else check_oids(value)
+
+
+class Committing:
+    """At most one transaction at a time: who has the commit lock, and in which phase."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._lock = runtime.lock()  # held from tpc_begin to the end of the transaction
+        self._numbers = 0
+        self.phase: Phase | None = None
+
+    def begin(self, transaction: Any, get_link: Callable[[], Link], tid: bytes | None,
+              status: str) -> None:
+        """Wait for the previous transaction's end, then begin."""
+        phase = self.phase
+        if phase is not None and phase.transaction is transaction:
+            raise StorageTransactionError('Duplicate tpc_begin calls for same transaction')
+        self._lock.acquire()
+        try:
+            self._numbers += 1
+            begun = Begun(get_link(), transaction, self._numbers)
+            begun.begin(tid, status)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.phase = begun
+
+    def begun(self, transaction: Any) -> Begun:
+        """The phase *begun* of `transaction`."""
+        phase = self.phase
+        if type(phase) is not Begun or phase.transaction is not transaction:
+            raise StorageTransactionError(
+                'not the transaction that is being committed, or it has voted already', transaction)
+        return phase
+
+    def voted(self, transaction: Any) -> Voted:
+        """The phase *voted* of `transaction`."""
+        phase = self.phase
+        if type(phase) is not Voted or phase.transaction is not transaction:
+            raise StorageTransactionError(
+                'not the transaction that is being committed, or it has not voted yet', transaction)
+        return phase
+
+    def end(self) -> None:
+        """The transaction is over."""
+        self.phase = None
+        self._lock.release()

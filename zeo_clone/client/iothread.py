@@ -1,0 +1,49 @@
+"""The one I/O thread of a process, shared by all its ClientStorages.
+
+Any thread takes and gives back the loop; the thread lives as long as somebody uses it.  It connects,
+shakes hands, keeps timers and reads what the server sends while the application is silent.  Calls do not
+go through it.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import REAL, Runtime
+
+
+class IOThread:
+    """A loop in a daemon thread, counted by its users."""
+
+    def __init__(self, runtime: Runtime = REAL) -> None:
+        self._runtime = runtime
+        self._lock = runtime.lock()  # protects the next three
+        self._loop: Loop | None = None
+        self._thread: Any = None
+        self._users = 0
+
+    def take(self) -> Loop:
+        """The running loop, started for its first user.  Give it back with `give_back`."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = loop = Loop(self._runtime)
+                self._thread = self._runtime.start_thread(loop.run, 'zeo_clone I/O')
+            self._users += 1
+            return self._loop
+
+    def give_back(self, loop: Loop) -> None:
+        """The last user's call ends the thread and waits until it has ended."""
+        with self._lock:
+            if loop is not self._loop:
+                return  # of another life: before a fork
+            self._users -= 1
+            if self._users:
+                return
+            thread, self._loop, self._thread = self._thread, None, None
+        loop.stop()
+        if not loop.in_loop_thread():
+            thread.join()
+        loop.close()
+
+
+SHARED = IOThread()

@@ -1,0 +1,296 @@
+"""A link: the client's side of one server, from the first packet to the last.
+
+It connects, shakes hands and registers in the loop's thread, then stands as a candidate.  The one that the
+manager chooses verifies the cache and is ready for calls from any thread.  Notices of the server are
+applied in the reader's role; those that come before the cache is verified are kept.
+"""
+from __future__ import annotations
+
+import enum
+import logging
+import os
+from typing import Any, NamedTuple, Protocol
+
+from ZODB.POSException import ReadOnlyError
+
+from zeo_clone.client.effects import Effects
+from zeo_clone.client.notices import check_info, check_invalidation, is_tid
+from zeo_clone.client.options import Options
+from zeo_clone.client.verification import Verification
+from zeo_clone.Exceptions import ClientDisconnected, ProtocolError, UnrecognizedResult
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.dispatcher import Dispatcher
+from zeo_clone.loop.poller import WRITE
+from zeo_clone.loop.runtime import IN_PROGRESS, Endpoint, Socket
+from zeo_clone.loop.tls import TLSTransport
+from zeo_clone.loop.transport import Transport
+from zeo_clone.zrpc.channel.client import ClientChannel, PendingCall
+from zeo_clone.zrpc.connection import ClientCore
+
+log = logging.getLogger(__name__)
+
+#: A server that is not registered with after this time is given up, in seconds.
+CONNECT_TIMEOUT_S = 10.0
+#: ... and one that does not answer the verification of the cache, after this.
+VERIFY_TIMEOUT_S = 120.0
+#: Notices kept while the cache is verified; more, and the link is dropped and tried anew.
+MAX_KEPT = 100_000
+
+
+class LinkState(enum.Enum):
+    """How far a link has come."""
+
+    CONNECTING = enum.auto()
+    REGISTERING = enum.auto()
+    CANDIDATE = enum.auto()
+    VERIFYING = enum.auto()
+    READY = enum.auto()
+    LOST = enum.auto()
+
+
+_S = LinkState
+#: Where one may go from a state; everything else is an illegal move.
+TABLE = {
+    _S.CONNECTING: {_S.REGISTERING, _S.LOST},
+    _S.REGISTERING: {_S.CANDIDATE, _S.LOST},
+    _S.CANDIDATE: {_S.VERIFYING, _S.LOST},
+    _S.VERIFYING: {_S.READY, _S.LOST},
+    _S.READY: {_S.LOST},
+    _S.LOST: set(),
+}
+
+
+class Target(NamedTuple):
+    """One place to try: where, and the host name that was given for it."""
+
+    endpoint: Endpoint
+    host: str | None
+
+    def __str__(self) -> str:
+        return str(self.endpoint)
+
+
+class LinkOwner(Protocol):
+    """What a link tells its manager.  In the loop's thread or the reader's role."""
+
+    def link_candidate(self, link: Link) -> None:
+        """It has registered; `Link.verify` would make it ready."""
+
+    def link_ready(self, link: Link) -> None:
+        """The cache is verified; calls may be made."""
+
+    def link_info(self, link: Link, info: dict[str, Any]) -> None:
+        """The server sent new facts about the storage."""
+
+    def link_lost(self, link: Link, error: Exception) -> None:
+        """It has gone, and will never come back."""
+
+
+class _Connector(Dispatcher):
+    """Waits until a connect that is under way has come about."""
+
+    def __init__(self, loop: Loop, sock: Socket, link: Link) -> None:
+        super().__init__(loop, sock)
+        self._link = link
+
+    def handle_write(self) -> None:
+        # Hand the descriptor on without closing it.
+        self.closed = True
+        self.loop.unregister(self)
+        self._link.connected(self.socket)
+
+    def handle_read(self) -> None:
+        self.handle_write()  # only an error is "readable" before the connect has come about
+
+    def handle_close(self) -> None:
+        self.close()
+        self._link.fail(ClientDisconnected('the event loop ends'))
+
+
+class Link:
+    """One server's connection."""
+
+    def __init__(self, loop: Loop, target: Target, options: Options, effects: Effects,
+                 owner: LinkOwner) -> None:
+        self.target = target
+        self.state = LinkState.CONNECTING
+        self.read_only = options.read_only
+        self.info: dict[str, Any] = {}
+        self.server_tid = b''
+        self.channel: ClientChannel | None = None
+        self._loop = loop
+        self._options = options
+        self._effects = effects
+        self._owner = owner
+        self._connector: _Connector | None = None
+        self._kept: list[tuple[bytes, list[bytes]]] = []
+        self._deadline = loop.call_later(CONNECT_TIMEOUT_S, self._too_slow)
+
+    def __repr__(self) -> str:
+        return f'<Link {self.target} {self.state.name}>'
+
+    def _move(self, state: LinkState) -> None:
+        if state not in TABLE[self.state]:
+            raise ProtocolError(f'{self!r} cannot become {state.name}')
+        self.state = state
+
+    # ---- loop thread: connecting and registering ------------------------------------------------
+
+    def connect(self) -> None:
+        """Start; the owner will be told what comes of it."""
+        sock = None
+        try:
+            sock = self._loop.runtime.socket(self.target.endpoint.family)
+            error = sock.connect_ex(self.target.endpoint.sockaddr)
+        except OSError as failure:
+            error = failure.errno or 1
+        if sock is not None and not error:
+            self.connected(sock)
+        elif sock is not None and error in IN_PROGRESS:
+            self._connector = _Connector(self._loop, sock, self)
+            self._connector.open(WRITE)
+        else:
+            if sock is not None:
+                sock.close()
+            self.fail(_os_error(error))
+
+    def connected(self, sock: Socket) -> None:
+        """The connect has come about, well or not."""
+        self._connector = None
+        runtime = self._loop.runtime
+        error = runtime.connect_error(sock)
+        if error:
+            sock.close()
+            self.fail(_os_error(error))
+            return
+        options = self._options
+        try:
+            if options.ssl is None:
+                transport = Transport(sock, runtime)
+            else:
+                transport = TLSTransport(
+                    sock, runtime, options.ssl, server_side=False,
+                    server_hostname=options.ssl_server_hostname or self.target.host)
+        except (OSError, ValueError) as failure:
+            sock.close()
+            self.fail(failure)
+            return
+        self.channel = ClientChannel(self._loop, transport, ClientCore(), self)
+        self.channel.start()
+
+    def handle_agreed(self, protocol: str) -> None:
+        """Of the channel: both speak `protocol`."""
+        self._move(LinkState.REGISTERING)
+        assert self.channel is not None
+        self.channel.send_async(self.channel.core.send_hello())
+        self._register()
+
+    def _register(self) -> None:
+        assert self.channel is not None
+        self.channel.call_async('register', (self._options.storage, self.read_only), self._registered)
+
+    def _registered(self, call: PendingCall) -> None:
+        if isinstance(call.error, ReadOnlyError) and self._options.read_only_fallback and not self.read_only:
+            self.read_only = True
+            self._register()
+            return
+        if call.error is not None:
+            self.fail(call.error)
+            return
+        if not is_tid(call.value):
+            self.fail(UnrecognizedResult('the server answered register with something that is no tid'))
+            return
+        assert self.channel is not None
+        self.channel.core.registered()
+        self.server_tid = call.value
+        self._move(LinkState.CANDIDATE)
+        self._owner.link_candidate(self)
+
+    # ---- loop thread: the chosen one ------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Bring the cache up to this server's state, then be ready."""
+        assert self.channel is not None
+        self._move(LinkState.VERIFYING)
+        self._deadline.cancel()
+        self._deadline = self._loop.call_later(VERIFY_TIMEOUT_S, self._too_slow)
+        Verification(self.channel, self._effects, self.server_tid, self._verified, self.fail).start()
+
+    def _verified(self) -> None:
+        """Reader's role: what came meanwhile is applied now; the effects drop what is not new (C4)."""
+        kept, self._kept = self._kept, []
+        for tid, oids in kept:
+            self._effects.invalidate(tid, oids)
+        assert self.channel is not None
+        self.channel.call_async('get_info', (), self._informed)
+
+    def _informed(self, call: PendingCall) -> None:
+        if call.error is not None:
+            self.fail(call.error)
+            return
+        for tid, oids in self._kept:
+            self._effects.invalidate(tid, oids)
+        self._kept = []
+        self.info = check_info(call.value)
+        assert self.channel is not None
+        if self._options.client_label is not None:
+            self.channel.send_async(
+                self.channel.core.send_oneway('set_client_label', (self._options.client_label,)))
+        self._deadline.cancel()
+        self._move(LinkState.READY)
+        self._owner.link_ready(self)
+
+    # ---- reader's role --------------------------------------------------------------------------
+
+    def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
+        """Of the channel: the server calls one of a client's methods."""
+        if name == 'invalidateTransaction':
+            tid, oids = check_invalidation(args)
+            if self.state is LinkState.READY:
+                self._effects.invalidate(tid, oids)
+            elif len(self._kept) < MAX_KEPT:
+                self._kept.append((tid, oids))
+            else:
+                raise ProtocolError('too many invalidations while the cache is being verified')
+        elif name == 'info' and len(args) == 1:
+            self.info = {**self.info, **check_info(args[0])}
+            self._owner.link_info(self, self.info)
+        else:
+            raise ProtocolError(f'the server calls the unknown method {name!r}')
+
+    def handle_lost(self, error: Exception) -> None:
+        """Of the channel: the connection has gone."""
+        self._lost(error)
+
+    # ---- any thread -----------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        """Give the link up because of `error`."""
+        if not isinstance(error, Exception):
+            error = ClientDisconnected(repr(error))
+        connector, channel = self._connector, self.channel
+        if connector is not None:
+            connector.close()
+        if channel is not None:
+            channel.abort(error)
+        else:
+            self._lost(error)
+
+    def wait_until_gone(self, timeout_s: float) -> None:
+        """After `fail`: wait until nothing of it touches the cache any more."""
+        channel = self.channel
+        if channel is not None and not channel.is_applying():
+            channel.buried.wait(timeout_s)
+
+    def _lost(self, error: Exception) -> None:
+        if self.state is not LinkState.LOST:
+            self._deadline.cancel()
+            self._move(LinkState.LOST)
+            self._owner.link_lost(self, error)
+
+    def _too_slow(self) -> None:
+        self.fail(TimeoutError(f'the server is too slow ({self.state.name.lower()})'))
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

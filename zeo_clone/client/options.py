@@ -1,0 +1,95 @@
+"""The keyword arguments of a ClientStorage, checked once and kept together.
+
+In: what an application or a configuration gives.  Out: an `Options` object, or one clear error.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from zeo_clone.addresses import Address, parse_addresses
+from zeo_clone.cache import ClientCache
+
+#: Default bound of the client cache, in bytes.
+CACHE_SIZE = 20 << 20
+#: How long a call waits for a connection before it raises ClientDisconnected, in seconds.
+WAIT_TIMEOUT_S = 30.0
+#: Keywords of old versions: accepted, without effect, as ZEO does.
+IGNORED = frozenset({'disconnect_poll', 'drop_cache_rather_verify', 'credentials', 'username',
+                     'password', 'realm'})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a ClientStorage was asked to be.  Times in seconds, sizes in bytes."""
+
+    addresses: tuple[Address, ...]
+    storage: str
+    cache_size: int
+    name: str
+    wait: bool
+    wait_timeout_s: float
+    max_poll_s: float
+    read_only: bool
+    read_only_fallback: bool
+    client_label: str | None
+    server_sync: bool
+    cache: Any
+    ssl: Any
+    ssl_server_hostname: str | None
+    io_thread: bool
+
+    def make_cache(self) -> Any:
+        """The cache object that was given, or a ClientCache in the file that was named."""
+        if self.cache is not None and not isinstance(self.cache, (str, os.PathLike)):
+            return self.cache
+        return ClientCache(self.cache, self.cache_size)
+
+
+def client_addresses(addr: Any) -> tuple[Address, ...]:
+    """Where to look for servers.  Raises ValueError.
+
+    An omitted host means this machine, where a server would listen on all interfaces.
+    """
+    return tuple(one if isinstance(one, str) else (one[0] or 'localhost', one[1])
+                 for one in parse_addresses(addr))
+
+
+def cache_path(cache: Any, client: str | None, var: str | None, storage: str) -> Any:
+    """The cache object or the path of the cache file; None for a temporary one."""
+    if cache is not None:
+        return cache
+    if client is None:
+        return None
+    return os.path.join(var or os.getcwd(), f'{client}-{storage}.zec')
+
+
+_DEFAULTS: dict[str, Any] = {
+    'read_only': False, 'read_only_fallback': False, 'client_label': None, 'server_sync': False,
+    'cache': None, 'client': None, 'var': None, 'ssl': None, 'ssl_server_hostname': None,
+    'min_disconnect_poll': 1, 'max_disconnect_poll': None, 'wait': True, 'io_thread': True,
+}
+
+
+def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeout: float | None,
+                 keywords: dict[str, Any]) -> Options:
+    """Check what a ClientStorage was given.  Raises TypeError or ValueError."""
+    unknown = sorted(set(keywords) - set(_DEFAULTS) - IGNORED)
+    if unknown:
+        raise TypeError(f'ClientStorage does not know the argument {unknown[0]!r}; it knows '
+                        f'{", ".join(sorted([*_DEFAULTS, *IGNORED]))}')
+    given = {**_DEFAULTS, **keywords}
+    size = CACHE_SIZE if cache_size is None else int(cache_size)
+    if size < 0:
+        raise ValueError(f'cache_size is {size}; it must be 0 or more bytes')
+    timeout = WAIT_TIMEOUT_S if wait_timeout is None else float(wait_timeout)
+    longest = given['max_disconnect_poll'] or given['min_disconnect_poll']
+    return Options(
+        addresses=client_addresses(addr), storage=str(storage), cache_size=size, name=name,
+        wait=bool(given['wait']), wait_timeout_s=timeout, max_poll_s=max(0.05, float(longest)),
+        read_only=bool(given['read_only']), read_only_fallback=bool(given['read_only_fallback']),
+        client_label=given['client_label'], server_sync=bool(given['server_sync']),
+        cache=cache_path(given['cache'], given['client'], given['var'], str(storage)),
+        ssl=given['ssl'], ssl_server_hostname=given['ssl_server_hostname'],
+        io_thread=bool(given['io_thread']))
