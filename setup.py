@@ -1,0 +1,57 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+INIT = (HERE / 'zeo_clone' / '__init__.py').read_text(encoding='utf-8')
+VERSION = re.search(r"^__version__ = '(.+)'$", INIT, re.MULTILINE)[1]
+
+setup(
+    name='zeo_clone',
+    version=VERSION,
+    description='Many processes share one ZODB: a server and client for the protocol of classic ZEO',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author='The zeo_clone authors',
+    license='MIT',
+    keywords='zodb zeo database server client',
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Framework :: ZODB',
+        'Intended Audience :: Developers',
+        'Operating System :: POSIX',
+        'Programming Language :: Python :: 3',
+        'Topic :: Database',
+    ],
+    python_requires='>=3.10',
+    packages=find_packages(include=['zeo_clone', 'zeo_clone.*']),
+    package_data={'zeo_clone': ['*.xml']},
+    install_requires=[
+        'BTrees',
+        'persistent',
+        'transaction',
+        'zc.lockfile',
+        'ZConfig',
+        'zdaemon',
+        'ZODB',
+        'zodbpickle',
+        'zope.interface',
+    ],
+    extras_require={
+        'test': [
+            'hypothesis',
+            'mypy',
+            'pytest',
+            'ruff',
+            'setuptools>=70.1',  # builds the wheel that the tests install
+            'trustme',           # certificates for tests
+            'zope.testing',      # ZODB's own tests, which run against us, need it
+        ],
+    },
+    entry_points={
+        'console_scripts': [
+            'runzeo = zeo_clone.runzeo:main',
+        ],
+    },
+)

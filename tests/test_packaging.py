@@ -1,0 +1,186 @@
+"""What is built and installed, and what README promises about it."""
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import zeo_clone
+from tests.support.json_process import child_environment
+from tests.support.runzeo_process import Runzeo
+
+CHECKOUT = Path(__file__).parent.parent
+PACKAGE = CHECKOUT / 'zeo_clone'
+README = (CHECKOUT / 'README.md').read_text(encoding='utf-8')
+LIMIT_S = 120
+
+#: Distributions whose name is not that of the package that they install.
+DISTRIBUTIONS = {'zc': 'zc.lockfile', 'zope': 'zope.interface'}
+
+
+def call(*command, cwd=None):
+    """Run a command that must succeed; its standard output."""
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=child_environment(), text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip(*arguments):
+    """Run pip, which must neither look for packages nor install any but those named."""
+    call(sys.executable, '-m', 'pip', *arguments, '--quiet', '--no-deps', '--no-index')
+
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of what belongs to it."""
+    source = tmp_path_factory.mktemp('source')
+    shutil.copytree(PACKAGE, source / 'zeo_clone', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(CHECKOUT / name, source)
+    pip('wheel', '--no-build-isolation', '--wheel-dir', source / 'dist', source)
+    built, = (source / 'dist').glob('*.whl')
+    return built
+
+
+@pytest.fixture(scope='session')
+def environment(wheel, tmp_path_factory):
+    """The ``bin`` directory of a virtual environment with the wheel and what it requires, nothing else.
+
+    The requirements are borrowed from our own environment, in which editable installations do not count.
+    """
+    directory = tmp_path_factory.mktemp('environment')
+    venv.create(directory, symlinks=True)
+    python = directory / 'bin' / 'python'
+    pip('--python', python, 'install', wheel)
+    packages = Path(call(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
+    (packages / 'borrowed.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    return directory / 'bin'
+
+
+def metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name, = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def requirements(wheel):
+    """Names of what is required without any extra."""
+    return {re.match(r'[\w.-]+', line)[0] for line in metadata(wheel).get_all('Requires-Dist')
+            if 'extra ==' not in line}
+
+
+# -- the wheel ----------------------------------------------------------------------------------------
+
+def test_wheel_has_every_module_and_every_schema(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if '.dist-info/' not in name}
+    paths = [*PACKAGE.rglob('*.py'), *PACKAGE.rglob('*.xml')]
+    assert packed == {str(path.relative_to(CHECKOUT)) for path in paths}
+    assert {'zeo_clone/schema.xml', 'zeo_clone/server.xml', 'zeo_clone/component.xml'} <= packed
+
+
+def test_wheel_requires_what_the_package_imports(wheel):
+    imported = set()
+    for path in PACKAGE.rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.partition('.')[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition('.')[0])
+    foreign = imported - sys.stdlib_module_names - {'zeo_clone'}
+    assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= requirements(wheel)
+
+
+def test_wheel_has_one_version(wheel):
+    assert metadata(wheel)['Version'] == zeo_clone.__version__
+    assert f'## {zeo_clone.__version__} ' in (CHECKOUT / 'CHANGES.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('arguments', [[], ['-C', CHECKOUT / 'zeo.conf.example']])
+def test_installed_runzeo_serves(environment, tmp_path, arguments):
+    """T1"""
+    command = [environment / 'runzeo', '-a', '127.0.0.1:0']
+    with Runzeo(*arguments, command=command, cwd=tmp_path, path=tmp_path) as server:
+        assert list(server.ready().ruok()) == ['1']
+        assert server.stop() == 0
+
+
+def test_installed_package_is_a_component_for_zconfig(environment, tmp_path):
+    text = '%import zeo_clone\n<clientstorage>\nserver localhost:9100\n</clientstorage>'
+    output = call(environment / 'python', '-c', f'''if 1:
+        import io, ZConfig, ZODB.config, zeo_clone
+        section, _ = ZConfig.loadConfigFile(ZODB.config.getStorageSchema(), io.StringIO({text!r}))
+        print(zeo_clone.__file__)
+        print(section.storage.addresses)''', cwd=tmp_path)
+    file, addresses = output.splitlines()
+    assert Path(file).is_relative_to(environment.parent)
+    assert addresses == "[('localhost', 9100)]"
+
+
+def test_package_run_as_a_script_prints_where_to_start(environment, tmp_path):
+    output = call(environment / 'python', '-m', 'zeo_clone', cwd=tmp_path)
+    assert 'runzeo -a localhost:9100 -f Data.fs' in output
+    assert "zeo_clone.connection(('localhost', 9100))" in output
+
+
+# -- README -------------------------------------------------------------------------------------------
+
+def commands():
+    """The lines of README's shell blocks."""
+    blocks = re.findall(r'```sh\n(.*?)```', README, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_readme_opens_with_a_line_that_serves_and_a_line_that_tests():
+    serve, tests = commands()[:2]
+    assert re.fullmatch(r'python3 -m venv \S+ && \S+/pip install \S+ && '
+                        r'\S+/runzeo -a localhost:9100 -f Data.fs', serve)
+    assert re.fullmatch(r'python3 -m venv .* -m pytest', tests)
+    assert serve.split(' && ')[0] == tests.split(' && ')[0]
+
+
+def test_first_steps_of_readme_work_as_they_stand(tmp_path):
+    first_steps, = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+    with Runzeo('-a', '127.0.0.1:0', cwd=tmp_path) as server:
+        address = server.ready().address
+        code = first_steps.replace("('localhost', 9100)", repr(address))
+        assert code != first_steps
+        call(sys.executable, '-W', 'error', '-c', code, cwd=CHECKOUT)
+        with contextlib.closing(zeo_clone.connection(address)) as conn:
+            assert conn.root()['list'] == ['a', 'b', 1.0, 3]
+            assert conn.root()['dict'] == {'a': 1, 'b': 4}
+        assert server.stop() == 0
+
+
+def test_continuous_integration_runs_the_line_of_readme():
+    """It finds the line by this pattern; another line that fits would be run in its place."""
+    pattern = re.search(r"grep -m 1 -E '(.*)' README.md", (CHECKOUT / '.ci' / 'run').read_text())[1]
+    assert re.findall(pattern, README, re.MULTILINE) == [commands()[1]]
+
+
+def test_links_of_readme_lead_somewhere():
+    targets = [target for target in re.findall(r'\]\(([^)#]+)', README) if '://' not in target]
+    assert targets
+    for target in targets:
+        assert (CHECKOUT / target).exists(), target
+
+
+def test_source_tour_of_readme_names_what_is_there():
+    tour = README.partition('## Source tour')[2]
+    named = re.findall(r'`(\w[\w/]*(?:/|\.py|\.xml))`', tour)
+    assert named
+    for name in named:
+        assert (PACKAGE / name).exists() or (CHECKOUT / name).exists(), name
+    rooms = {f'{path.parent.name}/' for path in PACKAGE.glob('*/__init__.py')}
+    assert rooms <= set(named)

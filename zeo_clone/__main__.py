@@ -1,0 +1,22 @@
+"""``python -m zeo_clone`` prints where to start.  No input; one thread; knows nothing else of ours."""
+from __future__ import annotations
+
+WHERE_TO_START = """\
+zeo_clone shares one ZODB database among many processes.
+
+Start a server:     runzeo -a localhost:9100 -f Data.fs
+                    (or: python -m zeo_clone.runzeo; all options: runzeo --help)
+Open a connection:  python
+                    >>> import transaction, zeo_clone
+                    >>> conn = zeo_clone.connection(('localhost', 9100))
+                    >>> conn.root()['hello'] = 'world'
+                    >>> transaction.commit()
+"""
+
+
+def main() -> None:
+    print(WHERE_TO_START, end='')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,179 @@
+"""runzeo: serve storages from the command line.
+
+In: the command line and a zeo.conf.  Out: a StorageServer that runs in the main thread until a signal
+comes, and an exit code.  Refuses to know the protocol, and how the server does its work.
+
+Exit codes: 0 stopped by TERM or INT; 1 stopped by HUP, or the server could not start; 2 the command line
+or the configuration is wrong, or the address is in use.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ZConfig
+
+from zeo_clone import zconfig
+from zeo_clone.addresses import Address, format_address, parse_address
+from zeo_clone.process import Signals, StartError, notify, pid_file, start_logging
+from zeo_clone.startup import (
+    StorageSource,
+    check_unix_socket,
+    close_storages,
+    make_server,
+    open_storages,
+)
+
+DEFAULT_ADDRESS = ('localhost', 9100)
+DEFAULT_FILE = 'Data.fs'
+USAGE_ERROR = 2  # exit code, as argparse has it
+
+logger = logging.getLogger('zeo_clone')
+
+
+class Settings(NamedTuple):
+    """All that a command line and a zeo.conf say; `options` are keywords for StorageServer."""
+
+    address: Address
+    sources: list[StorageSource]
+    options: dict[str, Any]
+    pid_file: str | None
+    eventlog: Callable[[], object] | None
+    defaults_used: str
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of runzeo's options; it exits with code 2 and one line if they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog='runzeo', description='Serve ZODB storages to clients on the network.',
+        epilog='ADDRESS is PORT (all interfaces), HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, '
+               'with a / in it.  Options take the place of what the configuration says.  Signals: TERM '
+               'and INT stop the server, USR2 reopens log files.')
+    parser.add_argument('-C', '--configure', metavar='URL', help='configuration: file or URL (zeo.conf)')
+    parser.add_argument('-a', '--address', type=_argument(parse_address), metavar='ADDRESS',
+                        help='where to listen; without -C the default is localhost:9100')
+    parser.add_argument('-f', '--filename', action='append', metavar='FILENAME',
+                        help='FileStorage to serve, made if it is not there; repeat it for storages '
+                             '1, 2, ...; without -C the default is ./Data.fs')
+    parser.add_argument('-t', '--timeout', type=_argument(zconfig.seconds), metavar='TIMEOUT',
+                        help='seconds that a client may hold the commit lock between vote and finish; '
+                             'the default is 30; 0 is no limit')
+    parser.add_argument('--pid-file', metavar='PATH', help='where to write the process id while serving')
+    return parser
+
+
+def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def argument(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return argument
+
+
+def read_settings(given: argparse.Namespace) -> Settings:
+    """Settings from a parsed command line.  Raises `StartError`."""
+    named = [_file_source(str(number), path) for number, path in enumerate(given.filename or (), 1)]
+    if given.configure is not None:
+        settings = _from_configuration(given.configure, named)
+    else:
+        sources = named or [_file_source('1', DEFAULT_FILE)]
+        settings = Settings(DEFAULT_ADDRESS, sources, {}, None, None, _defaults_used(given))
+    options = settings.options
+    if given.timeout is not None:
+        options = {**options, 'transaction_timeout': given.timeout}
+    return settings._replace(
+        options=options,
+        address=settings.address if given.address is None else given.address,
+        pid_file=given.pid_file or settings.pid_file)
+
+
+def _from_configuration(url: str, named: list[StorageSource]) -> Settings:
+    try:
+        configuration = zconfig.load(url)
+    except ZConfig.ConfigurationError as error:
+        raise StartError(f'bad configuration: {error}', USAGE_ERROR) from error
+    sources = named or [StorageSource(name, _place(factory), factory.open)
+                        for name, factory in configuration.storages.items()]
+    if not sources:
+        raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '
+                         'name a file with -f', USAGE_ERROR)
+    zeo = configuration.zeo
+    return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '')
+
+
+def _file_source(name: str, path: str) -> StorageSource:
+    def open_file() -> Any:
+        from ZODB.FileStorage import FileStorage
+        return FileStorage(path)
+    return StorageSource(name, path, open_file)
+
+
+def _place(factory: Any) -> str:
+    config = getattr(factory, 'config', None)
+    return getattr(config, 'path', None) or type(factory).__name__
+
+
+def _defaults_used(given: argparse.Namespace) -> str:
+    used = []
+    if not given.filename:
+        used.append(f'file ./{DEFAULT_FILE} (another: -f)')
+    if given.address is None:
+        used.append(f'address {format_address(DEFAULT_ADDRESS)} (another: -a)')
+    return ' and '.join(used)
+
+
+def serve(settings: Settings, signals: Signals) -> None:
+    """Open, serve until a signal comes, close.  Raises `StartError`."""
+    if settings.defaults_used:
+        logger.info('by default: %s', settings.defaults_used)
+    check_unix_socket(settings.address)
+    storages = open_storages(settings.sources)
+    try:
+        server = make_server(settings.address, storages, settings.options)
+    except BaseException:
+        close_storages(storages)
+        raise
+    with contextlib.closing(server), pid_file(settings.pid_file):
+        signals.stop_with(server.stop)
+        place = format_address(server.addr)
+        for name, storage in storages.items():
+            logger.info('serving storage %r (%s) at %s', name, storage.getName(), place)
+        notify('READY=1')
+        server.loop()
+        logger.info('stopping%s', f' on {signals.received.name}' if signals.received else '')
+        notify('STOPPING=1')
+
+
+def run(settings: Settings) -> int:
+    """Serve as `settings` say; the exit code.  Raises `StartError`."""
+    start_logging(settings.eventlog)
+    try:
+        with contextlib.closing(Signals()) as signals:
+            serve(settings, signals)
+            return signals.exit_code
+    except StartError as error:
+        if settings.eventlog is not None:  # the log is elsewhere
+            logger.critical('%s', error)
+        raise
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the server until a signal stops it; the exit code.  Main thread only.
+
+    `args` defaults to the command line.  Exits through ``SystemExit`` for ``--help`` and wrong options.
+    """
+    given = command_line().parse_args(args)
+    try:
+        return run(read_settings(given))
+    except StartError as error:
+        print(f'runzeo: {error}', file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

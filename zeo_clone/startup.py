@@ -1,0 +1,140 @@
+"""From names to things that work: open storages, take an address, make the server.
+
+In: `StorageSource`s, an address, options of StorageServer.  Out: open storages, a server that listens,
+or a `StartError` with one line that says what is wrong and what to do.  Main thread.  Refuses to know
+the command line.
+"""
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from zc.lockfile import LockError
+
+from zeo_clone.addresses import Address, format_address
+from zeo_clone.loop.runtime import AF_UNIX, Socket
+from zeo_clone.process import StartError
+
+ADDRESS_IN_USE = 2  # exit code
+
+logger = logging.getLogger('zeo_clone')
+
+
+class StorageSource(NamedTuple):
+    """A storage to be opened: the name clients ask for, where it is, and the function that opens it."""
+
+    name: str
+    place: str
+    open: Callable[[], Any]
+
+
+# -- storages -------------------------------------------------------------------------------------
+
+def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
+    """Open all storages, by name.  Raises `StartError`; then none is left open."""
+    storages: dict[str, Any] = {}
+    try:
+        for source in sources:
+            logger.info('opening storage %r (%s)', source.name, source.place)
+            storages[source.name] = _open_storage(source)
+    except BaseException:
+        close_storages(storages)
+        raise
+    return storages
+
+
+def close_storages(storages: dict[str, Any]) -> None:
+    for storage in storages.values():
+        storage.close()
+
+
+def _open_storage(source: StorageSource) -> Any:
+    what = f'cannot open storage {source.name!r} ({source.place})'
+    try:
+        return source.open()
+    except LockError as error:
+        raise StartError(f'{what}: {_describe_lock(error)}; stop that process, or serve another '
+                         'file') from error
+    except FileNotFoundError as error:
+        raise StartError(f'{what}: {error.strerror}: {error.filename}; make the directory, or name '
+                         'another one') from error
+    except OSError as error:
+        raise StartError(f'{what}: {error}; check that the path is right and that this user may write '
+                         'there') from error
+    except Exception as error:  # any storage class may be configured, with errors of its own
+        raise StartError(f'{what}: {type(error).__name__}: {error}; check that this is the right '
+                         'storage and that it is not damaged') from error
+
+
+def _describe_lock(error: LockError) -> str:
+    """Who holds the lock file that `error` names, as far as the file and the system tell."""
+    try:
+        path = ast.literal_eval(str(error).partition(' lock ')[2])
+    except (ValueError, SyntaxError):
+        return f'another process has it open ({error})'
+    try:
+        with open(path) as file:
+            pid = int(file.read(100).split()[0])
+        _send_nothing(pid)
+    except (OSError, ValueError, IndexError):
+        return f'another process has it open (lock file {path})'
+    return f'process {pid}{_command_of(pid)} has it open (lock file {path})'
+
+
+def _send_nothing(pid: int) -> None:
+    """Raises ``OSError`` if there is no process `pid`."""
+    with contextlib.suppress(PermissionError):  # it is there and belongs to somebody else
+        os.kill(pid, 0)
+
+
+def _command_of(pid: int) -> str:
+    with contextlib.suppress(OSError), open(f'/proc/{pid}/cmdline', 'rb') as file:
+        words = file.read(200).decode(errors='replace').split('\0')
+        if command := ' '.join(words).strip():
+            return f' ({command})'
+    return ''
+
+
+# -- the address ----------------------------------------------------------------------------------
+
+def check_unix_socket(address: Address) -> None:
+    """Raises `StartError` if `address` is a path that is taken, by a running server or a plain file.
+
+    For use before a long wait for the storages; the server itself replaces a socket left behind.
+    """
+    if AF_UNIX is None or not isinstance(address, str):
+        return
+    try:
+        mode = os.stat(address).st_mode
+    except OSError:
+        return  # nothing there, or the attempt to listen will tell what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f'cannot listen at {address}: it is there and is not a socket; remove it, or '
+                         'give another address', ADDRESS_IN_USE)
+    with contextlib.closing(Socket(AF_UNIX)) as sock:
+        sock.setblocking(False)
+        if sock.connect_ex(address) in (0, errno.EAGAIN):  # EAGAIN: somebody listens and is busy
+            raise _in_use(address)
+
+
+def make_server(address: Address, storages: dict[str, Any], options: dict[str, Any]) -> Any:
+    """A StorageServer that listens.  Raises `StartError`; the storages stay open then."""
+    from zeo_clone.StorageServer import StorageServer
+    try:
+        return StorageServer(address, storages, **options)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _in_use(address) from error
+        raise StartError(f"{error.strerror or error}; give another address with -a or the 'address' "
+                         'key') from error
+
+
+def _in_use(address: Address) -> StartError:
+    return StartError(f'cannot listen at {format_address(address)}: another server listens there; stop '
+                      'it, or give another address', ADDRESS_IN_USE)

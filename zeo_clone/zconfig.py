@@ -1,0 +1,220 @@
+"""What the sections and keys of a configuration become (ZConfig datatypes).
+
+In: section values as ZConfig parsed them by ``schema.xml``, ``server.xml``, ``component.xml`` and
+``ssl.xml``.  Out: a `Configuration` for runzeo, factories of client storages for ZODB, TLS contexts.
+Runs in the thread that loads the configuration.  Opens no storage and no connection before it is asked
+to; refuses to know the command line.
+
+A bad value raises ``ValueError``; ZConfig adds the file and the line.
+"""
+from __future__ import annotations
+
+import io
+import os
+import pkgutil
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ZConfig
+from ZConfig.datatypes import stock_datatypes
+
+DEFAULT_STORAGE = '1'
+SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
+CERTIFICATE_SUFFIXES = ('.pem', '.crt')
+
+#: Keywords of ClientStorage that a section passes on, when given, under the same name.
+CLIENT_KEYWORDS = (
+    'storage', 'cache_size', 'blob_dir', 'shared_blob_dir', 'blob_cache_size', 'blob_cache_size_check',
+    'read_only', 'read_only_fallback', 'server_sync', 'wait_timeout', 'client_label', 'name',
+    # zeo-clone-client only
+    'client', 'var', 'min_disconnect_poll', 'max_disconnect_poll', 'wait', 'drop_cache_rather_verify',
+    'username', 'password', 'realm',
+)
+
+
+# -- values of keys -------------------------------------------------------------------------------
+
+def count(text: str) -> int:
+    """A whole number, 0 or greater."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(f'{text} is less than 0')
+    return number
+
+
+def seconds(text: str) -> int:
+    """A time in whole seconds, 0 or longer: ``90``, ``90s``, ``2m``, ``1h``, ``1d``."""
+    try:
+        return count(str(stock_datatypes['time-interval'](text)))
+    except ValueError:
+        raise ValueError(f'{text!r} is not a time: a whole number of seconds, 0 or more, or a number '
+                         'with a suffix s, m, h or d') from None
+
+
+def imported(name: str) -> Any:
+    """The object with the dotted `name`."""
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f'cannot import {name!r}: {error}') from error
+
+
+# -- TLS ------------------------------------------------------------------------------------------
+
+def server_context(section: Any) -> ssl.SSLContext:
+    """The TLS context of a server, which lets in only clients that show a trusted certificate."""
+    if not section.certificate:
+        raise ValueError("the server's <ssl> section needs a certificate")
+    for key in ('check_hostname', 'server_hostname'):
+        if getattr(section, key) is not None:
+            raise ValueError(f"{key.replace('_', '-')} is for clients, not for the server's <ssl>")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    _load_certificates(context, section, ssl.Purpose.CLIENT_AUTH)
+    return context
+
+
+def client_context(section: Any) -> ssl.SSLContext:
+    """The TLS context of a client, which talks only to a server that shows a trusted certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = section.check_hostname is not False
+    _load_certificates(context, section, ssl.Purpose.SERVER_AUTH)
+    return context
+
+
+def _load_certificates(context: ssl.SSLContext, section: Any, purpose: ssl.Purpose) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A certificate that is named is trusted itself, without the authority that issued it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        if section.certificate:
+            # Never let OpenSSL ask at the terminal: a server has none.
+            password = section.password_function or _no_password
+            context.load_cert_chain(section.certificate, section.key, password)
+        if section.authenticate:
+            _trust(context, section.authenticate)
+        else:
+            context.load_default_certs(purpose)
+    except OSError as error:
+        raise ValueError(f'cannot use the TLS files: certificate {section.certificate}, key '
+                         f'{section.key}, authenticate {section.authenticate}: {error}') from error
+
+
+def _no_password() -> str:
+    raise ValueError('the private key has a password; name a password-function that returns it')
+
+
+def _trust(context: ssl.SSLContext, path: str) -> None:
+    if not os.path.isdir(path):
+        context.load_verify_locations(cafile=path)
+        return
+    names = os.listdir(path)
+    if not any(name.endswith((*CERTIFICATE_SUFFIXES, '.0')) for name in names):
+        raise ValueError(f'the directory {path} holds no certificates: no .pem or .crt file, and none '
+                         'with a hashed name')
+    context.load_verify_locations(capath=path)  # hashed names: read when a client comes
+    for name in sorted(names):
+        if name.endswith(CERTIFICATE_SUFFIXES):
+            context.load_verify_locations(cafile=os.path.join(path, name))
+
+
+# -- sections -------------------------------------------------------------------------------------
+
+class ServerSection:
+    """``<zeo>``: `address`, `pid_filename`, and `options`, keywords for StorageServer."""
+
+    def __init__(self, section: Any) -> None:
+        self.address = section.address
+        self.pid_filename: str | None = section.pid_filename
+        self.options: dict[str, Any] = {
+            'read_only': section.read_only,
+            'invalidation_queue_size': section.invalidation_queue_size,
+            'invalidation_age': section.invalidation_age,
+            'transaction_timeout': section.transaction_timeout,
+            'client_conflict_resolution': section.client_conflict_resolution,
+            'ssl': section.ssl and server_context(section.ssl),
+        }
+
+
+class ClientStorageSection:
+    """``<clientstorage>`` and ``<zeo-clone-client>``: each `open` makes a new ClientStorage."""
+
+    def __init__(self, section: Any) -> None:
+        self.config = section
+        self.name: str | None = section.getSectionName()
+        self.addresses = list(section.server)
+        self.keywords = {name: value for name in CLIENT_KEYWORDS
+                         if (value := getattr(section, name, None)) is not None}
+        if section.cache_path:
+            self.keywords['cache'] = section.cache_path
+        if section.ssl:
+            self.keywords['ssl'] = client_context(section.ssl)
+            self.keywords['ssl_server_hostname'] = section.ssl.server_hostname
+
+    def open(self, database_name: str = 'unnamed', databases: object = None) -> Any:
+        """A new ClientStorage.  The arguments are ZODB's and not needed."""
+        from zeo_clone.ClientStorage import ClientStorage
+        return ClientStorage(self.addresses, **self.keywords)
+
+
+class Configuration:
+    """A whole zeo.conf.
+
+    `zeo` is the `ServerSection`, `storages` maps names to factories with ``open()``, in the order of the
+    file, `eventlog` configures logging when called, or is None, `runner` is for zeoctl.
+    """
+
+    def __init__(self, section: Any) -> None:
+        self.zeo: ServerSection = section.zeo
+        self.storages: Mapping[str, Any] = _by_name(section.storages)
+        self.eventlog = section.eventlog
+        self.runner = section.runner
+
+
+def _by_name(factories: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for factory in factories:
+        name = getattr(factory, 'name', None) or DEFAULT_STORAGE
+        if name in found:
+            raise ValueError(f'two storages are named {name!r} (without a name a storage is '
+                             f'{DEFAULT_STORAGE!r}): give each section a name of its own')
+        found[name] = factory
+    return found
+
+
+def load(url: str) -> Configuration:
+    """Read the configuration at `url`, a path or URL.
+
+    Raises ``ZConfig.ConfigurationError`` whose text is one line and names the file and, unless the
+    mistake concerns a whole section, the line.
+    """
+    return _load(url, ZConfig.loadConfig, url)
+
+
+def server_section(keys: str, default_address: str) -> ServerSection:
+    """The ``<zeo>`` section with the text `keys` in it; `default_address` if they name no address.
+
+    Raises ``ZConfig.ConfigurationError`` as `load` does.
+    """
+    if not re.search(r'^\s*address\s', keys, re.MULTILINE):
+        keys += f'\naddress {default_address}'
+    return _load('<zeo>', ZConfig.loadConfigFile, io.StringIO(f'<zeo>\n{keys}\n</zeo>\n')).zeo
+
+
+def _load(place: str, loader: Callable[..., tuple[Any, Any]], source: object) -> Configuration:
+    schema = ZConfig.loadSchema(SCHEMA)
+    try:
+        configuration: Configuration = loader(schema, source)[0]
+    except (ZConfig.ConfigurationError, ValueError) as error:
+        raise ZConfig.ConfigurationError(_one_line(error, place), place) from error
+    return configuration
+
+
+def _one_line(error: Exception, source: str) -> str:
+    # ZConfig knows the place of most mistakes, but not every message of it tells.
+    message = ' '.join(str(getattr(error, 'message', error)).split())
+    line: int | None = getattr(error, 'lineno', None)
+    place = getattr(error, 'url', None) or source
+    return f'{message} ({place}, line {line})' if line and line > 0 else f'{message} ({place})'
