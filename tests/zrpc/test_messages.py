@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.zrpc.helpers import IDS_31, OIDS, TRANSCRIPTS, VALUES, transcript
+from tests.zrpc.helpers import IDS_31, OID, OIDS, TID, TRANSCRIPTS, VALUES, transcript
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.zrpc import marshal, messages
 from zeo_clone.zrpc.messages import (
@@ -23,7 +23,7 @@ from zeo_clone.zrpc.messages import (
     encode_reply,
 )
 
-OID, TID, LATER = b'\0' * 7 + b'\1', b'\3' * 8, b'\4' * 8
+LATER = b'\4' * 8
 NAMES = st.text(st.characters(codec='ascii', exclude_characters='.'), max_size=MAX_NAME)
 
 

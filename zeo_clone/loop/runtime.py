@@ -120,7 +120,10 @@ class Runtime:
         return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
 
     # -- files ----------------------------------------------------------------------------------
-    open = staticmethod(open)
+    def open(self, path: str, mode: str) -> IO[bytes]:
+        """Open a binary file."""
+        return open(path, mode)  # type: ignore[return-value]
+
     rename = staticmethod(os.replace)
     remove = staticmethod(os.remove)
     fsync = staticmethod(os.fsync)

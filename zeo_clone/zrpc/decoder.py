@@ -180,14 +180,14 @@ def _decode(content: bytes) -> Any:
 def _take_oids(content: bytes, pos: int, stack: list[Any]) -> int:
     """Push the run of 8-byte strings at `pos`, as lists of oids have them; the position after it.
 
-    All opcodes are alike there, ten bytes apart, so that they are counted and cut without a loop.
+    All opcodes are alike there, ten bytes apart, so that they are counted and cut without a loop.  A
+    last one that is cut off makes the struct refuse the run.
     """
     op = content[pos:pos + 1]
     while True:
         ops = content[pos:pos + 10 * _RUN:10]
         lengths = content[pos + 1:pos + 10 * _RUN:10]
-        count = min(len(ops) - len(ops.lstrip(op)), len(lengths) - len(lengths.lstrip(b'\x08')),
-                    (len(content) - pos) // 10)
+        count = min(len(ops) - len(ops.lstrip(op)), len(lengths) - len(lengths.lstrip(b'\x08')))
         if op == b'C':
             stack += [oid for oid, in _oids(content[pos:pos + 10 * count])]
         elif op == b'U':

@@ -8,6 +8,7 @@ the handler's business.
 """
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -19,10 +20,14 @@ from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
 
+log = logging.getLogger(__name__)
+
 #: One-way calls are collected up to this many bytes before they are sent.
 COLLECT_SIZE = 64 * 1024
 #: A thread that has more than this waiting for the socket waits itself.
 HIGH_WATER = 4 << 20
+#: Pieces still read from a connection that is given up: more than a socket can have buffered before.
+LAST_PIECES = 256
 
 
 class ConnectionLost(ClientDisconnected):
@@ -49,7 +54,7 @@ class PendingCall:
     the caller gets.  `on_done` is for calls that nobody waits for; it runs there, too.
     """
 
-    __slots__ = ('done', 'error', 'on_done', 'on_reply', 'value', 'wakeup')
+    __slots__ = ('done', 'error', 'joined', 'on_done', 'on_reply', 'value', 'wakeup')
 
     def __init__(self, wakeup: Any, on_reply: Callable[[Any], Any] | None = None,
                  on_done: Callable[[PendingCall], None] | None = None) -> None:
@@ -60,6 +65,8 @@ class PendingCall:
         self.on_done = on_done
         # An acquired lock, released once: when the call is done, or its thread is to be the reader.
         self.wakeup = wakeup
+        # Locks of threads that wait for a call that was made without waiting; see `ClientChannel.join`.
+        self.joined: list[PendingCall] | None = None
 
     def finish(self) -> None:
         """Reader's role: value or error is known."""
@@ -153,8 +160,29 @@ class ClientChannel(Dispatcher):
                    on_done: Callable[[PendingCall], None],
                    on_reply: Callable[[Any], Any] | None = None) -> None:
         """Call the server; `on_done` gets the finished call, in the reader's role.  Never blocks."""
+        self._check_fate()
         pending = PendingCall(None, on_reply, on_done)
         self._transmit(self.core.send_call(name, args, pending), block=False)
+
+    def load_async(self, loads: list[tuple[bytes, bytes, PendingCall]]) -> None:
+        """One burst of loadBefore, ``(oid, tid, call)`` each, with calls from `async_call`."""
+        self._transmit(b''.join([self.core.send_load(*load) for load in loads]), block=False)
+
+    def async_call(self, on_reply: Callable[[Any], Any],
+                   on_done: Callable[[PendingCall], None]) -> PendingCall:
+        """A call that nobody waits for, unless by `join`."""
+        return PendingCall(None, on_reply, on_done)
+
+    def join(self, pending: PendingCall) -> None:
+        """Wait until a call that was made without waiting is done."""
+        waiting = self._new_call(None)
+        with self._role_lock:
+            if pending.done:
+                return
+            if pending.joined is None:
+                pending.joined = []
+            pending.joined.append(waiting)
+        self._wait(waiting)
 
     def send(self, name: str, args: tuple[Any, ...], flush: bool = False) -> None:
         """Call a method that has no reply.  Small ones are collected and leave with the next call."""
@@ -180,12 +208,7 @@ class ClientChannel(Dispatcher):
         with self._send_lock:
             self._doom(error)
         if self._take_role(BUSY):
-            try:
-                self._receive()  # after a shutdown the end of the stream is there at once
-                if self._reader is not GONE:
-                    self._bury(error)
-            finally:
-                self._pass_role()
+            self._pass_role()
 
     # ---- sending, any thread --------------------------------------------------------------------
 
@@ -194,6 +217,7 @@ class ClientChannel(Dispatcher):
             raise ClientStorageError(
                 'a callback of tpc_finish or of an invalidation cannot wait for the server: '
                 'it runs while a message of the server is being processed')
+        self._check_fate()
         wakeup = self.runtime.lock()
         wakeup.acquire()
         return PendingCall(wakeup, on_reply)
@@ -204,53 +228,60 @@ class ClientChannel(Dispatcher):
 
     def _doom(self, error: Exception) -> None:
         # Under the send lock.  The reader meets the end of the stream, after what arrived before it.
-        if self._fate is None:
-            self._fate = error
         if not self.closed:
             self.transport.shutdown()
+        if self._fate is None:
+            self._fate = error
 
     def _transmit(self, data: bytes, block: bool = True) -> None:
         with self._send_lock:
             self._check_fate()
-            try:
-                self.transport.send(data)
-                waiting = self.transport.queued and self._flush()
-            except OSError as error:
-                self._doom(error)
-                return  # the reader's clean-up fails the call
-            except BaseException:
-                # A signal's exception: nobody knows how much of the frame is on its way.
-                self._doom(ClientStorageError('a signal interrupted sending'))
-                raise
-        if waiting:
-            if block:
-                self._drain(0)
-            else:
+            waiting = self._flush(data)
+            if waiting and not block:
                 self._want_write(True)
+        if waiting and block:
+            self._drain(0)
 
-    def _flush(self) -> int:
+    def _flush(self, data: bytes = b'') -> int:
+        """Under the send lock: send `data`, after what is queued.  Returns how many bytes are left."""
         try:
-            self.transport.flush()
+            if data:
+                self.transport.send(data)
+            if self.transport.queued:
+                self.transport.flush()
         except OSError as error:
             self._doom(error)
-            return 0
+            return 0  # the reader's clean-up fails the calls
+        except BaseException:
+            # A signal's exception: nobody knows how much of the frame is on its way.
+            self._doom(ClientStorageError('a signal interrupted sending'))
+            raise
         return self.transport.queued
 
     def _drain(self, low: int) -> None:
-        """Wait until at most `low` bytes are queued.  Reads meanwhile if nobody else does: a server
-        that cannot get rid of its output reads no input."""
-        while self.transport.queued > low and self._fate is None:
-            reading = self._take_role(BUSY)
-            try:
-                self.runtime.wait(self.fd, reading, True, 1.0)
-                if reading:
-                    self._receive()
-            finally:
-                if reading:
-                    self._pass_role()
+        """Wait until at most `low` bytes are queued."""
+        try:
+            while self.transport.queued > low and self._fate is None:
+                self._wait_for_room()
+                with self._send_lock:
+                    if self._fate is None:
+                        self._flush()
+        except BaseException:
+            # A signal's exception.  The rest is for the loop to send.
             with self._send_lock:
-                if self._fate is None:
-                    self._flush()
+                self._want_write(True)
+            raise
+
+    def _wait_for_room(self) -> None:
+        # Reads meanwhile if nobody else does: a server that cannot get rid of its output reads no input.
+        reading = self._take_role(BUSY)
+        try:
+            self.runtime.wait(self.fd, reading, True, 1.0)
+            if reading:
+                self._receive()
+        finally:
+            if reading:
+                self._pass_role()
 
     # ---- the reader's role ----------------------------------------------------------------------
 
@@ -276,9 +307,19 @@ class ClientChannel(Dispatcher):
             return False
 
     def _pass_role(self) -> None:
+        pieces = 0
+        while not self._hand_on():
+            # It is given up, and perhaps nobody else would clean up.  What had arrived still counts.
+            pieces += 1
+            if not self._receive() or pieces > LAST_PIECES:
+                self._bury(self._fate or ClientStorageError('given up'))
+
+    def _hand_on(self) -> bool:
         with self._role_lock:
             if self._reader is GONE:
-                return
+                return True
+            if self._fate is not None:
+                return False
             self._reader = None
             while self._followers:
                 follower = self._followers.popleft()
@@ -287,52 +328,55 @@ class ClientChannel(Dispatcher):
                     follower.wakeup.release()
                     break
             self._poll()
+            return True
 
     def _leave(self, pending: PendingCall) -> None:
-        if self._reader is pending:  # only its own thread can have changed that
-            self._pass_role()
-        elif not pending.done:
-            # A signal ended the wait of a follower, perhaps just when it was given the role.
+        if not pending.done:
+            # A signal ended the wait, of a follower perhaps just when it was given the role.  The reply
+            # will be processed when it comes.
             with self._role_lock:
-                mine = self._reader is pending
-                if not mine and pending in self._followers:
+                if self._reader is pending:
+                    pending.wakeup = None  # whether it is acquired is not known
+                elif pending in self._followers:
                     self._followers.remove(pending)
-            if mine:
-                self._pass_role()
+        if self._reader is pending:  # only its own thread changes that
+            self._pass_role()
 
     def _poll(self) -> None:
         # Under the role lock.
-        if self.closed:
+        if self.closed or not self._listening:
             return
-        mask = READ if self._listening and (self._reader is None or self._reader is LOOP) else 0
+        mask = READ if self._reader is None or self._reader is LOOP else 0
         if self._write_wanted:
             mask |= WRITE
         if mask != self._mask:
             self._mask = mask
             self.loop.set_interest(self.fd, mask)
 
-    def _receive(self) -> None:
-        """Take what has arrived and process it.  At the end of the stream, or after a fault: bury."""
+    def _receive(self) -> bool:
+        """Take what has arrived and process it; False if nothing has.  At the end, or a fault: bury."""
         try:
-            data = self.transport.receive()
-        except OSError as error:
-            self._bury(error)
-            return
-        if data is None:
-            return
-        if not data:
-            self._bury(ConnectionResetError('the server closed the connection'))
-            return
-        self.last_received = self.runtime.monotonic()
-        self._applying = self.runtime.get_ident()
-        try:
-            for event in self.core.receive_data(data):
-                self._process(event)
+            data = self._apply()
         except BaseException as error:
-            # C17: what a message should have done is not done, or half done.  Never go on.
+            # C17: what a message should have done is not done, or half done, or the message is lost.
+            # Never go on.
             self._bury(error)
             if not isinstance(error, Exception):
                 raise
+            return True
+        if data == b'':
+            self._bury(ConnectionResetError('the server closed the connection'))
+        return data is not None
+
+    def _apply(self) -> bytes | None:
+        self._applying = self.runtime.get_ident()
+        try:
+            data = self.transport.receive()
+            if data:
+                self.last_received = self.runtime.monotonic()
+                for event in self.core.receive_data(data):
+                    self._process(event)
+            return data
         finally:
             self._applying = None
 
@@ -346,17 +390,27 @@ class ClientChannel(Dispatcher):
                     pending.value = pending.on_reply(pending.value)
                 except BaseException as error:
                     pending.error = error
-                    pending.finish()
+                    self._finish(pending)
                     raise
-            pending.finish()
+            self._finish(pending)
         elif kind is Failure:
             pending = event.token  # type: ignore[union-attr]
             pending.error = event.error  # type: ignore[union-attr]
-            pending.finish()
+            self._finish(pending)
         elif kind is Call:
             self._handler.handle_notice(event.name, event.args)  # type: ignore[union-attr]
         elif kind is Agreed:
             self._handler.handle_agreed(event.protocol)  # type: ignore[union-attr]
+
+    def _finish(self, pending: PendingCall) -> None:
+        try:
+            pending.finish()
+        finally:
+            if pending.wakeup is None:
+                with self._role_lock:  # from now on `join` sees that it is done
+                    joined, pending.joined = pending.joined, None
+                for waiting in joined or ():
+                    waiting.finish()
 
     def _bury(self, error: BaseException) -> None:
         """Reader's role: close the descriptor, tell the handler, fail the waiting calls."""
@@ -364,7 +418,8 @@ class ClientChannel(Dispatcher):
             if self._fate is None:
                 self._fate = error if isinstance(error, Exception) else ClientStorageError(repr(error))
             fate = self._fate
-            self.close()
+            with self._role_lock:
+                self.close()
         self.core.close()
         try:
             self._handler.handle_lost(fate)
@@ -374,17 +429,22 @@ class ClientChannel(Dispatcher):
                 self._followers.clear()
             for pending in self.core.abandon():
                 pending.error = ConnectionLost(f'the connection was lost: {fate}')
-                pending.finish()
+                try:
+                    self._finish(pending)
+                except Exception:
+                    # The others must not wait for ever because of this one.
+                    log.exception('%r: the end of a call failed', self)
             self.buried.set()
 
     # ---- loop thread ----------------------------------------------------------------------------
 
     def start(self) -> None:
         """Let the loop read while no caller does."""
-        self.loop.register(self)
         with self._role_lock:
-            self._listening = True
-            self._poll()
+            if not self.closed:
+                self.loop.register(self)
+                self._listening = True
+                self._poll()
 
     def handle_read(self) -> None:
         if self._take_role(LOOP):
@@ -395,11 +455,11 @@ class ClientChannel(Dispatcher):
 
     def handle_write(self) -> None:
         with self._send_lock:
-            waiting = 0 if self._fate is not None else self._flush()
-        if not waiting:
-            self._want_write(False)
+            if self._fate is not None or not self._flush():
+                self._want_write(False)
 
     def _want_write(self, wanted: bool) -> None:
+        # Under the send lock, so that it agrees with the queue.
         with self._role_lock:
             self._write_wanted = wanted
             self._poll()

@@ -1,0 +1,203 @@
+"""Ctrl-C, or another exception of a signal's handler, in the midst of it; see test_client_channel.py."""
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from tests.zrpc.helpers import BIG, Background, assert_disconnected
+from zeo_clone.Exceptions import ClientDisconnected
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt in the main thread once, when told to."""
+
+    def __init__(self):
+        self.raised = threading.Event()
+        self._before = signal.signal(signal.SIGUSR1, self._handle)
+
+    def _handle(self, number, stack):
+        if not self.raised.is_set():
+            self.raised.set()
+            raise KeyboardInterrupt
+
+    def interrupt(self):
+        # A signal that comes just before a system call does not interrupt it; then another one will.
+        while not self.raised.wait(0.01):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    def close(self):
+        signal.signal(signal.SIGUSR1, self._before)
+
+
+@pytest.fixture
+def interrupter():
+    interrupter = Interrupter()
+    yield interrupter
+    interrupter.close()
+
+
+def assert_usable(connection):
+    call = connection.call('after')
+    connection.server.reply(connection.server.call(), 'answer')
+    assert call.result() == 'answer'
+    assert connection.notes.lost == []
+
+
+def test_interrupted_leader_passes_the_role_on_and_its_reply_is_still_processed(either, interrupter):
+    effects = []
+    follower = []
+
+    def meanwhile():
+        assert either.runtime.reader() == threading.main_thread().ident
+        follower.append(either.follower('follower'))
+        interrupter.interrupt()
+
+    background = Background(meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        either.channel.call('ping', ('leader',), effects.append)
+    background.result()
+    assert either.runtime.reader() == follower[0].ident
+    requests = either.server.calls(2)
+    either.server.reply(requests['leader'], 'effect')
+    either.server.reply(requests['follower'], 'answer')
+    assert follower[0].result() == 'answer'
+    assert effects == ['effect']
+    assert_usable(either)
+
+
+def test_interrupted_leader_without_followers_gives_the_role_back_to_the_loop(connect, interrupter):
+    connection = connect()
+    background = Background(lambda: (connection.runtime.reader(), interrupter.interrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        connection.channel.call('ping', (1,))
+    background.result()
+    connection.server.reply(connection.server.call())
+    connection.server.notify(2)
+    assert connection.notes.notice() == ('notice', (2,), connection.loop_thread.ident)
+    assert_usable(connection)
+
+
+def test_interrupted_follower_leaves_the_queue(either, interrupter):
+    leader = either.leader('leader')
+    background = Background(lambda: (either.runtime.follower(), interrupter.interrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        either.channel.call('ping', ('interrupted',))
+    background.result()
+    last = either.follower('last')
+    requests = either.server.calls(3)
+    either.server.reply(requests['leader'], 'leader')
+    assert leader.result() == 'leader'
+    assert either.runtime.reader() == last.ident  # not the one that has gone
+    either.server.reply(requests['interrupted'])
+    either.server.reply(requests['last'], 'last')
+    assert last.result() == 'last'
+    assert_usable(either)
+
+
+@pytest.mark.parametrize('acquired', [True, False])
+def test_follower_interrupted_just_when_it_is_given_the_role_passes_it_on(either, acquired):
+    """The signal may come before or after the thread has acquired its lock."""
+    leader = either.leader('leader')
+    lock = either.runtime.lock
+
+    def treacherous_lock():
+        wakeup = lock()
+        acquire = wakeup.acquire
+
+        def acquire_and_interrupt():
+            acquire()
+            if either.runtime.lock is lock:  # not the first time
+                if not acquired:
+                    wakeup.release()
+                raise KeyboardInterrupt
+            either.runtime.lock = lock
+
+        wakeup.acquire = acquire_and_interrupt
+        return wakeup
+
+    either.runtime.lock = treacherous_lock
+    interrupted = either.follower('interrupted')
+    last = either.follower('last')
+    requests = either.server.calls(3)
+    either.server.reply(requests['leader'])
+    leader.result()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.result()
+    assert either.runtime.reader() == last.ident
+    either.server.reply(requests['interrupted'])
+    either.server.reply(requests['last'], 'last')
+    assert last.result() == 'last'
+    assert_usable(either)
+
+
+def test_interrupt_in_a_callback_drops_the_connection(either):
+    """C17: the effects of the message may be half done."""
+    def on_reply(value):
+        raise KeyboardInterrupt
+
+    call = either.leader(1, on_reply=on_reply)
+    other = either.follower(2)
+    either.server.reply(either.server.calls(2)[1])
+    with pytest.raises(KeyboardInterrupt):
+        call.result()
+    assert_disconnected([other], 'KeyboardInterrupt')
+
+
+def test_interrupt_between_receiving_and_processing_drops_the_connection(either):
+    """C17: an invalidation that was received and lost would leave stale data in the cache."""
+    receive = either.channel.transport.receive
+
+    def receive_and_interrupt():
+        assert receive()
+        raise KeyboardInterrupt
+
+    call = either.leader(1)
+    other = either.follower(2)
+    requests = either.server.calls(2)
+    either.channel.transport.receive = receive_and_interrupt
+    either.server.reply(requests[1])
+    with pytest.raises(KeyboardInterrupt):
+        call.result()
+    assert_disconnected([other], 'KeyboardInterrupt')
+    assert either.channel.closed
+
+
+@pytest.mark.parametrize('use', [
+    lambda channel: channel.call('ping', (1,)),
+    lambda channel: channel.send('note', (1,), flush=True),
+], ids=['call', 'flush'])
+def test_interrupt_while_sending_drops_the_connection(connect, use):
+    """Nobody knows how much of the message is under way; the next one would be taken for its rest."""
+    connection = connect()
+    other = connection.leader(2)
+    send = connection.channel.transport.socket.send
+
+    class Treacherous:
+        def __init__(self, sock):
+            self.sock = sock
+
+        def __getattr__(self, name):
+            return getattr(self.sock, name)
+
+        def send(self, data):
+            send(data[:5])
+            raise KeyboardInterrupt
+
+    connection.channel.transport.socket = Treacherous(connection.channel.transport.socket)
+    with pytest.raises(KeyboardInterrupt):
+        use(connection.channel)
+    with pytest.raises(ClientDisconnected, match='interrupted'):
+        connection.channel.call('ping', (3,))
+    assert_disconnected([other], 'interrupted')
+
+
+def test_interrupt_while_waiting_for_the_socket_leaves_the_rest_to_the_loop(connect, interrupter):
+    connection = connect()
+    background = Background(lambda: (connection.runtime.reader(), interrupter.interrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        connection.channel.call('ping', (BIG,))
+    background.result()
+    connection.server.reply(connection.server.call())
+    assert_usable(connection)

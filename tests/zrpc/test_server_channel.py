@@ -1,0 +1,282 @@
+"""The server's channel between a socket pair: what it tells its handler, how it bounds output, how it ends."""
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+import struct
+
+import pytest
+
+from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import REAL
+from zeo_clone.loop.transport import Transport
+from zeo_clone.zrpc.channel import server as channel_module
+from zeo_clone.zrpc.channel.server import ServerChannel
+from zeo_clone.zrpc.connection import Agreed, ServerCore
+
+
+class CountingTransport(Transport):
+    """Counts the writes to the socket."""
+
+    def __init__(self, sock, runtime):
+        super().__init__(sock, runtime)
+        self.writes = 0
+
+    def send(self, data):
+        self.writes += 1
+        super().send(data)
+
+    def flush(self):
+        self.writes += 1
+        return super().flush()
+
+
+class Handler:
+    """Remembers what it is told; `answer` is sent for each call."""
+
+    def __init__(self, channel, answer=b''):
+        self.channel = channel
+        self.answer = answer
+        self.events = []
+        self.lost = []
+        self.room = 0
+
+    def handle_event(self, event):
+        self.events.append(event)
+        if type(event) is Agreed:
+            self.channel.core.registered()
+        elif event.name == 'fail':
+            raise ProtocolError('refused')
+        elif event.name == 'crash':
+            raise RuntimeError('a bug')
+        elif self.answer:
+            self.channel.send(self.answer)
+
+    def handle_room(self):
+        self.room += 1
+
+    def handle_lost(self, reason, level):
+        self.lost.append((reason, level))
+
+
+class Bench:
+    """A channel, its handler, and the client's socket."""
+
+    def __init__(self, **options):
+        self.loop = Loop()
+        server, self.client = socket.socketpair()
+        server.setblocking(False)
+        self.client.setblocking(False)
+        self.transport = CountingTransport(server, REAL)
+        self.channel = ServerChannel(self.loop, self.transport, ServerCore(), **options)
+        self.handler = Handler(self.channel)
+        self.channel.start(self.handler)
+
+    def close(self):
+        self.client.close()
+        self.loop.close()
+
+    def send(self, *contents):
+        self.client.sendall(b''.join(struct.pack('>I', len(content)) + content for content in contents))
+
+    def calls(self, *names):
+        self.send(*[pickle.dumps((1, False, name, ()), 3) for name in names])
+
+    def read(self):
+        try:
+            return self.client.recv(1 << 24)
+        except BlockingIOError:
+            return None
+
+    def turn(self, times=1):
+        for _ in range(times):
+            self.loop.turn(0)
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    bench.send(b'Z5')
+    bench.turn()
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def low_marks(monkeypatch):
+    monkeypatch.setattr(channel_module, 'HIGH_WATER', 100_000)
+    monkeypatch.setattr(channel_module, 'LOW_WATER', 10_000)
+
+
+def drain(bench, until):
+    """Read as a client that has come back to life; the bytes it got."""
+    got = 0
+    for _ in range(10_000):
+        bench.turn()
+        got += len(bench.read() or b'')
+        if until():
+            return got
+    raise AssertionError('it does not go on')
+
+
+def test_it_greets_and_tells_events(bench):
+    assert bench.read() == b'\0\0\0\2Z5'
+    bench.calls('ping', 'ping')
+    bench.turn()
+    assert [type(event).__name__ for event in bench.handler.events] == ['Agreed', 'Call', 'Call']
+
+
+def test_frames_may_come_byte_by_byte(bench):
+    content = pickle.dumps((1, False, 'ping', ()), 3)
+    for byte in struct.pack('>I', len(content)) + content:
+        bench.client.send(bytes((byte,)))
+        bench.turn()
+    assert len(bench.handler.events) == 2
+
+
+def test_what_one_turn_produces_goes_out_in_one_piece(bench):
+    bench.handler.answer = b'answer'
+    bench.calls(*['ping'] * 50)
+    before = bench.transport.writes
+    bench.turn()
+    assert bench.transport.writes == before + 1
+    bench.read()
+
+
+@pytest.mark.parametrize('end, reason, level', [
+    (lambda bench: bench.client.close(), 'closed by the client', logging.INFO),
+    (lambda bench: bench.calls('fail'), 'refused', logging.WARNING),
+    (lambda bench: bench.send(b'garbage'), 'refused', logging.WARNING),
+    (lambda bench: bench.calls('crash'), 'an error in the server: RuntimeError: a bug', logging.ERROR),
+    (lambda bench: bench.channel.lose('timeout', logging.WARNING), 'timeout', logging.WARNING),
+    (lambda bench: bench.loop.close_all(), 'the server ends', logging.INFO),
+])
+def test_the_end_is_told_once_with_its_reason(bench, end, reason, level):
+    """C16."""
+    end(bench)
+    bench.turn(3)
+    bench.channel.lose('again')
+    bench.channel.handle_close()
+    (told, told_level), = bench.handler.lost
+    assert reason in told and told_level == level
+    assert bench.channel.closed
+
+
+def test_events_before_a_fault_are_told_and_none_after_it(bench):
+    bench.calls('ping', 'fail', 'ping')
+    bench.turn()
+    assert [event.name for event in bench.handler.events[1:]] == ['ping', 'fail']
+
+
+def test_a_reset_is_a_lost_connection(bench):
+    """C16."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+    sock.setblocking(False)
+    channel = ServerChannel(bench.loop, Transport(sock, REAL), ServerCore())
+    handler = Handler(channel)
+    channel.start(handler)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    client.close()
+    bench.turn(2)
+    (reason, level), = handler.lost
+    assert 'ConnectionResetError' in reason and level == logging.INFO
+
+
+def test_nothing_is_sent_after_the_end(bench):
+    bench.channel.lose('timeout')
+    bench.channel.send(b'x')
+    bench.channel.queue(b'x')
+    bench.channel.want_room()
+    bench.read()
+    assert bench.read() == b''
+
+
+def test_close_when_sent_sends_everything_first(bench):
+    bench.read()
+    data = b'x' * 3_000_000
+    bench.channel.send(data)
+    bench.channel.close_when_sent()
+    assert drain(bench, lambda: bench.handler.lost) + len(bench.read() or b'') >= len(data) - (1 << 24)
+    assert bench.handler.lost == [('closed by the server', logging.INFO)]
+
+
+def test_close_when_sent_with_nothing_to_send_closes_at_once(bench):
+    bench.channel.close_when_sent()
+    assert bench.handler.lost
+
+
+def test_a_client_that_does_not_read_is_not_read_from(bench, low_marks):
+    """N8: and its messages wait, until it has read what it asked for."""
+    bench.handler.answer = b'x' * 50_000
+    bench.calls(*['ping'] * 100)
+    bench.turn(20)
+    done = len(bench.handler.events)
+    assert done < 50
+    assert bench.channel.queued < 200_000
+    bench.calls(*['ping'] * 100)
+    bench.turn(20)
+    assert len(bench.handler.events) == done
+    drain(bench, lambda: len(bench.handler.events) == 201)
+    assert bench.handler.lost == []
+
+
+def test_invalidations_for_a_client_that_does_not_read_stop_its_requests_too(bench, low_marks):
+    """N8."""
+    while bench.channel.queued <= 100_000:
+        bench.channel.send(b'x' * 10_000)
+    bench.calls('ping')
+    bench.turn(5)
+    assert len(bench.handler.events) == 1
+    drain(bench, lambda: len(bench.handler.events) == 2)
+
+
+def test_a_client_that_does_not_read_is_closed_above_the_limit():
+    """N8: invalidations included."""
+    bench = Bench(output_limit=1_000_000)
+    for _ in range(1000):
+        bench.channel.send(b'x' * 10_000)
+    (reason, level), = bench.handler.lost
+    assert 'does not read' in reason and level == logging.WARNING
+    bench.close()
+
+
+def test_a_client_that_hangs_up_while_it_is_not_read_from_is_lost(bench, low_marks):
+    bench.handler.answer = b'x' * 50_000
+    bench.calls(*['ping'] * 100)
+    bench.turn(20)
+    bench.client.close()
+    bench.turn(20)
+    assert len(bench.handler.lost) == 1
+
+
+def test_many_large_answers_to_a_fast_reader_do_not_nest(bench, low_marks, monkeypatch):
+    """Each answer is above the mark, and the socket takes each at once: 5,000 pauses, no recursion."""
+    monkeypatch.setattr(channel_module, 'HIGH_WATER', 10)
+    bench.handler.answer = b'x' * 20
+    bench.calls(*['ping'] * 2000)
+    drain(bench, lambda: len(bench.handler.events) == 2001)
+
+
+def test_room_is_told_when_little_waits_once_for_each_wish(bench, low_marks):
+    bench.read()
+    bench.channel.want_room()
+    assert bench.handler.room == 0, 'not in this turn: others come first'
+    bench.turn(3)
+    assert bench.handler.room == 1
+    bench.channel.queue(b'x' * 3_000_000)
+    bench.channel.want_room()
+    bench.turn(5)
+    assert bench.handler.room == 1
+    drain(bench, lambda: bench.handler.room == 2)
+    bench.turn(5)
+    assert bench.handler.room == 2
+
+
+def test_an_idle_channel_waits_for_nothing_but_input(bench):
+    bench.read()
+    bench.turn(3)
+    assert bench.loop.poller.poll(0) == []
