@@ -1,0 +1,66 @@
+"""zeo_clone: many processes share one ZODB.
+
+A server (`server`, or the command ``runzeo``) wraps a storage; in each client process `client` gives a
+ZODB storage, `DB` a database and `connection` a connection on it.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+# The packages are bound to the names `client` and `server` here, once, before the functions below take
+# over these names; later imports of modules in them do not bind the names again.
+import zeo_clone.client
+import zeo_clone.server  # noqa: F401
+
+__version__ = '0.1.0'
+__all__ = ['DB', 'client', 'connection', 'install_as_ZEO', 'server']
+
+
+def client(*args: Any, **keywords: Any) -> Any:
+    """A ClientStorage; the same arguments."""
+    from zeo_clone.ClientStorage import ClientStorage
+    return ClientStorage(*args, **keywords)
+
+
+def DB(*args: Any, **keywords: Any) -> Any:
+    """A ``ZODB.DB`` on a ClientStorage with the same arguments; the storage is closed if DB fails."""
+    import ZODB
+    storage = client(*args, **keywords)
+    try:
+        return ZODB.DB(storage)
+    except BaseException:
+        storage.close()
+        raise
+
+
+def connection(*args: Any, **keywords: Any) -> Any:
+    """One connection to a database on a ClientStorage; closing it closes the database."""
+    db = DB(*args, **keywords)
+    try:
+        return db.open_then_close_db_when_connection_closes()
+    except BaseException:
+        db.close()
+        raise
+
+
+def server(path: str | None = None, blob_dir: str | None = None,
+           storage_conf: str | None = None, zeo_conf: Any = None, port: int = 0,
+           threaded: bool = True, **keywords: Any) -> Any:
+    """Start a server in this process; returns ``(address, stop)``.
+
+    `path` is that of a FileStorage; `storage_conf` the text of a storage section instead; with neither
+    the data live in memory.  `zeo_conf` is a dict of the keys of ``<zeo>``, or their text; `port` is that
+    on 127.0.0.1 if it names no address, 0 for a free one.  ``stop()`` ends the server and closes its
+    storage.  With `threaded` false it serves in the calling thread until it is stopped, and returns None.
+    """
+    from zeo_clone.embedded import start
+    return start(path, blob_dir, storage_conf, zeo_conf, port, threaded, **keywords)
+
+
+def install_as_ZEO() -> None:
+    """Let ``import ZEO``, ``import ZEO.ClientStorage``, ``%import ZEO`` and ZODB's ``<zeoclient>`` find us.
+
+    Raises ImportError if the real ZEO has been imported already.
+    """
+    from zeo_clone import alias
+    alias.install()

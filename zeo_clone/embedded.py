@@ -1,0 +1,58 @@
+"""A server in the caller's own process: what ``zeo_clone.server`` does.
+
+In: a path or configuration text.  Out: the address and a function that stops it.  The server's loop runs
+in a thread of its own, or in the caller's.
+"""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import ZODB.config
+from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
+
+from zeo_clone import zconfig
+from zeo_clone.StorageServer import StorageServer
+
+
+def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_conf: Any, port: int,
+          threaded: bool, **keywords: Any) -> tuple[Any, Callable[[], None]] | None:
+    """See ``zeo_clone.server``."""
+    options = {**_server_options(zeo_conf, port), **keywords}
+    address = options.pop('address')
+    storage = _storage(path, blob_dir, storage_conf)
+    try:
+        server = StorageServer(address, {'1': storage}, **options)
+    except BaseException:
+        storage.close()
+        raise
+    if threaded:
+        server.start_thread()
+        return server.addr, server.close
+    with contextlib.closing(server):
+        server.loop()
+    return None
+
+
+def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None) -> Any:
+    if storage_conf is not None:
+        if path is not None or blob_dir is not None:
+            raise ValueError('give storage_conf or path and blob_dir, not both')
+        return ZODB.config.storageFromString(storage_conf)
+    if path is not None:
+        return FileStorage(path, blob_dir=blob_dir)
+    if blob_dir is not None:
+        from ZODB.blob import BlobStorage
+        return BlobStorage(blob_dir, MappingStorage())
+    return MappingStorage()
+
+
+def _server_options(zeo_conf: Any, port: int) -> dict[str, Any]:
+    if isinstance(zeo_conf, str):
+        section = zconfig.server_section(zeo_conf, f'127.0.0.1:{port}')
+        return {'address': section.address, **section.options}
+    options = dict(zeo_conf or {})
+    return {'address': ('127.0.0.1', port),
+            **{key.replace('-', '_'): value for key, value in options.items()}}
