@@ -38,6 +38,11 @@ class Wrapper:
     def invalidateCache(self):
         self.cache_dropped += 1
 
+    def transform_record_data(self, data):
+        return data
+
+    untransform_record_data = transform_record_data
+
 
 def serve_one(fake, data=b'old', tid=p64(1)):
     fake.tid = tid

@@ -45,6 +45,10 @@ class Written:
         return list({**self._data, **dict.fromkeys(changed)}.items())
 
 
+#: ``resolve(oid, committed serial, serial that was read, data) -> data``; raises ConflictError.
+Resolve = Callable[[bytes, bytes, bytes, bytes], bytes]
+
+
 class Begun:
     """After tpc_begin: writes are sent and remembered."""
 
@@ -53,6 +57,7 @@ class Begun:
         self.link = link
         self.transaction = transaction
         self.number = number
+        self.blobs: list[tuple[bytes, str]] = []  # oid and path of files that wait for the end
         self._channel = link.channel
         self._written = Written()
 
@@ -71,14 +76,32 @@ class Begun:
         """Send a verb that changes what only the server knows, or nothing."""
         self._channel.send(verb, (*args, self.number))
 
-    def vote(self, effects: Effects) -> Voted:
-        """Have the server carry the writes out.  Raises what they raise."""
+    def send_raw(self, verb: str, *args: Any) -> None:
+        """Send a verb without the transaction's number."""
+        self._channel.send(verb, args)
+
+    def vote(self, effects: Effects, resolve: Resolve) -> Voted:
+        """Have the server carry the writes out.  Raises what they raise.
+
+        A server that leaves conflicts to its clients answers with them: they are resolved here, stored
+        again, and voted on again.
+        """
+        changed: list[bytes] = []
         try:
-            changed = self._channel.call('vote', (self.number,), check_vote)
+            while True:
+                oids, conflicts = self._channel.call('vote', (self.number,), check_vote)
+                changed += oids
+                for oid, serials, data in conflicts:
+                    resolved = resolve(oid, serials[0], serials[1], data)
+                    self.write('storea', oid, None, serials[0], resolved)
+                    changed.append(oid)
+                if not conflicts:
+                    break
         except ConflictError as error:
             if type(error.oid) is bytes and len(error.oid) == 8:
                 effects.cache.invalidate(error.oid, None)  # C12: a retry must not meet it again
             raise
+        changed = list(dict.fromkeys(changed))
         return Voted(self, self._channel, self._written.records(changed), changed)
 
     def abort(self) -> None:
@@ -94,6 +117,7 @@ class Voted:
         self.link = begun.link
         self.transaction = begun.transaction
         self.number = begun.number
+        self.blobs = begun.blobs
         self.changed = changed
         self._channel = channel
         self._records = records
@@ -130,9 +154,23 @@ def abort(channel: Any, number: int) -> None:
         pass
 
 
-def check_vote(value: Any) -> list[bytes]:
-    """The result of ``vote``: oids whose data the server has changed."""
-    return [] if value is None else check_oids(value)
+def check_vote(value: Any) -> tuple[list[bytes], list[tuple[bytes, tuple[bytes, bytes], bytes]]]:
+    """The result of ``vote``: oids whose data the server has changed, and conflicts to be resolved here,
+    ``(oid, (committed serial, serial that was read), data)``."""
+    if value is None:
+        return [], []
+    if type(value) not in (list, tuple):
+        raise UnrecognizedResult('the server answered vote with something that is no list')
+    return (check_oids([item for item in value if type(item) is not dict]),
+            [_check_conflict(item) for item in value if type(item) is dict])
+
+
+def _check_conflict(item: dict[str, Any]) -> tuple[bytes, tuple[bytes, bytes], bytes]:
+    oid, serials, data = (item.get(key) for key in ('oid', 'serials', 'data'))
+    if is_tid(oid) and type(serials) in (tuple, list) and len(serials) == 2 and all(map(is_tid, serials)) \
+            and type(data) is bytes:
+        return oid, tuple(serials), data  # type: ignore[return-value]
+    raise UnrecognizedResult('the server answered vote with something that is no conflict')
 
 
 class Committing:

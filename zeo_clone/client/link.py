@@ -6,13 +6,17 @@ applied in the reader's role; those that come before the cache is verified are k
 """
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
+from collections import deque
 from typing import Any, NamedTuple, Protocol
 
 from ZODB.POSException import ReadOnlyError
 
+from zeo_clone.client.downloads import NOTICES as BLOB_NOTICES
+from zeo_clone.client.downloads import Downloads
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.notices import check_info, check_invalidation, is_tid
 from zeo_clone.client.options import Options
@@ -123,6 +127,8 @@ class Link:
         self._effects = effects
         self._owner = owner
         self._connector: _Connector | None = None
+        self.downloads = Downloads()
+        self.forgotten: deque[int] = deque()  # iterators that the server may forget, too
         self._kept: list[tuple[bytes, list[bytes]]] = []
         self._deadline = loop.call_later(CONNECT_TIMEOUT_S, self._too_slow)
 
@@ -252,6 +258,8 @@ class Link:
                 self._kept.append((tid, oids))
             else:
                 raise ProtocolError('too many invalidations while the cache is being verified')
+        elif name in BLOB_NOTICES:
+            self.downloads.handle_notice(name, args)
         elif name == 'info' and len(args) == 1:
             self.info = {**self.info, **check_info(args[0])}
             self._owner.link_info(self, self.info)
@@ -275,6 +283,13 @@ class Link:
             channel.abort(error)
         else:
             self._lost(error)
+
+    def forget_iterators(self) -> None:
+        """Tell the server of iterators that nobody uses any more."""
+        iids = [self.forgotten.popleft() for _ in range(len(self.forgotten))]
+        if iids and self.channel is not None:
+            with contextlib.suppress(ClientDisconnected):
+                self.channel.send('iterator_gc', (iids,))
 
     def wait_until_gone(self, timeout_s: float) -> None:
         """After `fail`: wait until nothing of it touches the cache any more."""

@@ -10,6 +10,9 @@ from typing import Any
 
 from zeo_clone.addresses import Address, parse_addresses
 from zeo_clone.cache import ClientCache
+from zeo_clone.client.blobdir import BlobCache, SharedBlobs
+from zeo_clone.client.blobs import Blobs, BlobsShared
+from zeo_clone.loop.runtime import Runtime
 
 #: Default bound of the client cache, in bytes.
 CACHE_SIZE = 20 << 20
@@ -39,6 +42,20 @@ class Options:
     ssl: Any
     ssl_server_hostname: str | None
     io_thread: bool
+    blob_dir: str | None
+    shared_blob_dir: bool
+    blob_cache_size: int | None
+    blob_cache_size_check: int
+    blob_progress: Any
+
+    def make_blobs(self, runtime: Runtime) -> Blobs | BlobsShared | None:
+        """What keeps blobs; None without a blob directory."""
+        if self.blob_dir is None:
+            return None
+        if self.shared_blob_dir:
+            return BlobsShared(SharedBlobs(self.blob_dir))
+        return Blobs(BlobCache(self.blob_dir, self.blob_cache_size, self.blob_cache_size_check, runtime),
+                     self.blob_progress)
 
     def make_cache(self) -> Any:
         """The cache object that was given, or a ClientCache in the file that was named."""
@@ -68,6 +85,8 @@ def cache_path(cache: Any, client: str | None, var: str | None, storage: str) ->
 _DEFAULTS: dict[str, Any] = {
     'read_only': False, 'read_only_fallback': False, 'client_label': None, 'server_sync': False,
     'cache': None, 'client': None, 'var': None, 'ssl': None, 'ssl_server_hostname': None,
+    'blob_dir': None, 'shared_blob_dir': False, 'blob_cache_size': None, 'blob_cache_size_check': 10,
+    'blob_progress': None,
     'min_disconnect_poll': 1, 'max_disconnect_poll': None, 'wait': True, 'io_thread': True,
 }
 
@@ -84,6 +103,8 @@ def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeo
     if size < 0:
         raise ValueError(f'cache_size is {size}; it must be 0 or more bytes')
     timeout = WAIT_TIMEOUT_S if wait_timeout is None else float(wait_timeout)
+    if given['shared_blob_dir'] and given['blob_dir'] is None:
+        raise ValueError('shared_blob_dir is given without blob_dir: name the directory')
     longest = given['max_disconnect_poll'] or given['min_disconnect_poll']
     return Options(
         addresses=client_addresses(addr), storage=str(storage), cache_size=size, name=name,
@@ -92,4 +113,7 @@ def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeo
         client_label=given['client_label'], server_sync=bool(given['server_sync']),
         cache=cache_path(given['cache'], given['client'], given['var'], str(storage)),
         ssl=given['ssl'], ssl_server_hostname=given['ssl_server_hostname'],
-        io_thread=bool(given['io_thread']))
+        io_thread=bool(given['io_thread']),
+        blob_dir=given['blob_dir'], shared_blob_dir=bool(given['shared_blob_dir']),
+        blob_cache_size=given['blob_cache_size'],
+        blob_cache_size_check=int(given['blob_cache_size_check']), blob_progress=given['blob_progress'])

@@ -1,0 +1,120 @@
+"""Blobs on a client: uploads in a transaction, downloads on demand.
+
+`Blobs` or `BlobsShared` is what a ClientStorage with a blob directory has; calls come from any thread.
+Files are in `blobdir`, what arrives from the server is in `downloads`.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from ZODB.blob import BlobFile, rename_or_copy_blob
+from ZODB.POSException import POSKeyError
+
+from zeo_clone.client.blobdir import BlobCache, SharedBlobs
+from zeo_clone.client.downloads import Download, Progress
+
+if TYPE_CHECKING:
+    from zeo_clone.client.commit import Begun
+
+#: Bytes of a blob in one message; fixed by the protocol.
+CHUNK_SIZE = 59_000
+
+class Blobs:
+    """Blobs in a cache of the client's own."""
+
+    def __init__(self, directory: BlobCache, progress: Progress | None) -> None:
+        self.directory = directory
+        self._progress = progress
+
+    def store(self, begun: Begun, oid: bytes, serial: bytes, data: bytes, filename: str) -> None:
+        """Take over the file `filename` and send it to the server."""
+        part = self.directory.temporary_name()
+        rename_or_copy_blob(filename, part, chmod=False)
+        begun.blobs.append((oid, part))
+        total, done = os.path.getsize(part), 0
+        begun.send_raw('storeBlobStart')
+        with open(part, 'rb') as file:
+            while chunk := file.read(CHUNK_SIZE):
+                begun.send_raw('storeBlobChunk', chunk)
+                done += len(chunk)
+                if self._progress is not None:
+                    self._progress(oid, done, total)
+        begun.write('storeBlobEnd', oid, data, serial, data)
+
+    def committed(self, blobs: list[tuple[bytes, str]], tid: bytes) -> None:
+        """A transaction with these blobs was committed as `tid`."""
+        for oid, part in blobs:
+            self.directory.adopt(oid, tid, part)
+
+    def load(self, link: Any, oid: bytes, serial: bytes) -> str:
+        """The path of a revision's file, downloaded if need be."""
+        return self.directory.find(oid, serial, lambda path: self._download(link(), oid, serial, path))
+
+    def open(self, link: Any, oid: bytes, serial: bytes, blob: Any) -> Any:
+        """A revision's file, open for reading."""
+        return self.directory.use(
+            oid, serial, lambda path: self._download(link(), oid, serial, path),
+            lambda path: open_blob(path, blob))
+
+    def _download(self, link: Any, oid: bytes, serial: bytes, path: str) -> None:
+        download = Download(oid, path, self._progress)
+        link.downloads.add(oid, serial, download)
+
+        def arrived(value: Any) -> None:
+            link.downloads.discard(oid, serial)
+
+        try:
+            link.channel.call('sendBlob', (oid, serial), arrived)
+        except POSKeyError:
+            link.downloads.discard(oid, serial)
+            raise
+        finally:
+            download.finish()
+        if not download.complete:
+            raise POSKeyError('the server has no file of this blob', oid, serial)
+
+    def close(self) -> None:
+        """Nothing is used any more."""
+        self.directory.close()
+
+
+class BlobsShared:
+    """Blobs in the server's own directory: nothing is transferred but names."""
+
+    def __init__(self, directory: SharedBlobs) -> None:
+        self.directory = directory
+
+    def store(self, begun: Begun, oid: bytes, serial: bytes, data: bytes, filename: str) -> None:
+        """Put the file where the server finds it, and tell its base name."""
+        name = self.directory.hand_over(oid, filename)
+        path = os.path.join(self.directory.fshelper.getPathForOID(oid), name)
+        begun.blobs.append((oid, path))
+        begun.write('storeBlobShared', oid, data, serial, data, name)
+
+    def committed(self, blobs: list[tuple[bytes, str]], tid: bytes) -> None:
+        """The server has renamed the files."""
+
+    def load(self, link: Any, oid: bytes, serial: bytes) -> str:
+        """The path of a revision's file."""
+        return self.directory.find(oid, serial)
+
+    def open(self, link: Any, oid: bytes, serial: bytes, blob: Any) -> Any:
+        """A revision's file, open for reading."""
+        return open_blob(self.directory.find(oid, serial), blob)
+
+    def close(self) -> None:
+        """Nothing is used any more."""
+
+
+def open_blob(path: str, blob: Any) -> Any:
+    """The file `path`; as a BlobFile if it is opened for a Blob."""
+    return open(path, 'rb') if blob is None else BlobFile(path, 'r', blob)
+
+
+def discard(blobs: list[tuple[bytes, str]]) -> None:
+    """Remove the files of a transaction that was not committed (B2)."""
+    for _, path in blobs:
+        with contextlib.suppress(OSError):
+            os.remove(path)

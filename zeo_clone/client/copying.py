@@ -1,0 +1,62 @@
+"""Copying: all transactions of one storage into another, blobs included.
+
+Runs in the caller's thread, for minutes or hours: progress can be watched through `verbose`.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import Any
+
+from ZODB.blob import is_blob_record
+from ZODB.interfaces import IBlobStorage
+from ZODB.POSException import POSKeyError
+from ZODB.utils import readable_tid_repr, z64
+
+log = logging.getLogger(__name__)
+
+
+def copy_transactions(source: Any, target: Any, verbose: Any = 0) -> None:
+    """Append the transactions of `source` to the ClientStorage `target` with their tids.
+
+    `verbose` true logs each transaction; a callable gets ``(tid, number of records)`` after each.
+    Records are restored as they are.  One with a blob is stored, since there is no restoring of blobs on
+    the wire; its tid and data are the same.
+    """
+    blobs = IBlobStorage.providedBy(source) and IBlobStorage.providedBy(target)
+    serials: dict[bytes, bytes] = {}  # of objects with blobs
+    for transaction in source.iterator():
+        count = 0
+        target.tpc_begin(transaction, transaction.tid, transaction.status)
+        try:
+            for record in transaction:
+                count += 1
+                path = _blob_path(source, record) if blobs else None
+                if path is None:
+                    target.restore(record.oid, record.tid, record.data, '', record.data_txn, transaction)
+                else:
+                    copy = os.path.join(target.temporaryDirectory(), f'copy-{os.getpid()}-{count}.part')
+                    shutil.copyfile(path, copy)
+                    target.storeBlob(record.oid, serials.get(record.oid, z64), record.data, copy, '',
+                                     transaction)
+                if blobs:
+                    serials[record.oid] = transaction.tid
+            target.tpc_vote(transaction)
+            target.tpc_finish(transaction)
+        except BaseException:
+            target.tpc_abort(transaction)
+            raise
+        if callable(verbose):
+            verbose(transaction.tid, count)
+        elif verbose:
+            log.info('copied %s, %d records', readable_tid_repr(transaction.tid), count)
+
+
+def _blob_path(source: Any, record: Any) -> str | None:
+    if not is_blob_record(record.data):
+        return None
+    try:
+        return source.loadBlob(record.oid, record.tid)  # type: ignore[no-any-return]
+    except POSKeyError:
+        return None  # packed away, or undone

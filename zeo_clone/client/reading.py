@@ -1,0 +1,253 @@
+"""Reading: what a ClientStorage does without changing anything.
+
+Application threads call in; answers come from the cache or, through the link in use, from the server.
+What a message does is in `effects`, how a link is found in `manager`, how it is asked in `loading`.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import zope.interface
+from ZODB import interfaces
+from ZODB.ConflictResolution import ConflictResolvingStorage
+from ZODB.POSException import POSKeyError, Unsupported
+from ZODB.utils import maxtid
+
+from zeo_clone.addresses import format_address
+from zeo_clone.client import lifetimes
+from zeo_clone.client.effects import Effects
+from zeo_clone.client.iteration import TransactionIterator
+from zeo_clone.client.link import Link
+from zeo_clone.client.loading import Loader
+from zeo_clone.client.manager import Manager
+from zeo_clone.client.options import Options, client_addresses
+from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.loop.runtime import Runtime
+
+#: What a client's storage provides if the served one does, by the names under which a server lists it.
+OPTIONAL_INTERFACES = {
+    ('ZODB.interfaces', interface.__name__): interface
+    for interface in (
+        interfaces.IStorageUndoable, interfaces.IStorageRestoreable, interfaces.IStorageIteration,
+        interfaces.IStorageCurrentRecordIteration, interfaces.IExternalGC)
+}
+
+
+class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
+    """A served storage, seen by a reader.  It searches for a server as soon as it is made."""
+
+    def __init__(self, options: Options, runtime: Runtime) -> None:
+        self._options = options
+        self._info: dict[str, Any] = {}
+        self._info_lock = runtime.lock()  # protects _info and what the storage provides
+        self._closed = False
+        self._cache = options.make_cache()
+        self._effects = Effects(self._cache, self, runtime)
+        self._life = lifetimes.begin(self, options.io_thread)
+        self._manager = Manager(options, self._life.loop, self._effects, self)
+        self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, runtime)
+        self._blobs: Any = None
+        try:
+            self._blobs = options.make_blobs(runtime)
+            if self._blobs is not None:
+                zope.interface.alsoProvides(self, interfaces.IBlobStorage)
+            self._manager.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} {self.getName()}>'
+
+    # ---- about the storage --------------------------------------------------------------------------
+
+    def getName(self) -> str:
+        """The storage's name, with `` (connected)`` or `` (disconnected)``."""
+        name = self._options.name or ', '.join(map(format_address, self._manager.addresses))
+        return f'{name} ({"connected" if self.is_connected() else "disconnected"})'
+
+    def sortKey(self) -> str:
+        """``storage:server address``: puts the storages of a distributed transaction in order."""
+        link = self._manager.ready
+        server = str(link.target) if link is not None else format_address(self._manager.addresses[0])
+        return f'{self._options.storage}:{server}'
+
+    def getSize(self) -> int:
+        """The served storage's size in bytes, as last heard."""
+        return self._info.get('size', 0)  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        """The number of objects in the served storage, as last heard."""
+        return self._info.get('length', 0)  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def isReadOnly(self) -> bool:
+        """Are writes refused, by own wish or because only a read-only server was found?"""
+        link = self._manager.ready
+        return self._options.read_only or link is not None and link.read_only
+
+    def supportsUndo(self) -> bool:
+        """Does the served storage?"""
+        return bool(self._info.get('supportsUndo', False))
+
+    def is_connected(self) -> bool:
+        """Is there a connection that can be used?"""
+        return self._manager.ready is not None
+
+    def cache_stats(self) -> dict[str, Any]:
+        """Size, use, hits, misses and so on of the client cache; see ``IClientCache.stats``."""
+        return self._cache.stats()  # type: ignore[no-any-return]
+
+    def new_addr(self, addr: Any) -> None:
+        """Leave the present server and look for one at `addr` from now on."""
+        self._manager.new_addresses(client_addresses(addr))
+
+    def lastTransaction(self) -> bytes:
+        """The last transaction whose invalidations have all taken effect here (C2)."""
+        return self._cache.getLastTid()  # type: ignore[no-any-return]
+
+    def registerDB(self, db: Any) -> None:
+        """`db` will be told of invalidations; it also knows how records are transformed."""
+        super().registerDB(db)
+        self._effects.db = db
+
+    def invalidateCache(self) -> None:
+        """Have all open connections look at their objects anew."""
+        if self._effects.db is not None:
+            self._effects.db.invalidateCache()
+
+    def sync(self, force: bool = True) -> None:
+        """Process what the server has sent (without an I/O thread), or ask it (``server_sync``)."""
+        if not self._options.io_thread:
+            self._life.process_pending()
+        link = self._manager.ready
+        if link is not None and link.forgotten:
+            link.forget_iterators()
+        if self._options.server_sync and force:
+            try:
+                self.ping()
+            except ClientDisconnected:
+                pass  # reading from the cache goes on without the server
+
+    def close(self) -> None:
+        """Close connection and cache.  May be called twice and from any thread."""
+        if self._closed:
+            return
+        self._closed = True
+        self._manager.close()
+        self._life.end(self)
+        self._cache.close()
+        if self._blobs is not None:
+            self._blobs.close()
+
+    # ---- of the manager -----------------------------------------------------------------------------
+
+    def manager_ready(self, link: Link) -> None:
+        """Of the manager: `link` will be used from now on."""
+        self.manager_info(link.info)
+        names = {tuple(name) for name in link.info.get('interfaces', ())
+                 if type(name) in (tuple, list) and all(type(part) is str for part in name)}
+        found = [interface for name, interface in OPTIONAL_INTERFACES.items() if name in names]
+        if self._blobs is not None:
+            found.append(interfaces.IBlobStorage)
+        zope.interface.directlyProvides(self, found)
+
+    def manager_lost(self, link: Link) -> None:
+        """Of the manager: `link` has gone."""
+
+    def manager_info(self, info: dict[str, Any]) -> None:
+        """Of the manager: new facts about the served storage."""
+        with self._info_lock:
+            self._info = {**self._info, **info}
+
+    # ---- reading ------------------------------------------------------------------------------------
+
+    def loadBefore(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """The revision of `oid` that was current just before `tid`: ``(data, tid, next tid or None)``.
+
+        None if there was none yet.  Raises POSKeyError for an unknown oid, `ClientDisconnected`.
+        """
+        found = self._cache.loadBefore(oid, tid)
+        while found is not None:
+            applying = self._effects.applying
+            if applying is None or tid <= applying:
+                return found  # type: ignore[no-any-return]
+            self._effects.wait()
+            found = self._cache.loadBefore(oid, tid)
+
+        return self._loader.load(oid, tid)  # type: ignore[no-any-return]
+
+    def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
+        """Ask for the revisions of `oids` before `tid`; they arrive in the cache while you go on."""
+        self._loader.prefetch(oids, tid)
+
+    def load(self, oid: bytes, version: str = '') -> tuple[bytes, bytes]:
+        """The current revision ``(data, tid)``; an old name that ZODB itself does not use any more."""
+        if version:
+            raise Unsupported('versions')
+        found = self.loadBefore(oid, maxtid)
+        if found is None:
+            raise POSKeyError(oid)
+        return found[:2]
+
+    def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
+        """The data that transaction `serial` wrote.  Raises POSKeyError."""
+        return self._loader.ask('loadSerial', oid, serial)  # type: ignore[no-any-return]
+
+    def getTid(self, oid: bytes) -> bytes:
+        """The transaction that wrote the current revision.  Raises POSKeyError."""
+        return self._loader.ask('getTid', oid)  # type: ignore[no-any-return]
+
+    def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
+        """The newest `size` revisions, newest first, each described by a dict."""
+        return self._loader.ask('history', oid, size)  # type: ignore[no-any-return]
+
+    def ping(self) -> None:
+        """Ask the server and wait for the answer: what it committed before has arrived then."""
+        self._loader.ask('ping')
+
+    def server_status(self) -> dict[str, Any]:
+        """The server's counters for this storage."""
+        return self._loader.ask('server_status')  # type: ignore[no-any-return]
+
+    # ---- blobs --------------------------------------------------------------------------------------
+
+    def _blob_files(self) -> Any:
+        if self._blobs is None:
+            raise Unsupported('this ClientStorage has no blob_dir: give it one to use blobs')
+        return self._blobs
+
+    def loadBlob(self, oid: bytes, serial: bytes) -> str:
+        """The path of a blob's file, downloaded if need be.  Raises POSKeyError."""
+        return self._blob_files().load(self._loader.link, oid, serial)  # type: ignore[no-any-return]
+
+    def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> Any:
+        """A blob's file, open for reading; with `blob` as a BlobFile."""
+        return self._blob_files().open(self._loader.link, oid, serial, blob)
+
+    def temporaryDirectory(self) -> str:
+        """Where uncommitted blobs are written."""
+        return self._blob_files().directory.temporary_directory  # type: ignore[no-any-return]
+
+    # ---- iteration ----------------------------------------------------------------------------------
+
+    def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> TransactionIterator:
+        """Iterate over the transactions from `start` to `stop`, both included."""
+        return TransactionIterator(self._loader.link(), start, stop)
+
+    def record_iternext(self, next: Any = None) -> Any:
+        """One current record after another: ``(oid, tid, data, next)``; start with None."""
+        return self._loader.ask('record_iternext', next)
+
+    # ---- history and undo ---------------------------------------------------------------------------
+
+    def undoLog(self, first: int = 0, last: int = -20, filter: Any = None) -> Any:
+        """Transactions that can be undone, newest first; `filter` is not sent: use `undoInfo`."""
+        return [] if filter is not None else self._loader.ask('undoLog', first, last)
+
+    def undoInfo(self, first: int = 0, last: int = -20, specification: Any = None) -> Any:
+        """Transactions that can be undone and match the dict `specification`, newest first."""
+        return self._loader.ask('undoInfo', first, last, specification)
