@@ -1,0 +1,191 @@
+"""The house keeps its floors: reads the imports of every module, runs none of them."""
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / 'zeo_clone'
+
+#: Room or module, from the first name that fits: its floor.  Everything else is on floor 5.
+FLOORS = {
+    'Exceptions': 0, 'interfaces': 0, 'addresses': 0,
+    'loop': 1,
+    'zrpc.channel': 3, 'zrpc': 2,
+    'cache': 3,
+    'client': 4, 'ClientStorage': 4,
+    'server': 4, 'StorageServer': 4,
+}
+TOP_FLOOR = 5
+#: The faces belong to the rooms behind them; the vocabulary is one room.
+ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
+         'Exceptions': 'vocabulary', 'interfaces': 'vocabulary', 'addresses': 'vocabulary'}
+
+#: Modules that the examples below import.
+PLAN = {
+    'loop', 'loop.poller', 'loop.runtime', 'loop.stream', 'zrpc', 'zrpc.frames', 'zrpc.connection',
+    'zrpc.channel', 'cache', 'client', 'client.link', 'server', 'server.session', 'ClientStorage',
+    'StorageServer', 'interfaces', 'Exceptions', 'zconfig', 'runzeo',
+}
+PACKAGES = {'', 'zrpc', 'cache', 'client', 'server'}
+
+OUTSIDE_WORLD = {'time', 'socket', 'select', 'selectors', 'threading', '_thread', 'random'}
+NOT_IN_ZRPC = {'socket', 'ssl', 'select', 'selectors', 'threading', 'time'}
+NOWHERE = {'asyncio', 'asyncore', 'asynchat', 'socketserver'}
+
+
+def module_name(path, package=PACKAGE):
+    """The dotted name within zeo_clone: of a package, its directory; empty for zeo_clone itself."""
+    parts = path.relative_to(package).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob('*.py'))}
+
+
+def is_in(module, room):
+    return module == room or module.startswith(room + '.')
+
+
+def floor(module):
+    return next((number for room, number in FLOORS.items() if is_in(module, room)), TOP_FLOOR)
+
+
+def room(module):
+    first = module.partition('.')[0]
+    return ROOMS.get(first, first)
+
+
+def only_for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith('TYPE_CHECKING')
+
+
+def import_statements(node):
+    """All import statements below `node`, also those in functions, but not those for type checkers."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child
+        elif not only_for_types(child):
+            yield from import_statements(child)
+
+
+def imported(module, source, modules, is_package):
+    """Absolute dotted names of the modules that `source` imports, down to submodules that are known."""
+    for node in import_statements(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+            continue
+        base = node.module or ''
+        if node.level:
+            here = ['zeo_clone', *filter(None, module.split('.'))]
+            up = node.level - (1 if is_package else 0)
+            base = '.'.join(here[:len(here) - up] + ([node.module] if node.module else []))
+        for alias in node.names:
+            name = f'{base}.{alias.name}'
+            known = is_in(base, 'zeo_clone') and name.removeprefix('zeo_clone.') in modules
+            yield name if known else base
+
+
+def violations(module, source, modules=MODULES, is_package=False):
+    """What `source`, as the module `module`, imports against the rules, in words."""
+    found = []
+    for name in imported(module, source, modules, is_package):
+        if is_in(name, 'zeo_clone'):
+            ours = name.removeprefix('zeo_clone').removeprefix('.')
+            found += _against_floors(module, ours)
+        else:
+            found += _against_rooms(module, name.partition('.')[0])
+    return found
+
+
+def _against_floors(module, ours):
+    if floor(module) == TOP_FLOOR:
+        return
+    if floor(ours) > floor(module) or floor(ours) == floor(module) and room(ours) != room(module):
+        yield f'{module} (floor {floor(module)}) imports {ours or "zeo_clone"} (floor {floor(ours)})'
+    if is_in(module, 'loop') and not is_in(ours, 'loop'):
+        yield f'loop has never heard of ZEO: {module} imports {ours}'
+    if is_in(module, 'zrpc') and not is_in(module, 'zrpc.channel') and is_in(ours, 'loop'):
+        yield f'zrpc does no input and output: {module} imports {ours}'
+    in_cache = is_in(ours, 'cache') or ours == 'loop.runtime' or floor(ours) == 0
+    if is_in(module, 'cache') and not in_cache:
+        yield f'the cache knows no network: {module} imports {ours}'
+
+
+def _against_rooms(module, name):
+    if name in NOWHERE:
+        yield f'{module} imports {name}'
+    if name in OUTSIDE_WORLD and module != 'loop.runtime':
+        yield f'{module} imports {name}: only loop.runtime does'
+    if name in NOT_IN_ZRPC and is_in(module, 'zrpc') and not is_in(module, 'zrpc.channel'):
+        yield f'zrpc does no input and output: {module} imports {name}'
+    if name == 'ssl' and not (is_in(module, 'loop') or is_in(module, 'zconfig')):
+        yield f'{module} imports ssl: only loop and zconfig do'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_module_imports_nothing_against_the_rules(module):
+    path = MODULES[module]
+    source = path.read_text(encoding='utf-8')
+    assert violations(module, source, is_package=path.name == '__init__.py') == []
+
+
+@pytest.mark.parametrize('room_name', sorted({name for name in FLOORS if '.' not in name}))
+def test_every_room_of_the_plan_is_there(room_name):
+    """Otherwise a renamed room would silently move to the top floor, where everything is allowed."""
+    assert room_name in MODULES
+
+
+@pytest.mark.parametrize(('module', 'source'), [
+    ('loop.poller', 'import zeo_clone.Exceptions'),
+    ('loop.poller', 'from zeo_clone import interfaces'),
+    ('loop.poller', 'from ..zrpc import frames'),
+    ('loop.poller', 'import time'),
+    ('loop.poller', 'from select import epoll'),
+    ('zrpc.frames', 'from zeo_clone.loop import runtime'),
+    ('zrpc.frames', 'import zeo_clone.loop.runtime'),
+    ('zrpc.frames', 'from zeo_clone.zrpc import channel'),
+    ('zrpc.frames', 'from . import channel'),
+    ('zrpc.frames', 'import ssl'),
+    ('zrpc.frames', 'def f():\n    import socket'),
+    ('zrpc', 'import threading'),
+    ('zrpc.channel', 'import socket'),
+    ('zrpc.channel', 'from zeo_clone.cache import ClientCache'),
+    ('cache', 'from zeo_clone.zrpc import frames'),
+    ('cache', 'from zeo_clone.loop import poller'),
+    ('cache', 'from zeo_clone import client'),
+    ('client.link', 'from zeo_clone.server import session'),
+    ('client.link', 'from zeo_clone import StorageServer'),
+    ('ClientStorage', 'import zeo_clone.server'),
+    ('server.session', 'from ..client import link'),
+    ('server.session', 'import zeo_clone.ClientStorage'),
+    ('server', 'from zeo_clone.runzeo import main'),
+    ('server', 'from zeo_clone import zconfig'),
+    ('client', 'from zeo_clone import DB'),
+    ('client', 'import random'),
+    ('client', 'import ssl'),
+    ('runzeo', 'import socket'),
+    ('runzeo', 'import asyncio'),
+    ('Exceptions', 'from zeo_clone import interfaces, loop'),
+])
+def test_an_arrow_that_goes_up_is_found(module, source):
+    assert violations(module, source, PLAN, is_package=module in PACKAGES)
+
+
+@pytest.mark.parametrize(('module', 'source'), [
+    ('loop.runtime', 'import time, socket, select, selectors, threading, random'),
+    ('loop.stream', 'import ssl\nfrom .poller import Poller\nfrom . import runtime'),
+    ('zrpc.connection', 'from zeo_clone.zrpc import frames\nfrom zeo_clone import Exceptions'),
+    ('zrpc.channel', 'from zeo_clone.loop.stream import Stream\nfrom zeo_clone.zrpc import connection'),
+    ('cache', 'from zeo_clone.loop.runtime import REAL\nfrom zeo_clone.interfaces import IClientCache'),
+    ('client.link', 'from zeo_clone.zrpc import channel\nfrom zeo_clone import cache, interfaces'),
+    ('ClientStorage', 'from zeo_clone.client.link import Link'),
+    ('StorageServer', 'from zeo_clone.server import session'),
+    ('runzeo', 'from zeo_clone import StorageServer, zconfig'),
+    ('zconfig', 'import ssl'),
+    ('', 'from . import ClientStorage, StorageServer'),
+    ('client.link', 'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import threading'),
+])
+def test_an_arrow_that_goes_down_is_allowed(module, source):
+    assert violations(module, source, PLAN, is_package=module in PACKAGES) == []
