@@ -344,5 +344,26 @@ def test_no_class_is_sent_where_none_is_expected_and_none_is_received(error):
     for piece in (value, *value):
         with pytest.raises(TypeError, match='^cannot encode an object of class zeo_clone'):
             dumps(piece)
-    with pytest.raises(ProtocolError, match='not on the list'):
+    with pytest.raises(ProtocolError, match='message refused'):
         loads(dumps(value, exceptions=True))
+
+
+def test_several_undo_errors_as_a_real_server_sends_them():
+    """S4: ZEO 6.2 puts UndoError objects into the state of a MultipleUndoErrors; they arrive as texts."""
+    oid = b'\0' * 7 + b'\5'
+    sent = POSException.MultipleUndoErrors([(oid, POSException.UndoError('changed later', oid))])
+    message = pickle.dumps((7, 2, '.reply', ('ZODB.POSException.MultipleUndoErrors', vars(sent))), 3)
+    name, state = loads(message)[3]
+    error = faults.from_wire(name, state)
+    assert type(error) is POSException.MultipleUndoErrors
+    assert error._errs[0][0] == oid
+    assert 'changed later' in str(error)
+
+
+@pytest.mark.parametrize('state', [
+    POSException.ConflictError('x'), POSException.POSKeyError(b'x'), POSException.UndoError([1]),
+    POSException.UndoError('x', {}), KeyError('x')])
+def test_no_other_exception_object_is_decoded(state):
+    """S1: of all exceptions only UndoError may be inside a message, with plain attributes."""
+    with pytest.raises(ProtocolError):
+        loads(pickle.dumps(state, 3))

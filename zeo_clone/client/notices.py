@@ -11,7 +11,7 @@ from zeo_clone.Exceptions import ProtocolError, UnrecognizedResult
 #: Keys of ``get_info`` and ``info`` that are understood, with the exact types of their values.
 INFO_TYPES: dict[str, tuple[type, ...]] = {
     'length': (int,), 'size': (int,), 'name': (str,), 'supportsUndo': (bool, int),
-    'supports_record_iternext': (bool, int), 'interfaces': (tuple, list),
+    'supports_record_iternext': (bool, int), 'interfaces': (tuple, list), 'extensions': (tuple, list),
 }
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import zope.interface
-from persistent.TimeStamp import TimeStamp
 from ZODB import interfaces
 from ZODB.POSException import ReadOnlyError, Unsupported
 from ZODB.utils import z64
@@ -184,7 +183,7 @@ class ClientStorage(StorageReader):
         """
         if t is None:
             t = REAL.time()
-        elif isinstance(t, TimeStamp):
+        elif hasattr(t, 'timeTime'):  # a TimeStamp, which is a class in Python and a function in C
             t = t.timeTime()
         link = self._loader.link()
         assert link.channel is not None

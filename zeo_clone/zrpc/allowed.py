@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from ZODB.POSException import UndoError
+
 from zeo_clone.Exceptions import ProtocolError
 
 MAX_NAME = 120              # characters of a module's or class's name
@@ -174,6 +176,17 @@ def _reconstruct(args: tuple[Any, ...]) -> object:
     raise bad('an object of a class that is not on the list')
 
 
+def _make_undo_error(args: tuple[Any, ...]) -> UndoError:
+    """Servers put these, written as ``_recon(UndoError, attributes)``, into a MultipleUndoErrors."""
+    if len(args) != 2 or args[0] is not _UNDO_ERROR or type(args[1]) is not dict:
+        raise bad('an exception in an exception that is no UndoError')
+    reason, oid = args[1].get('_reason'), args[1].get('_oid')
+    if not {str, bytes, type(None)}.issuperset((type(reason), type(oid))):
+        raise bad('an UndoError with attributes that it cannot have')
+    return UndoError(reason, oid)
+
+
+_UNDO_ERROR = Name('UndoError', _no_call)
 _PREFIX = Name('Prefix', _make_prefix)
 _BINARY = Name('binary', _make_binary)
 _OBJECT = Name('object', _no_call)
@@ -186,6 +199,8 @@ ALLOWED: dict[tuple[str, str], Name] = {
     ('ZopeUndo.Prefix', 'Prefix'): _PREFIX,
     ('zodbpickle', 'binary'): _BINARY,
     ('_codecs', 'encode'): Name('encode', _make_encoded),
+    ('ZODB.POSException', '_recon'): Name('_recon', _make_undo_error),
+    ('ZODB.POSException', 'UndoError'): _UNDO_ERROR,
 }
 for _module in ('builtins', '__builtin__'):
     ALLOWED[_module, 'object'] = _OBJECT

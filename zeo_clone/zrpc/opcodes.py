@@ -248,8 +248,8 @@ class Machine:
             self.budget -= len(value)
             self.stack.append(value)
         else:
-            if type(value) is not Prefix:
-                self.budget -= 2 * len(value)   # type: ignore[arg-type]  # a key takes two bytes or more
+            if isinstance(value, (set, frozenset)):
+                self.budget -= 2 * len(value)   # a key takes two bytes or more
             self.push(value)
         if self.budget < 0:
             raise bad('it copies values too often')
