@@ -1,0 +1,75 @@
+"""The environment in which real ZEO runs: made once per user, outside of the checkout.
+
+Out: the path of a Python interpreter that has ZEO and that has never heard of zeo_clone; real ZEO
+installs commands of the same names as ours, so the two never share an environment.
+
+The environments live in $ZEO_CLONE_PEERS, else in ``~/.cache/zeo_clone-tests``, one per version of ZEO,
+Python and set of additional packages.  A file lock lets one process make it while others wait.
+"""
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from tests.support.json_process import child_environment
+
+ZEO_VERSION = '6.2'
+COMPLETE = 'complete'  # written last; without it an environment is the left-over of a failure
+STEP_LIMIT_S = 600
+SHOWN_CHARACTERS = 2000
+
+
+class PeerEnvironmentError(Exception):
+    """The environment with real ZEO could not be made; the message says why and what to do."""
+
+
+def cache_directory():
+    given = os.environ.get('ZEO_CLONE_PEERS')
+    return Path(given) if given else Path.home() / '.cache' / 'zeo_clone-tests'
+
+
+@lru_cache
+def peer_python(*additional):
+    """The interpreter of an environment with ZEO and the `additional` packages.
+
+    Made if it does not exist.  Raises PeerEnvironmentError.
+    """
+    tag = f'{sys.implementation.name}{sys.version_info.major}.{sys.version_info.minor}'
+    directory = cache_directory() / '-'.join(['zeo', ZEO_VERSION, *additional, tag])
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with open(f'{directory}.lock', 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+            if not (directory / COMPLETE).exists():
+                make(directory, [f'ZEO=={ZEO_VERSION}', *additional])
+    except OSError as error:
+        raise PeerEnvironmentError(f'cannot make the environment {directory}: {error}. '
+                                   f'Set ZEO_CLONE_PEERS to a writable directory.') from error
+    return str(directory / 'bin' / 'python')
+
+
+def make(directory, requirements):
+    """Make the virtual environment `directory` with `requirements` from PyPI."""
+    shutil.rmtree(directory, ignore_errors=True)
+    step([sys.executable, '-m', 'venv', str(directory)])
+    step([str(directory / 'bin' / 'python'), '-m', 'pip', 'install', '--quiet',
+          '--disable-pip-version-check', *requirements])
+    (directory / COMPLETE).write_text('\n'.join(requirements) + '\n')
+
+
+def step(command):
+    try:
+        done = subprocess.run(command, env=child_environment(), timeout=STEP_LIMIT_S, text=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+    except subprocess.TimeoutExpired as error:
+        raise PeerEnvironmentError(f'{" ".join(command)}: not done after {STEP_LIMIT_S} s') from error
+    if done.returncode:
+        raise PeerEnvironmentError(
+            f'{" ".join(command)} failed. The tests with real ZEO need PyPI once; they keep the '
+            f'environment in {cache_directory()}. It said:\n{done.stdout[-SHOWN_CHARACTERS:]}')

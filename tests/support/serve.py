@@ -1,0 +1,120 @@
+"""Serves storages from a process of its own, on demand of the process that started it.
+
+In: one JSON request per line on stdin; out: one JSON reply per line on stdout; the log goes to stderr.
+
+    python serve.py PACKAGE [OPTIONS]      or      python -m tests.support.serve PACKAGE [OPTIONS]
+
+PACKAGE is ``zeo_clone`` or ``ZEO``.  OPTIONS, a JSON object, starts a first server at once, and its
+reply is the first line.  Requests::
+
+    {"start": OPTIONS}   ->  {"server": 1, "address": ["127.0.0.1", 40123]}
+    {"stop": 1}          ->  {"server": 1}
+    a request that fails ->  {"error": "ValueError: ..."}
+
+OPTIONS are ``address`` (default 127.0.0.1, port 0; a path for a unix socket), ``storages`` (default
+one MappingStorage; a list of objects with ``kind`` file, mapping or demo, the arguments of that
+storage, and optionally ``id``, else 1, 2, ...) and any keyword of StorageServer.
+
+The main thread reads requests, each server has a thread.  The process ends when stdin closes, so that
+it never outlives its parent, and on SIGTERM; both close servers and storages.  It refuses to know the
+tests: it runs wherever ZODB and the package are installed.
+"""
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import signal
+import sys
+
+LOG_FORMAT = '%(levelname)s %(name)s %(message)s'
+
+
+def make_storage(kind, **arguments):
+    """A storage of `kind`; `arguments` are those of its class."""
+    if kind == 'file':
+        from ZODB.FileStorage import FileStorage
+        path = arguments.pop('path')
+        return FileStorage(path, **arguments)
+    if kind == 'mapping':
+        from ZODB.MappingStorage import MappingStorage
+        return MappingStorage(**arguments)
+    if kind == 'demo':
+        from ZODB.DemoStorage import DemoStorage
+        parts = {name: make_storage(**arguments.pop(name))
+                 for name in ('base', 'changes') if name in arguments}
+        return DemoStorage(**parts, **arguments)
+    raise ValueError(f'unknown kind of storage: {kind!r}; known are file, mapping and demo')
+
+
+class Servers:
+    """The servers of this process: ``{number: (server, storages)}``.  Main thread only."""
+
+    def __init__(self, package):
+        self._package = package
+        self._running = {}
+        self._started = 0
+
+    def start(self, storages=({'kind': 'mapping'},), address=('127.0.0.1', 0), **options):
+        module = importlib.import_module(self._package + '.StorageServer')
+        served = {}
+        for number, description in enumerate(storages, 1):
+            arguments = dict(description)
+            name = str(arguments.pop('id', number))
+            served[name] = make_storage(**arguments)
+        address = address if isinstance(address, str) else tuple(address)
+        try:
+            server = module.StorageServer(address, served, **options)
+        except BaseException:
+            for storage in served.values():
+                storage.close()
+            raise
+        server.start_thread()
+        self._started += 1
+        self._running[self._started] = server, served
+        return {'server': self._started, 'address': server.addr}
+
+    def stop(self, number):
+        server, served = self._running.pop(number)
+        server.close()
+        for storage in served.values():  # a second close of a storage does nothing
+            storage.close()
+        return {'server': number}
+
+    def close(self):
+        for number in list(self._running):
+            self.stop(number)
+
+
+def answer(servers, request):
+    """The reply to one request: ``{'start': options}`` or ``{'stop': number}``."""
+    if 'start' in request:
+        return servers.start(**request['start'])
+    return servers.stop(request['stop'])
+
+
+def say(reply):
+    print(json.dumps(reply), flush=True)
+
+
+def main(package, options=None):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    servers = Servers(package)
+    try:
+        if options is not None:
+            say(servers.start(**json.loads(options)))
+        for line in sys.stdin:
+            try:
+                reply = answer(servers, json.loads(line))
+            except Exception as error:
+                logging.exception('request failed: %s', line.strip())
+                reply = {'error': f'{type(error).__name__}: {error}'}
+            say(reply)
+    finally:
+        servers.close()
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
