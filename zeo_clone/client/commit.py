@@ -165,11 +165,11 @@ def check_vote(value: Any) -> tuple[list[bytes], list[tuple[bytes, tuple[bytes, 
             [_check_conflict(item) for item in value if type(item) is dict])
 
 
-def _check_conflict(item: dict[str, Any]) -> tuple[bytes, tuple[bytes, bytes], bytes]:
+def _check_conflict(item: Any) -> tuple[bytes, tuple[bytes, bytes], bytes]:
     oid, serials, data = (item.get(key) for key in ('oid', 'serials', 'data'))
-    if is_tid(oid) and type(serials) in (tuple, list) and len(serials) == 2 and all(map(is_tid, serials)) \
+    if type(serials) in (tuple, list) and len(serials) == 2 and all(map(is_tid, (oid, *serials))) \
             and type(data) is bytes:
-        return oid, tuple(serials), data  # type: ignore[return-value]
+        return oid, (serials[0], serials[1]), data
     raise UnrecognizedResult('the server answered vote with something that is no conflict')
 
 

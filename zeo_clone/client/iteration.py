@@ -23,7 +23,7 @@ BATCH_SIZE = 1 << 20
 
 
 @zope.interface.implementer(IStorageTransactionInformation)
-class Transaction(TransactionRecord):
+class Transaction(TransactionRecord):  # type: ignore[misc]
     """A transaction; iterate over it for its records."""
 
     def __init__(self, link: Link, iid: int, description: tuple[Any, ...],

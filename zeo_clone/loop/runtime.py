@@ -122,7 +122,7 @@ class Runtime:
     # -- files ----------------------------------------------------------------------------------
     def open(self, path: str, mode: str) -> IO[bytes]:
         """Open a binary file."""
-        return open(path, mode)  # type: ignore[return-value]
+        return open(path, mode)
 
     rename = staticmethod(os.replace)
     remove = staticmethod(os.remove)

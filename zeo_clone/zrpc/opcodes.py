@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ZODB.POSException import UndoError
+
 from zeo_clone.zrpc.allowed import (
     MAX_CONTAINERS,
     MAX_DEPTH,
@@ -32,7 +34,7 @@ MAX_FLOAT_CHARS = 40        # of a float written as text
 _INT_END = 1 << (8 * MAX_INT_BYTES - 1)
 _CLASS_DEPTH = 1 << 30      # noted for a container that holds a `Name`: it can only be an argument
 
-LEAVES = frozenset({type(None), bool, int, float, str, bytes, Prefix})
+LEAVES = frozenset({type(None), bool, int, float, str, bytes, Prefix, UndoError})
 all_leaves: Callable[[Iterable[type]], bool] = LEAVES.issuperset
 
 Sealed = dict[int, tuple[int, int, object]]    # id -> depth, values when written out, and the container
