@@ -30,7 +30,7 @@ class ClientStorage(StorageReader):
     `addr` is a port, ``(host, port)``, the path of a unix socket (with a ``/``) or a list of these.
     `storage` names one of the server's storages.  With `wait` the constructor returns connected, or
     raises `ClientDisconnected` after `wait_timeout` seconds (default 30); later calls that need the
-    server wait as long for a connection.  See docs/client.md for the other keywords.
+    server wait as long for a connection.  docs/client.md lists the other keywords.
     """
 
     def __init__(self, addr: Any, storage: str = '1', cache_size: Any = None, name: str = '',
