@@ -9,6 +9,7 @@ import pytest
 
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Connection, WatchingRuntime, assert_disconnected
 from zeo_clone.Exceptions import ClientDisconnected, ProtocolError
+from zeo_clone.loop.transport import READ_SIZE
 from zeo_clone.zrpc.channel.client import ConnectionLost
 from zeo_clone.zrpc.frames import frame
 from zeo_clone.zrpc.messages import encode_reply
@@ -155,6 +156,7 @@ def test_second_abort_changes_nothing(either):
     either.channel.abort(TimeoutError('second'))
     either.channel.handle_close()
     either.channel.handle_error(ValueError('third'))
+    assert either.channel.buried.wait(PATIENCE_S)
     assert str(either.lost_by()) == str(either.channel.fate) == 'first'
 
 
@@ -167,19 +169,26 @@ def test_replies_that_had_arrived_before_an_abort_are_delivered_and_the_connecti
         assert go_on.wait(PATIENCE_S)
 
     either.notes.on_notice = handle
-    leader, follower, third = calls = [either.leader(0), either.follower(1), either.follower(2)]
-    requests = either.server.calls(3)
+    (leader, follower, unlucky), requests = three_waiting(either)
     either.server.notify(1)
     assert busy.wait(PATIENCE_S)
-    either.server.reply(requests[1], 'one')
     either.server.reply(requests[0], 'zero')
+    either.server.reply(requests[1], bytes(2 * READ_SIZE))  # in several pieces, after the reader's own
     either.channel.abort(TimeoutError('too slow'))
     go_on.set()
-    assert (leader.result(), follower.result()) == ('zero', 'one')
-    assert_disconnected([third], 'too slow')
+    assert (leader.result(), follower.result()) == ('zero', bytes(2 * READ_SIZE))
+    assert_disconnected([unlucky], 'too slow')
     assert str(either.lost_by()) == 'too slow'
     assert either.channel.closed
-    assert calls
+
+
+def test_server_that_goes_on_sending_does_not_keep_an_aborted_connection_open(either, monkeypatch):
+    """N12: what is still read is bounded."""
+    notice = either.server.core.send_oneway('notice', (1,))
+    monkeypatch.setattr(either.channel.transport, 'receive', lambda: notice)
+    either.channel.abort(TimeoutError('too slow'))
+    assert either.channel.buried.wait(PATIENCE_S)
+    assert str(either.lost_by()) == 'too slow'
 
 
 def test_last_reader_of_an_aborted_connection_closes_it(connect):

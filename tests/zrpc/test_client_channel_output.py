@@ -5,7 +5,14 @@ import os
 
 import pytest
 
-from tests.zrpc.helpers import BIG, PATIENCE_S, Background, Connection, WatchingRuntime
+from tests.zrpc.helpers import (
+    BIG,
+    PATIENCE_S,
+    Background,
+    Connection,
+    WatchingRuntime,
+    assert_disconnected,
+)
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.zrpc.channel.client import COLLECT_SIZE, HIGH_WATER
 from zeo_clone.zrpc.frames import frame
@@ -133,19 +140,16 @@ def test_interest_changed_while_the_connection_is_closed_leaves_nothing_in_the_p
     connection = connect(threaded=False)
     channel, loop = connection.channel, connection.loop
     set_interest = loop.set_interest
-    closer = []
+    call = connection.leader(1)
 
-    def close_meanwhile(fd, mask):  # the loop's thread is interrupted in the middle of `_poll`
-        loop.set_interest = set_interest
-        closer.append(Background(channel.abort, TimeoutError('too slow')))
+    def close_meanwhile(fd, mask):  # by the reader, while another thread is in the middle of `_poll`
+        connection.server.close()
         while not (channel.closed or channel._role_lock.wanted):
             os.sched_yield()
-        if channel.closed:
-            closer[0].result()
         set_interest(fd, mask)
 
     loop.set_interest = close_meanwhile
     channel._want_write(True)
-    closer[0].result()
+    assert_disconnected([call], 'the connection was lost')
     assert channel.closed
     assert channel.fd not in loop.poller._masks

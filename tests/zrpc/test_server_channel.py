@@ -146,7 +146,7 @@ def test_what_one_turn_produces_goes_out_in_one_piece(bench):
 
 
 @pytest.mark.parametrize('end, reason, level', [
-    (lambda bench: bench.client.close(), 'closed by the client', logging.INFO),
+    (lambda bench: bench.read() and bench.client.close(), 'closed by the client', logging.INFO),
     (lambda bench: bench.calls('fail'), 'refused', logging.WARNING),
     (lambda bench: bench.send(b'garbage'), 'refused', logging.WARNING),
     (lambda bench: bench.calls('crash'), 'an error in the server: RuntimeError: a bug', logging.ERROR),

@@ -19,7 +19,7 @@ from zeo_clone.Exceptions import (
     CommitOutcomeUnknown,
     UnrecognizedResult,
 )
-from zeo_clone.zrpc.channel.client import ConnectionLost
+from zeo_clone.zrpc.channel.calls import ConnectionLost
 
 #: Data of an own transaction kept for the cache, in bytes; of a larger one only the oids are kept.
 KEPT_DATA = 16 << 20

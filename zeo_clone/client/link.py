@@ -28,7 +28,8 @@ from zeo_clone.loop.poller import WRITE
 from zeo_clone.loop.runtime import IN_PROGRESS, Endpoint, Socket
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
-from zeo_clone.zrpc.channel.client import ClientChannel, PendingCall
+from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.client import ClientChannel
 from zeo_clone.zrpc.connection import ClientCore
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from zeo_clone.client.manager import Manager
 from zeo_clone.client.notices import check_revision
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import Runtime
-from zeo_clone.zrpc.channel.client import ClientChannel, PendingCall
+from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.client import ClientChannel
 
 #: Loads of a prefetch in one burst; the next burst waits until half of them are answered.
 BURST = 1000

@@ -16,7 +16,8 @@ from zeo_clone.client.effects import Effects
 from zeo_clone.client.notices import check_invalidation
 from zeo_clone.Exceptions import ClientStorageError
 from zeo_clone.interfaces import StaleCache
-from zeo_clone.zrpc.channel.client import ClientChannel, PendingCall
+from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.client import ClientChannel
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,22 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Dispatcher
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.transport import Transport
+from zeo_clone.zrpc.channel.calls import (
+    BUSY,
+    GONE,
+    LOOP,
+    ClientHandler,
+    ConnectionLost,
+    PendingCall,
+    Reader,
+)
 from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
 
 log = logging.getLogger(__name__)
@@ -28,77 +37,6 @@ COLLECT_SIZE = 64 * 1024
 HIGH_WATER = 4 << 20
 #: Pieces still read from a connection that is given up: more than a socket can have buffered before.
 LAST_PIECES = 256
-
-
-class ConnectionLost(ClientDisconnected):
-    """The connection was lost after a call was sent and before its reply came."""
-
-
-class ClientHandler(Protocol):
-    """What a `ClientChannel` tells: in the reader's role, in wire order."""
-
-    def handle_agreed(self, protocol: str) -> None:
-        """The handshake is done; calls may be made."""
-
-    def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
-        """The server called a client's method.  An exception drops the connection (C17)."""
-
-    def handle_lost(self, error: Exception) -> None:
-        """The connection has gone; waiting calls fail right after this.  Called exactly once."""
-
-
-class PendingCall:
-    """A call that waits for its reply.
-
-    `on_reply` runs in the reader's role at the moment in which the reply is processed and returns what
-    the caller gets.  `on_done` is for calls that nobody waits for; it runs there, too.
-    """
-
-    __slots__ = ('done', 'error', 'joined', 'on_done', 'on_reply', 'value', 'wakeup')
-
-    def __init__(self, wakeup: Any, on_reply: Callable[[Any], Any] | None = None,
-                 on_done: Callable[[PendingCall], None] | None = None) -> None:
-        self.done = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.on_reply = on_reply
-        self.on_done = on_done
-        # An acquired lock, released once: when the call is done, or its thread is to be the reader.
-        self.wakeup = wakeup
-        # Locks of threads that wait for a call that was made without waiting; see `ClientChannel.join`.
-        self.joined: list[PendingCall] | None = None
-
-    def finish(self) -> None:
-        """Reader's role: value or error is known."""
-        self.done = True
-        if self.wakeup is not None:
-            self.wakeup.release()
-        elif self.on_done is not None:
-            self.on_done(self)
-
-    def result(self) -> Any:
-        """The reply's value; raises what the call raised."""
-        if self.error is not None:
-            try:
-                raise self.error
-            finally:
-                self.error = None  # its traceback refers to this frame: leave no cycle
-        return self.value
-
-
-class _Reader:
-    """A reader that is no waiting call."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-LOOP = _Reader('the loop')  # the loop's thread, while it processes messages
-BUSY = _Reader('a thread that sends, or closes')
-GONE = _Reader('nobody any more')
 
 
 class ClientChannel(Dispatcher):
@@ -114,7 +52,7 @@ class ClientChannel(Dispatcher):
         self._send_lock = self.runtime.lock()  # protects the transport's output and _fate
         self._fate: Exception | None = None  # why it is closed, or about to be
         self._role_lock = self.runtime.lock()  # protects the next five
-        self._reader: PendingCall | _Reader | None = None  # None: the loop, once it is readable
+        self._reader: PendingCall | Reader | None = None  # None: the loop, once it is readable
         self._followers: deque[PendingCall] = deque()
         self._listening = False  # the loop polls for input while nobody else reads
         self._write_wanted = False
@@ -295,7 +233,7 @@ class ClientChannel(Dispatcher):
         finally:
             self._leave(pending)
 
-    def _take_role(self, who: PendingCall | _Reader) -> bool:
+    def _take_role(self, who: PendingCall | Reader) -> bool:
         """Become the reader, or, for a call, queue up for it: then its wakeup will be released."""
         with self._role_lock:
             if self._reader is None:

@@ -7,6 +7,7 @@ that the connection has gone, whoever closed it.  What a call means is the handl
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Protocol
@@ -88,9 +89,12 @@ class ServerChannel(Dispatcher):
         try:
             data = self.transport.receive()
         except OSError as error:
-            self.lose(describe(error))
+            # A hang-up is ordinary, a certificate that is not accepted is not.
+            ordinary = not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError)
+            self.lose(describe(error), logging.INFO if ordinary else logging.WARNING)
             return
         if data is None:
+            self._look_for_events()  # a TLS handshake may have something to say
             return
         if not data:
             self.lose('closed by the client')

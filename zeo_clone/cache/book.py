@@ -1,0 +1,200 @@
+"""What the cache knows of revisions, and how that changes.  Not for several threads: `ClientCache` sees to that.
+
+In: revisions, ends, drops.  Out: places in the file.  `Book` joins file, index, non-current revisions and ring, and keeps
+them free of contradictions: of an oid at most one current revision, and validity intervals that do not overlap.  What
+contradicts is dropped, since the server has the truth.  A place is taken from the index before its bytes change.
+"""
+from __future__ import annotations
+
+import errno
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from zeo_clone.cache import format as fmt
+from zeo_clone.cache.file import CacheFile, logger
+from zeo_clone.cache.format import ZERO, Damaged, Head, block_size
+from zeo_clone.cache.index import FLAGS, TRUSTED, PageIndex, Revisions
+from zeo_clone.cache.ring import Ring
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Book:
+    """The revisions in one cache file.  Every method may raise ``OSError`` and `Damaged` (file changed by others)."""
+
+    def __init__(self, file: CacheFile) -> None:
+        self.file = file
+        self.current = PageIndex()
+        self.older = Revisions()
+        self.ring = Ring(file, self.current, self.older)
+        self.stores = self.invalidations = 0
+
+    def __len__(self) -> int:
+        return len(self.current) + len(self.older)
+
+    # -- new revisions --------------------------------------------------------------------------------
+    def store(self, oid: bytes, start_tid: bytes, end_tid: bytes | None, data: bytes) -> None:
+        """Keep a revision, unless it is there already, contradicts what is there, or is larger than the ring."""
+        if end_tid is None:
+            if ((self.current.get(oid) or oid in self.older)
+                    and not self._accepts_current(oid, start_tid)):
+                return
+        elif not self._accepts_older(oid, start_tid, end_tid):
+            return
+        self.stores += 1
+        at = self._put(oid, start_tid, end_tid or ZERO, data)
+        if not at:
+            return
+        if end_tid is None:
+            self.current.set(oid, at)
+        else:
+            places = self.older.get(oid)
+            self.older.insert(oid, bisect_left(places, start_tid, key=self.file.start_of), at)
+
+    def _accepts_current(self, oid: bytes, start_tid: bytes) -> bool:
+        """May a current revision be stored?  A current one that is older than it goes."""
+        present = self.current.get(oid) & ~FLAGS
+        if present:
+            if self.file.start_of(present) >= start_tid:
+                return False
+            self._drop(oid, present)
+        places = self.older.get(oid)
+        return not places or self._head(oid, places[-1]).end_tid <= start_tid
+
+    def _accepts_older(self, oid: bytes, start_tid: bytes, end_tid: bytes) -> bool:
+        """May a revision with an end be stored?  A current one that contradicts it goes."""
+        if start_tid >= end_tid:
+            return False
+        present = self.current.get(oid) & ~FLAGS
+        if present:
+            present_start = self.file.start_of(present)
+            if present_start == start_tid:
+                self.end((oid,), end_tid)
+                return False
+            if present_start < end_tid:
+                self._drop(oid, present)
+                if present_start > start_tid:
+                    return False
+        places = self.older.get(oid)
+        index = bisect_left(places, start_tid, key=self.file.start_of)
+        if index and self._head(oid, places[index - 1]).end_tid > start_tid:
+            return False
+        return index == len(places) or self.file.start_of(places[index]) >= end_tid
+
+    def _put(self, oid: bytes, start_tid: bytes, end_tid: bytes, data: bytes) -> int:
+        """Write a record; its place, 0 if it is larger than the ring."""
+        ring = self.ring
+        need = block_size(len(data))
+        if ring.front - ring.write < need:
+            if need > ring.capacity:
+                return 0
+            ring.make_room(need)
+        at = ring.write
+        self.file.append(oid, fmt.record(self.file.salt, at, oid, start_tid, end_tid, data), at)
+        ring.write += need
+        ring.used += need
+        return at
+
+    def apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
+        """An own commit: the current revisions end, those with data get a new one."""
+        self.end([oid for oid, _ in records], tid)
+        for oid, data in records:
+            if data is not None:
+                self.store(oid, tid, None, data)
+
+    # -- ends -----------------------------------------------------------------------------------------
+    def end(self, oids: Iterable[bytes], tid: bytes | None) -> None:
+        """The current revisions of `oids` end at `tid`; None: they are dropped.
+
+        First in memory, for all, then in the file: if that fails readers see none of them any more.
+        """
+        self.settle()
+        ended = []
+        for oid in oids:
+            at = self.current.get(oid) & ~FLAGS
+            if not at or (tid is not None and self.file.start_of(at) >= tid):
+                continue
+            self.current.remove(oid)
+            if tid is not None:
+                self.older.insert(oid, len(self.older.get(oid)), at)
+            ended.append((oid, at))
+        self.invalidations += len(ended)
+        for oid, at in ended:
+            self._mark(oid, at, tid)
+
+    def _mark(self, oid: bytes, at: int, end_tid: bytes | None) -> None:
+        """Write the end of the record at `at`; None: it is to be forgotten."""
+        head = self._head(oid, at)
+        if end_tid is None:
+            self.ring.used -= block_size(head.length)
+            end_tid = head.start_tid
+        self.file.write_end(at, head, end_tid)
+
+    def _head(self, oid: bytes, at: int) -> Head:
+        head = self.file.head_at(at)
+        if head is None or head.oid != oid:
+            raise Damaged(f'no record of object {oid.hex()} at {at}')
+        return head
+
+    def _drop(self, oid: bytes, at: int) -> None:
+        self.current.remove(oid)
+        self._mark(oid, at, None)
+
+    def drop_damaged(self, oid: bytes, at: int) -> None:
+        """Forget the revision at `at`, which could not be read, if it is still there."""
+        if self.current.get(oid) & ~FLAGS == at:
+            self.current.remove(oid)
+        elif not self.older.discard(oid, at):
+            return
+        logger.warning('The cache file %s has a damaged record of object %s at %d; it was dropped.',
+                       self.file.path, oid.hex(), at)
+        self._mark(oid, at, None)
+
+    def clear(self) -> None:
+        """Forget everything; the next header makes that last."""
+        self.file.abandon()
+        self.current.clear()
+        self.older.clear()
+        self.ring.clear()
+        self.file.frozen = False
+        self.file.new_salt()
+
+    def checked(self, oid: bytes, at: int) -> None:
+        """The current record of `oid`, at `at`, was read and is as it should be."""
+        if self.file.map is not None:
+            self.current.set(oid, at | TRUSTED)
+
+    # -- what was appended to the file and is not yet written -------------------------------------------
+    def settle(self) -> None:
+        """Write what was appended; what cannot be written is forgotten."""
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.file.frozen = True
+            logger.error('The cache file %s cannot be written: %s.  Some revisions were not kept.',
+                         self.file.path, error)
+            self._give_up(error)
+        self.arrive()
+
+    def arrive(self) -> None:
+        """From now on the records written since may be read from the map."""
+        if self.file.map is not None:
+            get, set_ = self.current.get, self.current.set
+            for oid, at in self.file.arrived:
+                if get(oid) == at:
+                    set_(oid, at | TRUSTED)
+        self.file.arrived.clear()
+
+    def _give_up(self, error: OSError) -> None:
+        """Forget what was appended.  If the disk was full on the first lap, the ring ends here from now on."""
+        ring, lost = self.ring, self.file.abandon()
+        for oid, at in lost:
+            if self.current.get(oid) & ~FLAGS == at:
+                self.current.remove(oid)
+            else:
+                self.older.discard(oid, at)
+        if lost:
+            ring.used -= ring.write - lost[0][1]
+            ring.write = lost[0][1]
+        if error.errno in _NO_SPACE and ring.front == self.file.end:
+            ring.front = self.file.end = ring.write

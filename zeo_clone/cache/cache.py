@@ -1,0 +1,368 @@
+"""`ClientCache`: the threads around a `Book`, and when the last tid moves.
+
+In: revisions from load replies and own commits, invalidations, the last tid.  Out: revisions.  Any thread
+may call any method.  Knows nothing of the network; who may store and when is the client's business.
+
+Threads.  Changes happen under one lock.  A current record that was written or checked since the start is
+served without it: ``_view`` holds what such a reader needs.  Whoever forgets or moves records, or changes
+several at once, puts `HIDDEN` there first and a *new* tuple afterwards.  A reader that finds another view
+at its end than at its beginning starts again with the lock, so it never sees bytes that were overwritten,
+nor half of a change.  It relies on what the interpreter guarantees: one item is read or set at once.
+The disk is read outside the lock; whether the place was overwritten meanwhile is asked afterwards.
+"""
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from zope.interface import implementer
+
+from zeo_clone.cache import format as fmt
+from zeo_clone.cache import snapshot
+from zeo_clone.cache.file import Record, logger
+from zeo_clone.cache.format import LENGTH_AND_START, ZERO, Damaged
+from zeo_clone.cache.index import FLAGS, TRUSTED
+from zeo_clone.cache.opening import open_cache
+from zeo_clone.cache.ring import HEAT_SHIFT
+from zeo_clone.interfaces import IClientCache
+from zeo_clone.loop.runtime import REAL, Runtime
+
+DEFAULT_SIZE = 20 << 20
+#: Seconds between two syncs of the file.  Invalidations since the last one are heard again after a crash
+#: of the machine.
+SYNC_INTERVAL_S = 60.0
+#: So often a reader tries again whose record was moved while it read; then it is a miss.
+READ_RETRIES = 4
+
+_length_and_start = LENGTH_AND_START.unpack_from
+_DATA = fmt.HEAD_SIZE - TRUSTED  # from a place with its flag to the data
+_HEAD_ROOM = fmt.HEAD_SIZE + fmt.ALIGN
+#: What readers without the lock need: pages of the index, the mapped file, the heat.
+View = tuple[Mapping[bytes, Any], Any, bytearray]
+HIDDEN: View = ({}, None, bytearray())
+
+
+@implementer(IClientCache)
+class ClientCache:
+    """A bounded store of object revisions in a file; see `zeo_clone.interfaces.IClientCache`.
+
+    `path` None: a temporary file.  `size`: bytes of the file.  Raises `CacheLocked` if somebody else uses
+    `path`, ``OSError`` if the file cannot be made; a file that is not a cache, or is damaged, is moved to
+    ``path + '.bad'`` and replaced by an empty one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, size: int = DEFAULT_SIZE, *,
+                 runtime: Runtime = REAL) -> None:
+        self.size = int(size)
+        self.path = None if path is None else os.fspath(path)
+        self._runtime = runtime
+        self._lock = runtime.lock()  # protects all below but the counters of hits, which may miss some
+        self._sync_lock = runtime.lock()  # protects the file from being closed during a sync
+        self._book, self._last_tid = open_cache(runtime, self.path, max(self.size, 0))
+        self._closed = False
+        self._syncing = False
+        self._synced_at = runtime.monotonic()
+        self._hits = self._hit_bytes = self._misses = 0
+        self._view = HIDDEN
+        self._show()
+
+    def __repr__(self) -> str:
+        state = 'closed' if self._closed else f'{len(self)} revisions'
+        return f'<ClientCache {self.path or "(temporary)"} size={self.size} {state}>'
+
+    def __len__(self) -> int:
+        return len(self._book)
+
+    # -- reading: any thread, mostly without the lock -----------------------------------------------
+    def load(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        """The current revision ``(data, start_tid)``, or None."""
+        view = self._view
+        pages, mapped, heat = view
+        try:
+            place = pages[oid[:7]][oid[7]]
+        except KeyError:
+            place = 0
+        if place & TRUSTED:
+            length, start_tid = _length_and_start(mapped, place - TRUSTED)
+            heat[place >> HEAT_SHIFT] = 1
+            data = mapped[place + _DATA:place + _DATA + length]
+            if self._view is view:
+                self._hits += 1
+                self._hit_bytes += length
+                return data, start_tid
+        record = self._current(oid)
+        self._count(record)
+        return None if record is None else (record.data, record.start_tid)
+
+    def loadBefore(self, oid: bytes, before_tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """``(data, start_tid, end_tid or None)`` of the revision valid just before `before_tid`."""
+        view = self._view
+        pages, mapped, heat = view
+        try:
+            place = pages[oid[:7]][oid[7]]
+        except KeyError:
+            place = 0
+        if place & TRUSTED:
+            length, start_tid = _length_and_start(mapped, place - TRUSTED)
+            heat[place >> HEAT_SHIFT] = 1
+            data = mapped[place + _DATA:place + _DATA + length]
+            if start_tid < before_tid and self._view is view:
+                self._hits += 1
+                self._hit_bytes += length
+                return data, start_tid, None
+        record = self._current(oid)
+        if record is None or record.start_tid >= before_tid:
+            record = self._older(oid, before_tid)
+        self._count(record)
+        if record is None:
+            return None
+        return record.data, record.start_tid, None if record.end_tid == ZERO else record.end_tid
+
+    def _count(self, record: Record | None) -> None:
+        if record is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+            self._hit_bytes += len(record.data)
+
+    def _current(self, oid: bytes) -> Record | None:
+        book = self._book
+        for _ in range(READ_RETRIES):
+            with self._lock:
+                place = 0 if self._closed else book.current.get(oid)
+                if place and not place & TRUSTED:
+                    book.settle()
+                    place = book.current.get(oid)
+                if not place:
+                    return None
+                at = place & ~FLAGS
+                book.ring.heat[at >> HEAT_SHIFT] = 1
+                if place & TRUSTED:
+                    return book.file.mapped(oid, at)
+                mark = book.ring.mark()
+            record = self._read(at)
+            with self._lock:
+                if self._closed or book.current.get(oid) & ~FLAGS != at or book.ring.overwrote(at, mark):
+                    continue
+                if record is not None and record.oid == oid and record.end_tid == ZERO:
+                    book.checked(oid, at)
+                    return record
+            self._change(book.drop_damaged, oid, at)
+            return None
+        return None
+
+    def _older(self, oid: bytes, before_tid: bytes) -> Record | None:
+        book = self._book
+        for _ in range(READ_RETRIES):
+            with self._lock:
+                if not self._closed and oid in book.older:
+                    book.settle()
+                places = () if self._closed else tuple(book.older.get(oid))
+                mark = book.ring.mark()
+            index = bisect_left(places, before_tid, key=self._start) if places else 0
+            if not index:
+                return None
+            at = places[index - 1]
+            record = self._read(at)
+            with self._lock:
+                if self._closed or at not in book.older.get(oid) or book.ring.overwrote(at, mark):
+                    continue
+            if record is None or record.oid != oid or record.end_tid == ZERO:
+                self._change(book.drop_damaged, oid, at)
+                return None
+            return record if record.start_tid < before_tid <= record.end_tid else None
+        return None
+
+    def _read(self, at: int) -> Record | None:
+        """The record at `at` from the disk; None if it is damaged or cannot be read."""
+        try:
+            return self._book.file.record_at(at)
+        except (OSError, ValueError):  # ValueError: closed meanwhile
+            return None
+
+    def _start(self, at: int) -> bytes:
+        try:
+            return self._book.file.start_at(at)
+        except (OSError, ValueError):
+            return ZERO
+
+    # -- changing -------------------------------------------------------------------------------------
+    def store(self, oid: bytes, start_tid: bytes, end_tid: bytes | None, data: bytes) -> None:
+        """Keep a revision; nothing changes if it is larger than the cache or already there."""
+        with self._lock:  # not by `_change`: this is the one change that has to be fast
+            if self._closed:
+                return
+            book = self._book
+            ring, file = book.ring, book.file
+            if end_tid or ring.front - ring.write < len(data) + _HEAD_ROOM:
+                self._view = HIDDEN
+            try:
+                book.store(oid, start_tid, end_tid, data)
+            except BaseException as error:
+                self._failed(error)
+            if file.arrived:
+                book.arrive()
+            if self._view is HIDDEN:
+                self._show()
+
+    def invalidate(self, oid: bytes, tid: bytes | None) -> None:
+        """The current revision of `oid` ends at `tid`; None: it is dropped."""
+        self._change(self._book.end, (oid,), tid)
+
+    def invalidateTransaction(self, tid: bytes, oids: Iterable[bytes]) -> None:
+        """`invalidate` all of `oids`, at once for readers."""
+        self._change(self._book.end, oids, tid)
+
+    def applyCommit(self, tid: bytes, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """An own commit: ``(oid, data or None)``; at once for readers."""
+        self._change(self._book.apply, tid, list(records))
+
+    def clear(self) -> None:
+        """Forget all revisions and set the last tid to zero."""
+        self._change(self._clear)
+
+    def _change(self, operation: Any, *args: Any) -> None:
+        """Do one operation under the lock, hidden from readers without it."""
+        with self._lock:
+            if self._closed:
+                return
+            self._view = HIDDEN
+            try:
+                operation(*args)
+            except BaseException as error:
+                self._failed(error)
+            self._book.arrive()
+            self._show()
+
+    def _failed(self, error: BaseException) -> None:
+        """A change ended half-way: no later last tid may cover it.  Raise `error`, unless it is mended."""
+        self._book.file.frozen = True
+        if isinstance(error, Damaged):
+            logger.error('The cache file %s is damaged (%s); the cache was emptied.', self.path, error)
+            self._forget()
+            return
+        self._book.settle()
+        self._show()
+        raise error
+
+    def _show(self) -> None:
+        book = self._book
+        self._view = (book.current.pages, book.file.map, book.ring.heat)
+
+    def _clear(self) -> None:
+        self._last_tid = ZERO
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget all revisions; the last tid stays, it is true of an empty cache too."""
+        self._view = HIDDEN
+        self._book.clear()
+        self._write_header(salt=self._book.file.salt, durable_tid=ZERO)
+
+    # -- the last tid, and what is on the disk --------------------------------------------------------
+    def getLastTid(self) -> bytes:
+        """The last transaction whose effects are in the cache; zeros when empty."""
+        return self._last_tid
+
+    def setLastTid(self, tid: bytes) -> None:
+        """Move the last tid forward.  Raises ``ValueError`` if `tid` is less than the present one."""
+        with self._lock:
+            if tid < self._last_tid:
+                raise ValueError(f'the last tid of the cache cannot go back from {self._last_tid.hex()} '
+                                 f'to {tid.hex()}')
+            if self._closed or tid == self._last_tid:
+                return
+            self._last_tid = bytes(tid)
+            if self.path is None:
+                return
+            self._write_header()
+            now = self._runtime.monotonic()
+            if self._syncing or now - self._synced_at < SYNC_INTERVAL_S:
+                return
+            self._syncing, self._synced_at = True, now
+        try:
+            self._runtime.start_thread(self.sync, 'zeo_clone cache sync')
+        except RuntimeError:  # the interpreter is ending
+            self._syncing = False
+
+    def _write_header(self, **changes: Any) -> None:
+        ring, file = self._book.ring, self._book.file
+        try:
+            file.write_header(last_tid=self._last_tid, write=ring.write, front=ring.front, **changes)
+        except BaseException:
+            file.frozen = True
+            raise
+
+    def sync(self) -> None:
+        """Write the file to the disk, then into it the tid up to which it is there.  Holds nobody up."""
+        file = self._book.file
+        with self._sync_lock:
+            with self._lock:
+                tid, stopped = self._last_tid, self._closed or file.frozen
+            try:
+                if not stopped:
+                    file.sync()
+                    with self._lock:
+                        self._write_header(durable_tid=tid)
+            except OSError:
+                file.frozen = True
+                logger.exception('The cache file %s could not be written to the disk.', self.path)
+            finally:
+                self._syncing = False
+
+    def close(self) -> None:
+        """Write the index into the file and close it.  May be called twice."""
+        with self._sync_lock, self._lock:
+            if self._closed:
+                return
+            self._view = HIDDEN
+            file = self._book.file
+            try:
+                if self.path is not None and not file.frozen:
+                    self._finish()
+            except (OSError, Damaged):
+                logger.exception('The cache file %s could not be completed; it will be searched at the '
+                                 'next start.', self.path)
+            finally:
+                self._closed = True
+                file.close()
+
+    def _finish(self) -> None:
+        file, place = self._book.file, snapshot.write(self._book)
+        if place is not None:
+            file.sync()
+            self._write_header(clean=1, **place)
+        else:
+            file.flush()
+            file.sync()
+            self._write_header(durable_tid=self._last_tid)
+        file.sync()
+
+    # -- looking at it ----------------------------------------------------------------------------------
+    def contents(self) -> Iterator[tuple[bytes, bytes, bytes | None]]:
+        """``(oid, start_tid, end_tid or None)`` of all revisions, in no set order."""
+        book = self._book
+        with self._lock:
+            keys, older = list(book.current.pages), book.older.keys()
+        for key in keys:
+            with self._lock:
+                found = [] if self._closed else [
+                    (oid, book.file.head_at(at)) for oid, at in book.current.items_of(key)]
+            yield from ((oid, head.start_tid, None) for oid, head in found if head)
+        for oid in older:
+            with self._lock:
+                heads = [] if self._closed else [book.file.head_at(at) for at in book.older.get(oid)]
+            yield from ((oid, head.start_tid, head.end_tid) for head in heads if head)
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers since the start; ``capacity``: what records and their heads may take of ``size``."""
+        book = self._book
+        with self._lock:
+            return {
+                'path': self.path, 'size': self.size, 'capacity': book.ring.capacity,
+                'used': book.ring.used, 'objects': len(book), 'hits': self._hits,
+                'misses': self._misses, 'hit_bytes': self._hit_bytes, 'stores': book.stores,
+                'evictions': book.ring.evictions, 'invalidations': book.invalidations,
+            }

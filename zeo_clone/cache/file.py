@@ -1,0 +1,303 @@
+"""The file under a cache: opening, locking, reading and writing records, the header.
+
+In and out: records and header fields; below it, `Runtime` file calls.  Called under the cache's lock,
+except `record_at` and `start_at`, which any thread may call.  Knows nothing of what a revision means, nor
+which records are indexed.
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import Any, NamedTuple
+
+import zc.lockfile
+
+from zeo_clone.cache import format as fmt
+from zeo_clone.cache.format import Damaged, Head, Header
+from zeo_clone.Exceptions import ClientStorageError
+from zeo_clone.loop.runtime import Runtime
+
+logger = logging.getLogger('zeo_clone.cache')
+
+#: So many bytes of new records are collected before they are written.
+TAIL_SIZE = 64 << 10
+#: How much is read at once for a record of unknown length.
+READ_AHEAD = 4096
+
+
+class CacheLocked(ClientStorageError):
+    """Another process, or another storage of this one, uses the cache file."""
+
+
+class Record(NamedTuple):
+    """A revision read from the file and checked."""
+
+    oid: bytes
+    start_tid: bytes
+    end_tid: bytes
+    data: bytes
+
+
+class CacheFile:
+    """An open cache file and its header.
+
+    ``end`` is where the ring ends.  ``frozen``: an operation failed half-way; the header is not written any
+    more, so that a later start believes only what was true before.
+    """
+
+    def __init__(self, runtime: Runtime, handle: Any, path: str | None, header: Header,
+                 lock: Any = None) -> None:
+        self.path = path
+        self.header = header
+        self.salt = header.salt
+        self.frozen = False
+        self._runtime = runtime
+        self._handle = handle
+        self._lock_file = lock
+        self.fd = handle.fileno()
+        self._read = runtime.pread
+        self._write = runtime.pwrite
+        self._tail: list[bytes] = []  # blocks that follow each other, not yet written
+        self._tail_oids: list[bytes] = []
+        self._tail_at = self._tail_length = 0
+        self.arrived: list[tuple[bytes, int]] = []  # oid and place of records written from the tail
+        self.base = fmt.BASE_TEMPORARY if path is None else fmt.BASE_FILE
+        self.end = self.ring_end(header.size)
+        self.map = runtime.map_file(self.fd, header.size) if header.size else None
+
+    def ring_end(self, size: int) -> int:
+        return max(self.base, self.base + (size - self.base) // fmt.ALIGN * fmt.ALIGN)
+
+    # -- making and opening -----------------------------------------------------------------------
+    @classmethod
+    def temporary(cls, runtime: Runtime, size: int) -> CacheFile:
+        """A new file without a name, gone when closed."""
+        handle = runtime.temporary_file()
+        handle.truncate(size)
+        return cls(runtime, handle, None, Header(size=size, salt=_salt(runtime)))
+
+    @classmethod
+    def open(cls, runtime: Runtime, path: str, size: int) -> CacheFile:
+        """The file at `path`, made if missing; `CacheLocked` if in use.
+
+        A file that is not ours, or damaged, is moved to ``path + '.bad'`` and replaced.  The size of one that
+        exists is in its header; `size` is for a new one.
+        """
+        lock = _lock(runtime, path)
+        try:
+            try:
+                return cls._existing(runtime, path, lock)
+            except FileNotFoundError:
+                return cls._create(runtime, path, size, lock)
+            except Damaged as error:
+                return cls._replace(runtime, path, size, lock, error)
+        except BaseException:
+            lock.close()
+            raise
+
+    @classmethod
+    def _existing(cls, runtime: Runtime, path: str, lock: Any) -> CacheFile:
+        handle: Any = runtime.open(path, 'r+b')
+        try:
+            raw = runtime.pread(handle.fileno(), fmt.BASE_FILE, 0)
+            length = handle.seek(0, os.SEEK_END)
+            if not length:
+                raise FileNotFoundError(path)
+            header = fmt.parse_slots(raw)
+            if length > header.size:
+                handle.truncate(header.size)
+            if length < header.size:
+                raise Damaged(f'it has {length} of {header.size} bytes')
+            return cls(runtime, handle, path, header, lock)
+        except BaseException:
+            handle.close()
+            raise
+
+    @classmethod
+    def _create(cls, runtime: Runtime, path: str, size: int, lock: Any) -> CacheFile:
+        handle: Any = runtime.open(path, 'w+b')
+        try:
+            size = max(size, fmt.BASE_FILE)
+            handle.truncate(size)
+            made = cls(runtime, handle, path, Header(size=size, salt=_salt(runtime)), lock)
+            made.write_header(clean=0)
+            made.write_header(clean=0)
+        except BaseException:
+            handle.close()
+            raise
+        return made
+
+    def replaced(self, size: int, why: object) -> CacheFile:
+        """Close this file, move it out of the way, and return a new one under the same lock."""
+        self.map = None
+        self._handle.close()
+        return self._replace(self._runtime, str(self.path), size, self._lock_file, why)
+
+    @classmethod
+    def _replace(cls, runtime: Runtime, path: str, size: int, lock: Any, why: object) -> CacheFile:
+        """Move the file at `path`, which is closed, out of the way and make a new one."""
+        aside = path + '.bad'
+        runtime.rename(path, aside)
+        logger.warning('The cache file %s is not usable: %s.  It was moved to %s; an empty cache takes '
+                       'its place.', path, why, aside)
+        return cls._create(runtime, path, size, lock)
+
+    # -- writing: records are collected, and written before anything else is ----------------------
+    def append(self, oid: bytes, block: bytes, at: int) -> None:
+        """Write the record in `block` at `at`, behind the one appended last, soon."""
+        if self._tail_length >= TAIL_SIZE:
+            self.flush()
+        if not self._tail:
+            self._tail_at = at
+        self._tail.append(block)
+        self._tail_oids.append(oid)
+        self._tail_length += len(block)
+
+    def flush(self) -> None:
+        """Write what was appended.  Raises ``OSError``; then `abandon` it."""
+        if self._tail:
+            self._write_now(b''.join(self._tail), self._tail_at)
+            self.arrived += self._take_tail()
+
+    def abandon(self) -> list[tuple[bytes, int]]:
+        """Give up what was appended: oid and place of each record."""
+        return self._take_tail()
+
+    def _take_tail(self) -> list[tuple[bytes, int]]:
+        places, at = [], self._tail_at
+        for oid, block in zip(self._tail_oids, self._tail, strict=True):
+            places.append((oid, at))
+            at += len(block)
+        self._tail, self._tail_oids, self._tail_length = [], [], 0
+        return places
+
+    def write(self, data: bytes, at: int) -> None:
+        """Write all of `data` at `at`, after what was appended.  Raises ``OSError``."""
+        if self._tail:
+            self.flush()
+        self._write_now(data, at)
+
+    def _write_now(self, data: bytes, at: int) -> None:
+        written: int = self._write(self.fd, data, at)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, f'{written} of {len(data)} bytes written at {at}', self.path)
+
+    # -- reading ----------------------------------------------------------------------------------
+    def raw(self, length: int, at: int) -> bytes:
+        """Up to `length` bytes at `at`."""
+        if self._tail:
+            self.flush()
+        return self._read(self.fd, length, at)
+
+    def head_at(self, at: int) -> Head | None:
+        """The head of the record at `at`; None if there is no valid one that ends within the ring."""
+        if self._tail:
+            self.flush()
+        source = self.map
+        raw = self._read(self.fd, fmt.HEAD_SIZE, at) if source is None else source[
+            at:at + fmt.HEAD_SIZE]
+        head = fmt.parse_head(self.salt, at, raw)
+        if head is None or at + fmt.block_size(head.length) > self.end:
+            return None
+        return head
+
+    def free_at(self, at: int) -> int:
+        """The length of the free block at `at`; 0 if there is none."""
+        length = fmt.parse_free(self.salt, at, self.raw(fmt.FREE_SIZE, at))
+        return length if at + length <= self.end else 0
+
+    def mapped(self, oid: bytes, at: int) -> Record | None:
+        """The current record at `at`, which is trusted."""
+        if self.map is None:
+            return None
+        length, start_tid = fmt.LENGTH_AND_START.unpack_from(self.map, at)
+        at += fmt.HEAD_SIZE
+        return Record(oid, start_tid, fmt.ZERO, self.map[at:at + length])
+
+    def record_at(self, at: int) -> Record | None:
+        """The record at `at` with everything checked, from the disk; None if it is not valid.
+
+        Any thread, without the lock.
+        """
+        raw = self._read(self.fd, READ_AHEAD, at)
+        head = fmt.parse_head(self.salt, at, raw)
+        if head is None or at + fmt.block_size(head.length) > self.end:
+            return None
+        whole = fmt.HEAD_SIZE + head.length
+        if whole > len(raw):
+            raw += self._read(self.fd, whole - len(raw), at + len(raw))
+        data = raw[fmt.HEAD_SIZE:whole]
+        if fmt.crc32(data) != head.data_crc or len(data) != head.length:
+            return None
+        return Record(head.oid, head.start_tid, head.end_tid, data)
+
+    def start_at(self, at: int) -> bytes:
+        """The start tid of the record at `at`, unchecked, from the disk.  Any thread, no lock."""
+        return self._read(self.fd, 8, at + fmt.START_AT)
+
+    def start_of(self, at: int) -> bytes:
+        """The start tid of the record at `at`, unchecked."""
+        if self._tail:
+            self.flush()
+        at += fmt.START_AT
+        return self._read(self.fd, 8, at) if self.map is None else self.map[at:at + 8]
+
+    def write_end(self, at: int, head: Head, end_tid: bytes) -> None:
+        """Set the end tid of the record at `at`."""
+        raw = fmt.pack_head(self.salt, at, head._replace(end_tid=end_tid))
+        self.write(raw[fmt.END_AT:], at + fmt.END_AT)
+
+    # -- header -----------------------------------------------------------------------------------
+    def write_header(self, **changes: Any) -> None:
+        """Write the header with `changes` to the slot whose turn it is; nothing if frozen or temporary."""
+        if self.path is None or self.frozen:
+            return
+        header = self.header._replace(sequence=self.header.sequence + 1, **changes)
+        self.header = header
+        self.write(header.pack(), fmt.SLOT_AT[header.sequence % 2])
+
+    def new_salt(self) -> None:
+        """Make all that is in the ring meaningless; the next header makes that last."""
+        self.salt = _salt(self._runtime)
+
+    def identity(self) -> bytes:
+        """What tells a restart of the process from one of the machine; 16 bytes, zeros if unknown."""
+        return self._runtime.file_identity(self.fd) or bytes(16)
+
+    def resize(self, size: int) -> None:
+        """Give the file another size; the header must say so already if it shrinks."""
+        self._handle.truncate(size)
+        self.end = self.ring_end(size)
+        self.map = self._runtime.map_file(self.fd, size)
+
+    def sync(self) -> None:
+        if self.path is not None:
+            self._runtime.fsync(self.fd)
+
+    def close(self) -> None:
+        """Close the file, then give up its lock.  May be called twice."""
+        self.map = None
+        self._handle.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+
+def _salt(runtime: Runtime) -> int:
+    return int.from_bytes(runtime.randbytes(4), 'big')
+
+
+def _lock(runtime: Runtime, path: str) -> Any:
+    lock_path = path + '.lock'
+    try:
+        return runtime.lock_file(lock_path)
+    except zc.lockfile.LockError:
+        try:
+            with runtime.open(lock_path, 'rb') as file:
+                holder = file.read(200).decode('utf-8', 'replace').strip(' \0\n')
+        except OSError:
+            holder = ''
+        pid, _, host = holder.partition(' ')
+        raise CacheLocked(
+            f'The cache file {path} is in use by process {pid or "unknown"} on {host or "this host"} '
+            f'(lock file {lock_path}).  Give every process a cache file of its own.') from None

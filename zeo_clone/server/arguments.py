@@ -1,0 +1,154 @@
+"""Checks of arguments: what comes from a client, before anything is done with it (S5a).
+
+In: one decoded value of any shape.  Out: the value that a storage may be given, or `BadArgument`, whose
+text tells types and lengths, never the value.  Exact types only; nothing is hashed, compared or
+formatted before its type is known.  Pure functions.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ZODB.utils import z64
+
+#: Length of texts that are names: storages, labels, files.
+MAX_NAME = 255
+#: An undo log does not reach further back than this many transactions.
+MAX_COUNT = 1 << 31
+#: Ids in one ``iterator_gc``.
+MAX_IDS = 100_000
+
+
+class BadArgument(ValueError):
+    """An argument has the wrong type, length or range."""
+
+
+def bad(value: Any, wanted: str) -> BadArgument:
+    """The error for `value`, where `wanted` was."""
+    sized = type(value) in (bytes, str, tuple, list, dict)
+    length = f' of length {len(value)}' if sized else ''
+    return BadArgument(f'{wanted} expected, not {type(value).__name__}{length}')
+
+
+def oid(value: Any) -> bytes:
+    """8 bytes; old clients may send them as a text of 8 latin-1 characters.  Also for tids."""
+    if type(value) is bytes and len(value) == 8:
+        return value
+    if type(value) is str and len(value) == 8:
+        try:
+            return value.encode('latin-1')
+        except UnicodeEncodeError:
+            pass
+    raise bad(value, '8 bytes')
+
+
+tid = oid
+
+
+def serial(value: Any) -> bytes:
+    """The tid of the revision that a change is based on; None or zero for a new object."""
+    return z64 if value is None else oid(value)
+
+
+def optional_tid(value: Any) -> bytes | None:
+    """A tid or None."""
+    return None if value is None else oid(value)
+
+
+def data(value: Any) -> bytes | None:
+    """A record, or None for "there is none"."""
+    if value is None or type(value) is bytes:
+        return value
+    raise bad(value, 'bytes or None')
+
+
+def record(value: Any) -> bytes:
+    """A record or a part of one."""
+    if type(value) is bytes:
+        return value
+    raise bad(value, 'bytes')
+
+
+def transaction_id(value: Any) -> int | str | bytes:
+    """What a client calls its transaction: a number, or a short text."""
+    if type(value) is int:
+        return value
+    if (type(value) is bytes or type(value) is str) and len(value) <= MAX_NAME:
+        return value
+    raise bad(value, 'a transaction id')
+
+
+def text(value: Any) -> str | bytes:
+    """A user name or a description."""
+    if type(value) is bytes or type(value) is str:
+        return value
+    raise bad(value, 'text')
+
+
+def name(value: Any) -> str:
+    """A short text."""
+    if type(value) is bytes and len(value) <= MAX_NAME:
+        return value.decode('latin-1')
+    if type(value) is str and len(value) <= MAX_NAME:
+        return value
+    raise bad(value, f'text of at most {MAX_NAME} characters')
+
+
+def flag(value: Any) -> bool:
+    """A truth value."""
+    if value is None or type(value) is bool or type(value) is int:
+        return bool(value)
+    raise bad(value, 'a truth value')
+
+
+def count(value: Any) -> int:
+    """A number of things, or a negative one with a meaning of its own."""
+    if type(value) is int and -MAX_COUNT < value < MAX_COUNT:
+        return value
+    raise bad(value, 'a small integer')
+
+
+def seconds(value: Any) -> float:
+    """A point in time, in seconds since the epoch."""
+    if type(value) is float and math.isfinite(value) or type(value) is int and 0 <= value < 1 << 40:
+        return float(value)
+    raise bad(value, 'a time in seconds')
+
+
+def extension(value: Any) -> dict[Any, Any]:
+    """The extension of a transaction: a dict of plain values."""
+    if type(value) is dict:
+        return value
+    raise bad(value, 'a dict')
+
+
+def status(value: Any) -> str:
+    """The status of a copied transaction: one ASCII character."""
+    if type(value) is bytes and len(value) == 1:
+        value = value.decode('latin-1')
+    if type(value) is str and len(value) == 1 and value.isascii():
+        return value
+    raise bad(value, 'one character')
+
+
+def undo_id(value: Any) -> bytes:
+    """The id of a transaction in an undo log."""
+    if type(value) is str and value.isascii() and len(value) <= MAX_NAME:
+        return value.encode('ascii')
+    if type(value) is bytes and len(value) <= MAX_NAME:
+        return value
+    raise bad(value, 'the id of a transaction')
+
+
+def specification(value: Any) -> dict[str, Any] | None:
+    """The filter of ``undoInfo``: None, or keys and the values that they must have."""
+    if value is None or type(value) is dict and all(type(key) is str for key in value):
+        return value
+    raise bad(value, 'a dict with names as keys, or None')
+
+
+def ids(value: Any) -> list[int]:
+    """Ids of iterators."""
+    if type(value) in (list, tuple) and len(value) <= MAX_IDS and set(map(type, value)) <= {int}:
+        return list(value)
+    raise bad(value, f'a list of at most {MAX_IDS} integers')

@@ -1,0 +1,167 @@
+"""A transaction in the storage: what is done while the commit lock is held.
+
+In: operations to carry out.  Out: what the storage made of them: the oids that it wrote and changed, the
+conflicts, the tid.  A `StorageCommit` exists only while its owner holds the lock, and is the only thing
+that touches the storage on behalf of a commit.  Loop thread only.  It knows no client and no queue.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import ConflictError, ReadConflictError, StorageTransactionError, Unsupported
+from ZODB.utils import newTid, z64
+
+from zeo_clone.server.operations import Operation
+from zeo_clone.server.wrapper import StorageWrapper
+
+
+class Meta(NamedTuple):
+    """What a client said at ``tpc_begin``.  ``id``: int, str or bytes.  ``tid``: 8 bytes or None."""
+
+    id: int | str | bytes
+    user: str | bytes
+    description: str | bytes
+    extension: dict[Any, Any]
+    tid: bytes | None
+    status: str
+
+    def __str__(self) -> str:
+        return f'user {self.user[:100]!r}, description {self.description[:200]!r}'
+
+
+class StorageCommit:
+    """One transaction in one storage, from ``tpc_begin`` to ``tpc_finish`` or ``tpc_abort``.
+
+    `tid` chooses the transaction's tid; None leaves it to the storage.  With `collect_conflicts` the
+    stores that conflict are collected instead of failing.
+    """
+
+    def __init__(self, storage: Any, wrapper: StorageWrapper, meta: Meta, tid: bytes | None,
+                 collect_conflicts: bool) -> None:
+        self._storage = storage
+        self._wrapper = wrapper
+        self._transaction = TransactionMetaData(meta.user, meta.description, meta.extension)
+        self._collect_conflicts = collect_conflicts
+        self.tid = tid
+        self._status = meta.status
+        self.written: dict[bytes, None] = {}  # oids that need an invalidation, in order (C3)
+        self.undone: dict[bytes, None] = {}  # oids that undo wrote
+        self.resolved: list[bytes] = []  # oids whose conflicts the storage resolved
+        self.conflicts: dict[bytes, dict[str, Any]] = {}  # for the client to resolve, by oid
+        self.stored: list[bytes] = []  # the oid of each store, in order
+        self.failing: Operation | None = None  # the operation that is being carried out
+
+    @property
+    def changed(self) -> list[bytes]:
+        """Oids whose data are not what the client sent."""
+        return list(dict.fromkeys((*self.resolved, *self.undone)))
+
+    def begin(self) -> None:
+        """``tpc_begin``."""
+        if self.tid is None and self._status == ' ':
+            self._storage.tpc_begin(self._transaction)
+        elif self._status == ' ':
+            self._storage.tpc_begin(self._transaction, self.tid)
+        else:
+            self._storage.tpc_begin(self._transaction, self.tid, self._status)
+
+    def carry_out(self, operations: Iterator[Operation], limit: int) -> bool:
+        """At most `limit` of `operations`; True when there are no more.  Raises what the storage raises.
+        """
+        with self._wrapper.committing():
+            for operation in islice(operations, limit):
+                self.failing = operation
+                VERBS[operation.verb](self, operation)
+                limit -= 1
+        self.failing = None
+        return limit > 0
+
+    def vote(self) -> None:
+        """``tpc_vote``.  Not while there are conflicts."""
+        self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
+
+    def finish(self) -> Any:
+        """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""
+        tid = self._storage.tpc_finish(self._transaction)
+        return tid if tid is not None else self._storage.lastTransaction()
+
+    def abort(self) -> None:
+        """``tpc_abort``.  Raises `StorageTransactionError` if the storage does not let go."""
+        self._storage.tpc_abort(self._transaction)
+        current = getattr(self._storage, 'tpc_transaction', lambda: None)()
+        if current is self._transaction:
+            raise StorageTransactionError('the storage did not end the transaction')
+
+    # ---- the verbs --------------------------------------------------------------------------------
+
+    def _store(self, operation: Operation) -> None:
+        _, oid, serial, data, _ = operation
+        try:
+            self._storage.store(oid, serial, data, '', self._transaction)
+        except ReadConflictError:
+            raise
+        except ConflictError as error:
+            if not self._collect_conflicts:
+                raise
+            self._collect(error, oid, serial, data)
+        else:
+            self._wrote(oid)
+
+    def _store_blob(self, operation: Operation) -> None:
+        _, oid, serial, data, path = operation
+        self._storage.storeBlob(oid, serial, data, path, '', self._transaction)
+        self._wrote(oid)
+
+    def _collect(self, error: ConflictError, oid: bytes | None, serial: bytes | None, data: Any) -> None:
+        assert oid is not None
+        self.conflicts[oid] = {'oid': oid, 'serials': error.serials or (z64, serial), 'data': data}
+
+    def _wrote(self, oid: bytes | None) -> None:
+        assert oid is not None
+        self.written[oid] = None
+        self.stored.append(oid)
+        self.conflicts.pop(oid, None)
+
+    def _optional(self, name: str) -> Any:
+        method = getattr(self._storage, name, None)
+        if method is None:
+            raise Unsupported(f'the storage has no {name}')
+        return method
+
+    def _restore(self, operation: Operation) -> None:
+        _, oid, serial, data, previous = operation
+        self._optional('restore')(oid, serial, data, '', previous, self._transaction)
+        self.written[oid] = None  # type: ignore[index]
+
+    def _check(self, operation: Operation) -> None:
+        self._storage.checkCurrentSerialInTransaction(operation.oid, operation.serial, self._transaction)
+
+    def _delete(self, operation: Operation) -> None:
+        self._optional('deleteObject')(operation.oid, operation.serial, self._transaction)
+        self.written[operation.oid] = None  # type: ignore[index]
+
+    def _undo(self, operation: Operation) -> None:
+        with self._wrapper.undoing():
+            result = self._optional('undo')(operation.extra, self._transaction)
+        oids = result[1] if isinstance(result, tuple) else result
+        for oid in oids or ():
+            self.undone[oid] = self.written[oid] = None
+
+
+VERBS = {
+    'store': StorageCommit._store,
+    'blob': StorageCommit._store_blob,
+    'restore': StorageCommit._restore,
+    'check': StorageCommit._check,
+    'delete': StorageCommit._delete,
+    'undo': StorageCommit._undo,
+}
+
+
+def later_tid(last_tid: bytes) -> bytes:
+    """A tid for now, greater than `last_tid` whatever the clock says."""
+    tid: bytes = newTid(None if last_tid == z64 else last_tid)
+    return tid

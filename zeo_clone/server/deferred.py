@@ -1,0 +1,51 @@
+"""A result that comes later.
+
+A method of a session returns a `Deferred` instead of a value when the answer has to wait for the commit
+lock or for a worker thread; the session recognises it by its type.  Loop thread only.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Deferred:
+    """Settled once, by `succeed` or `fail`; the first settlement counts.
+
+    ``when_settled(value, error)`` is called at once if that has happened already; error None means
+    success.
+    """
+
+    __slots__ = ('_callback', 'error', 'settled', 'value')
+
+    def __init__(self) -> None:
+        self.settled = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._callback: Callable[[Any, BaseException | None], object] | None = None
+
+    def __repr__(self) -> str:
+        return f'<Deferred {"settled" if self.settled else "open"}>'
+
+    def succeed(self, value: Any) -> None:
+        """The result is `value`."""
+        self._settle(value, None)
+
+    def fail(self, error: BaseException) -> None:
+        """The result is an exception."""
+        self._settle(None, error)
+
+    def when_settled(self, callback: Callable[[Any, BaseException | None], object]) -> None:
+        """Have `callback` called with value and error, once."""
+        if self.settled:
+            callback(self.value, self.error)
+        else:
+            self._callback = callback
+
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        if self.settled:
+            return
+        self.settled, self.value, self.error = True, value, error
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(value, error)

@@ -1,0 +1,112 @@
+"""Blobs that a client asks for: sent in chunks, one blob after another, as fast as the client reads.
+
+In: requests, and word from the channel that there is room.  Out: ``receiveBlob...`` calls of the
+client, then the reply.  Files are opened and read in a worker thread, a piece at a time, so that memory
+stays flat and the loop goes on (B9).  Loop thread only.
+"""
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
+
+from ZODB.POSException import StorageError
+
+from zeo_clone.server.deferred import Deferred
+
+if TYPE_CHECKING:
+    from zeo_clone.server.session import Session
+
+#: What clients get at once, in bytes: ZEO's figure.
+CHUNK = 59_000
+#: What is read at once and queued for the client.
+PIECE = 16 * CHUNK
+#: Blobs that a client may ask for before it has got the first.
+MAX_REQUESTS = 10_000
+
+
+class Downloads:
+    """The blobs on their way to one client."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._requests: deque[tuple[bytes, bytes, Deferred]] = deque()  # the first one is under way
+        self._file: IO[bytes] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f'<Downloads, {len(self._requests)} to go>'
+
+    def request(self, oid: bytes, serial: bytes) -> Deferred:
+        """Send the blob of a revision; the result, None, comes after it."""
+        if len(self._requests) >= MAX_REQUESTS:
+            raise StorageError(f'{MAX_REQUESTS} blobs are on their way to this client already')
+        deferred = Deferred()
+        self._requests.append((oid, serial, deferred))
+        if len(self._requests) == 1:
+            self._begin()
+        return deferred
+
+    def go_on(self) -> None:
+        """There is room for more."""
+        if self._file is not None:
+            self._session.slow(partial(self._file.read, PIECE)).when_settled(self._got_piece)
+
+    def close(self) -> None:
+        """The client has gone."""
+        self._closed = True
+        self._requests.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _begin(self) -> None:
+        oid, serial, _ = self._requests[0]
+        find = partial(open_blob, self._session.storage, oid, serial)
+        self._session.slow(find).when_settled(self._opened)
+
+    def _opened(self, file: IO[bytes], error: BaseException | None) -> None:
+        if self._closed:
+            if error is None:
+                file.close()
+        elif error is not None:
+            self._end(error)
+        else:
+            oid, serial, _ = self._requests[0]
+            self._file = file
+            self._session.send_oneway('receiveBlobStart', (oid, serial))
+            self.go_on()
+
+    def _got_piece(self, piece: bytes, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        if error is not None:
+            self._end(error)
+            return
+        oid, serial, _ = self._requests[0]
+        for start in range(0, len(piece), CHUNK):
+            self._session.queue_oneway('receiveBlobChunk', (oid, serial, piece[start:start + CHUNK]))
+        if len(piece) == PIECE:
+            self._session.want_room()
+        else:
+            self._session.send_oneway('receiveBlobStop', (oid, serial))
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        _, _, deferred = self._requests.popleft()
+        if error is None:
+            deferred.succeed(None)
+        else:
+            deferred.fail(error)
+        if self._requests:
+            self._begin()
+
+
+# ---- worker thread ------------------------------------------------------------------------------
+
+def open_blob(storage: Any, oid: bytes, serial: bytes) -> IO[bytes]:
+    """The file of a blob.  Raises POSKeyError."""
+    return open(storage.loadBlob(oid, serial), 'rb')

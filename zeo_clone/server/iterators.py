@@ -1,0 +1,177 @@
+"""Iterators over transactions and their records that a client has open.
+
+In: calls with the ids of iterators.  Out: transactions and records as plain tuples.  Everything but
+`close` runs in a worker thread, one call of a session at a time, since an iterator may read a long way
+before it finds something (L6).  Bounded in number (S5b); a client that forgets to end one has it ended
+with its session (C16).
+"""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ZODB.POSException import StorageError
+
+from zeo_clone.loop.runtime import Runtime
+
+#: Iterators that a session may have open.
+MAX_OPEN = 1000
+#: A batch of transactions ends when it has this many bytes, or as many records as fit into these.
+MAX_BATCH = 16 << 20
+#: What a transaction or a record costs besides its data.
+OVERHEAD = 300
+
+
+class Transactions(NamedTuple):
+    """An open iterator over transactions."""
+
+    source: Any  # what may have a close()
+    iterator: Iterator[Any]
+    current: list[Any]  # the transaction that was handed out last, or nothing
+
+
+class Records(NamedTuple):
+    """An open iterator over the records of a transaction."""
+
+    iterator: Iterator[Any]
+
+
+class Iterators:
+    """The iterators of one session."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._ids = itertools.count()
+        self._lock = runtime.lock()  # protects _open, and each iterator while it is advanced
+        self._open: dict[int, Transactions | Records] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # ---- loop thread ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The session has ended.  Does not wait for a call that is running: that ends them itself."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            self._end_all()
+            self._lock.release()
+
+    # ---- worker thread ----------------------------------------------------------------------------
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """One of the functions below, alone."""
+        with self._lock:
+            try:
+                return function(self, *args)
+            finally:
+                if self._closed:
+                    self._end_all()
+
+    def _end_all(self) -> None:
+        for iterator_id in list(self._open):
+            self._forget(iterator_id)
+
+    def _forget(self, iterator_id: int) -> None:
+        entry = self._open.pop(iterator_id, None)
+        close = getattr(getattr(entry, 'source', None), 'close', None)
+        if close is not None:
+            close()
+
+    def _add(self, entry: Transactions | Records) -> int:
+        iterator_id = next(self._ids)
+        self._open[iterator_id] = entry
+        return iterator_id
+
+    def _check_room(self) -> None:
+        if len(self._open) >= MAX_OPEN:
+            raise StorageError(f'{MAX_OPEN} iterators are open already; end some with iterator_gc')
+
+    def _get(self, iterator_id: int, kind: type) -> Any:
+        entry = self._open.get(iterator_id)
+        if type(entry) is not kind:
+            raise KeyError(iterator_id)
+        return entry
+
+    def start(self, storage: Any, start: bytes | None, stop: bytes | None) -> int:
+        """Iterate over transactions; the iterator's id."""
+        self._check_room()
+        source = storage.iterator(start, stop)
+        return self._add(Transactions(source, iter(source), []))
+
+    def next(self, iterator_id: int) -> tuple[Any, ...] | None:
+        """``(tid, status, user, description, extension)``, or None at the end, which ends the
+        iterator.
+        """
+        entry = self._get(iterator_id, Transactions)
+        entry.current.clear()
+        for transaction in entry.iterator:
+            entry.current.append(transaction)
+            return transaction_tuple(transaction)
+        self._forget(iterator_id)
+        return None
+
+    def start_records(self, iterator_id: int, tid: bytes) -> int:
+        """Iterate over the records of the transaction that `next` gave last; the iterator's id."""
+        self._check_room()
+        current = self._get(iterator_id, Transactions).current
+        if not current or current[0].tid != tid:
+            raise StorageError('records can only be asked for of the transaction that was given last')
+        return self._add(Records(iter(current[0])))
+
+    def next_record(self, iterator_id: int) -> tuple[Any, ...] | None:
+        """``(oid, tid, data, data_txn)``, or None at the end, which ends the iterator."""
+        for record in self._get(iterator_id, Records).iterator:
+            return record_tuple(record)
+        self._forget(iterator_id)
+        return None
+
+    def batch(self, iterator_id: int, size: int) -> list[tuple[Any, Any]]:
+        """The next transactions, at least one, until there are `size` bytes: ``[(as from next,
+        records)]``.
+
+        `records` is a list as from `next_record`; None for a transaction that is too large for a
+        message: it is the last one of the batch, and its records can be asked for.  Empty at the end,
+        which ends the iterator.
+        """
+        entry = self._get(iterator_id, Transactions)
+        entry.current.clear()
+        batch, left = [], min(size, MAX_BATCH)
+        for transaction in entry.iterator:
+            entry.current[:] = [transaction]
+            records, used = read_records(transaction)
+            batch.append((transaction_tuple(transaction), records))
+            left -= used
+            if left <= 0:
+                break
+        if not batch:
+            self._forget(iterator_id)
+        return batch
+
+    def forget(self, iterator_ids: Iterable[int]) -> None:
+        """The client is done with these; unknown ones have ended already."""
+        for iterator_id in iterator_ids:
+            self._forget(iterator_id)
+
+
+def transaction_tuple(transaction: Any) -> tuple[Any, ...]:
+    """A transaction as it travels."""
+    return (transaction.tid, transaction.status, transaction.user, transaction.description,
+            transaction.extension)
+
+
+def record_tuple(record: Any) -> tuple[Any, ...]:
+    """A record as it travels."""
+    return record.oid, record.tid, record.data, record.data_txn
+
+
+def read_records(transaction: Any) -> tuple[list[tuple[Any, ...]] | None, int]:
+    """All records of a transaction, and their size; None instead of more than `MAX_BATCH` bytes."""
+    records, size = [], OVERHEAD
+    for record in transaction:
+        size += OVERHEAD + len(record.data or b'')
+        if size > MAX_BATCH:
+            return None, size
+        records.append(record_tuple(record))
+    return records, size

@@ -1,0 +1,135 @@
+"""Listening: from an address to sockets, and from connections to whoever wants them.
+
+In: an address, TCP or unix; connections, in the loop's thread.  Out: ``on_connect(socket, peer)``, where
+`peer` is the text that names the other side in log lines.  Knows no protocol.
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from zeo_clone.addresses import Address, format_address
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.dispatcher import Acceptor
+from zeo_clone.loop.poller import READ
+from zeo_clone.loop.runtime import AF_UNIX, Endpoint, Runtime, Socket
+
+log = logging.getLogger(__name__)
+
+#: With port 0 the system's choice for one address family may be taken in the other: ask so often.
+PORT_ATTEMPTS = 20
+#: Errors of a family that this machine does not have.
+NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+OnConnect = Callable[[Socket, str], object]
+
+
+class Listener(Acceptor):
+    """One listening socket."""
+
+    def __init__(self, loop: Loop, sock: Socket, on_connect: OnConnect) -> None:
+        super().__init__(loop, sock)
+        self._on_connect = on_connect
+
+    def handle_accept(self, sock: Socket, address: Any) -> None:
+        if isinstance(address, tuple):
+            self.loop.runtime.tune(sock)
+            peer = str(Endpoint(0, address))
+        else:
+            peer = f'unix socket, descriptor {sock.fileno()}'
+        self._on_connect(sock, peer)
+
+
+def open_listeners(loop: Loop, address: Address,
+                   on_connect: OnConnect) -> tuple[list[Listener], Address]:
+    """Listen at `address`: the listeners, all with one port, and the address with the port that they
+    have.
+
+    Without a host they listen at all interfaces.  Raises OSError that names the address.
+    """
+    try:
+        if isinstance(address, str):
+            sockets = [_listen_unix(loop.runtime, address)]
+        else:
+            sockets = _listen_tcp(loop.runtime, *address)
+            address = (address[0], sockets[0].getsockname()[1])
+    except OSError as error:
+        place = format_address(address)
+        raise OSError(error.errno, f'cannot listen at {place}: {error.strerror or error}') from error
+    listeners = [Listener(loop, sock, on_connect) for sock in sockets]
+    for listener in listeners:
+        listener.open(READ)
+    return listeners, address
+
+
+def _listen_tcp(runtime: Runtime, host: str | None, port: int) -> list[Socket]:
+    attempts = 1 if port else PORT_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            return _listen_everywhere(runtime, host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not attempts:
+                raise
+
+
+def _listen_everywhere(runtime: Runtime, host: str | None, port: int) -> list[Socket]:
+    """A socket for each address of `host`; what the first one got for port 0 the others take as well."""
+    sockets: list[Socket] = []
+    failure: OSError | None = None
+    try:
+        for family, sockaddr in runtime.resolve(host, port, passive=True):
+            endpoint = Endpoint(family, (sockaddr[0], port, *sockaddr[2:]))
+            try:
+                sockets.append(runtime.listen(endpoint))
+            except OSError as error:
+                if error.errno not in NO_FAMILY:
+                    raise
+                failure = error
+            else:
+                port = sockets[0].getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    if not sockets:
+        raise failure or OSError(errno.EADDRNOTAVAIL, 'the host has no address')
+    return sockets
+
+
+def _listen_unix(runtime: Runtime, path: str) -> Socket:
+    if AF_UNIX is None:
+        raise OSError(errno.EAFNOSUPPORT, 'this system has no unix sockets; use HOST:PORT')
+    endpoint = Endpoint(AF_UNIX, path)
+    try:
+        return runtime.listen(endpoint)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not _is_left_behind(runtime, path):
+            raise
+    log.info('removing the unix socket %s that a server left behind', path)
+    runtime.remove(path)
+    return runtime.listen(endpoint)
+
+
+def _is_left_behind(runtime: Runtime, path: str) -> bool:
+    """Whether `path` is a unix socket at which nobody listens."""
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError(errno.EEXIST, 'it is there and is not a socket; remove it or use another path')
+    sock = runtime.socket(AF_UNIX or 0)
+    try:
+        return sock.connect_ex(path) == errno.ECONNREFUSED
+    finally:
+        sock.close()
+
+
+def remove_unix_socket(runtime: Runtime, address: Address) -> None:
+    """Remove the path at which a server listened."""
+    if isinstance(address, str):
+        try:
+            runtime.remove(address)
+        except FileNotFoundError:
+            pass  # somebody was faster

@@ -1,0 +1,296 @@
+"""What a client may call: the table of methods, and what each of them does.
+
+In: a session and arguments whose types have been checked.  Out: the value of the reply, or a `Deferred`
+one, or an exception for the client.  Loop thread only; what may take long runs in a worker thread.  This
+module knows no bytes and no connection.
+"""
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ZODB.POSException import ReadOnlyError
+from zope.interface import providedBy
+
+from zeo_clone.server import arguments as a
+from zeo_clone.server.commit import Meta
+from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.iterators import Iterators
+from zeo_clone.server.operations import Operation
+
+if TYPE_CHECKING:
+    from zeo_clone.server.session import Session
+
+#: Oids handed out by one call.
+MAX_NEW_OIDS = 100
+#: Methods beyond ZEO's, for clients that know them: ``iterator_batch(iterator id, bytes)``.
+EXTENSIONS = ['iterator_batch']
+#: A longer history is looked up in a worker thread.
+SHORT_HISTORY = 10
+
+
+class Kind(enum.Enum):
+    """How a method is called and what happens when it fails."""
+
+    CALL = enum.auto()      # two-way; the client gets the exception
+    ONEWAY = enum.auto()    # an exception closes the connection
+    BUFFERED = enum.auto()  # one-way, part of a transaction: a bad argument is told at the vote
+
+
+class Method(NamedTuple):
+    """An entry of the table: the checks of all arguments, of which the first `required` must be there.
+    """
+
+    function: Callable[..., Any]
+    kind: Kind
+    required: int
+    checks: tuple[Callable[[Any], Any], ...]
+
+
+def _call(function: Callable[..., Any], *checks: Callable[[Any], Any], optional: int = 0) -> Method:
+    return Method(function, Kind.CALL, len(checks) - optional, checks)
+
+
+def _oneway(function: Callable[..., Any], *checks: Callable[[Any], Any], optional: int = 0) -> Method:
+    return Method(function, Kind.ONEWAY, len(checks) - optional, checks)
+
+
+def _buffered(function: Callable[..., Any], *checks: Callable[[Any], Any]) -> Method:
+    return Method(function, Kind.BUFFERED, len(checks), checks)
+
+
+# ---- the session --------------------------------------------------------------------------------
+
+def register(session: Session, storage_id: str, read_only: bool = False) -> bytes | None:
+    tid = session.register(storage_id, read_only)
+    return None if session.is_z4 else tid
+
+
+def get_auth_protocol(session: Session) -> None:
+    """Nobody has to log in."""
+
+
+def set_client_label(session: Session, label: str) -> None:
+    session.set_label(label)
+
+
+def ping(session: Session) -> None:
+    """That it is answered is the answer."""
+
+
+def get_info(session: Session) -> dict[str, Any]:
+    storage = session.storage
+    info = session.served.info()
+    info['name'] = storage.getName()
+    info['supportsUndo'] = bool(getattr(storage, 'supportsUndo', bool)())
+    if session.is_z4:
+        info['extensionMethods'] = get_extension_methods(session)
+    info['extensions'] = EXTENSIONS
+    info['supports_record_iternext'] = hasattr(storage, 'record_iternext')
+    info['interfaces'] = tuple((interface.__module__, interface.__name__)
+                               for interface in providedBy(storage).__iro__)
+    return info
+
+
+def get_extension_methods(session: Session) -> dict[str, None]:
+    return dict.fromkeys(session.served.extension_methods)
+
+
+def server_status(session: Session) -> dict[str, Any]:
+    return session.served.status()
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+def load_before(session: Session, oid: bytes, tid: bytes) -> Any:
+    session.served.stats.loads += 1
+    return session.storage.loadBefore(oid, tid)
+
+
+def load_serial(session: Session, oid: bytes, serial: bytes) -> Any:
+    session.served.stats.loads += 1
+    return session.storage.loadSerial(oid, serial)
+
+
+def get_tid(session: Session, oid: bytes) -> Any:
+    return session.storage.getTid(oid)
+
+
+def last_transaction(session: Session) -> bytes:
+    return session.served.last_tid()
+
+
+def get_invalidations(session: Session, tid: bytes) -> tuple[bytes, list[bytes]] | None:
+    return session.served.invalidations_after(tid)
+
+
+def history(session: Session, oid: bytes, size: int = 1) -> Any:
+    look_up = partial(session.storage.history, oid, size)
+    return look_up() if size <= SHORT_HISTORY else session.slow(look_up)
+
+
+def record_iternext(session: Session, start: bytes | None = None) -> Any:
+    return session.optional('record_iternext')(start)
+
+
+def iterator_start(session: Session, start: bytes | None, stop: bytes | None) -> Deferred:
+    session.optional('iterator')
+    return session.iterate(Iterators.start, session.storage, start, stop)
+
+
+def iterator_next(session: Session, iterator_id: int) -> Deferred:
+    return session.iterate(Iterators.next, iterator_id)
+
+
+def iterator_record_start(session: Session, iterator_id: int, tid: bytes) -> Deferred:
+    return session.iterate(Iterators.start_records, iterator_id, tid)
+
+
+def iterator_record_next(session: Session, iterator_id: int) -> Deferred:
+    return session.iterate(Iterators.next_record, iterator_id)
+
+
+def iterator_gc(session: Session, iterator_ids: list[int]) -> None:
+    session.iterate(Iterators.forget, iterator_ids)
+
+
+def iterator_batch(session: Session, iterator_id: int, size: int) -> Deferred:
+    return session.iterate(Iterators.batch, iterator_id, size)
+
+
+def send_blob(session: Session, oid: bytes, serial: bytes) -> Deferred:
+    session.optional('loadBlob')
+    return session.downloads.request(oid, serial)
+
+
+def undo_log(session: Session, first: int, last: int) -> Deferred:
+    return session.slow(partial(session.optional('undoLog'), first, last))
+
+
+def undo_info(session: Session, first: int = 0, last: int = -20, specification: Any = None) -> Deferred:
+    return session.slow(partial(session.optional('undoInfo'), first, last, specification))
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+def new_oids(session: Session, count: int = MAX_NEW_OIDS) -> list[bytes]:
+    if session.read_only:
+        raise ReadOnlyError()
+    new_oid = session.storage.new_oid
+    return [new_oid() for _ in range(max(0, min(count, MAX_NEW_OIDS)))]
+
+
+def tpc_begin(session: Session, transaction_id: Any, user: str | bytes, description: str | bytes,
+              extension: dict[Any, Any], tid: bytes | None = None, status: str = ' ') -> None:
+    session.transactor.begin(Meta(transaction_id, user, description, extension, tid, status))
+
+
+def storea(session: Session, oid: bytes, serial: bytes, data: bytes, transaction_id: Any) -> None:
+    session.served.stats.stores += 1
+    session.transactor.add(transaction_id, Operation('store', oid, serial, data))
+
+
+def restorea(session: Session, oid: bytes, serial: bytes, data: bytes | None, previous: bytes | None,
+             transaction_id: Any) -> None:
+    session.served.stats.stores += 1
+    session.transactor.add(transaction_id, Operation('restore', oid, serial, data, previous))
+
+
+def check_current(session: Session, oid: bytes, serial: bytes, transaction_id: Any) -> None:
+    session.transactor.add(transaction_id, Operation('check', oid, serial))
+
+
+def delete_object(session: Session, oid: bytes, serial: bytes, transaction_id: Any) -> None:
+    session.transactor.add(transaction_id, Operation('delete', oid, serial))
+
+
+def store_blob_start(session: Session) -> None:
+    session.transactor.start_blob()
+
+
+def store_blob_chunk(session: Session, chunk: bytes) -> None:
+    session.transactor.write_blob(chunk)
+
+
+def store_blob_end(session: Session, oid: bytes, serial: bytes, data: bytes,
+                   transaction_id: Any) -> None:
+    session.served.stats.stores += 1
+    session.transactor.end_blob(transaction_id, Operation('blob', oid, serial, data))
+
+
+def store_blob_shared(session: Session, oid: bytes, serial: bytes, data: bytes, name: str,
+                      transaction_id: Any) -> None:
+    session.served.stats.stores += 1
+    session.transactor.share_blob(transaction_id, Operation('blob', oid, serial, data, name))
+
+
+def undoa(session: Session, undo_id: bytes, transaction_id: Any) -> None:
+    session.transactor.add(transaction_id, Operation('undo', extra=undo_id))
+
+
+def vote(session: Session, transaction_id: Any) -> Deferred:
+    return session.transactor.vote(transaction_id)
+
+
+def tpc_finish(session: Session, transaction_id: Any) -> bytes:
+    return session.transactor.finish(transaction_id)
+
+
+def tpc_abort(session: Session, transaction_id: Any) -> None:
+    session.transactor.abort(transaction_id)
+
+
+def pack(session: Session, time: float, wait: bool = True) -> Deferred | None:
+    done = session.pack(time)
+    if wait:
+        return done
+    done.when_settled(partial(session.report_background, 'pack'))
+    return None
+
+
+METHODS: dict[str, Method] = {
+    'register': _call(register, a.name, a.flag, optional=1),
+    'getAuthProtocol': _call(get_auth_protocol),
+    'set_client_label': _oneway(set_client_label, a.name),
+    'ping': _call(ping),
+    'get_info': _call(get_info),
+    'getExtensionMethods': _call(get_extension_methods),
+    'server_status': _call(server_status),
+
+    'loadBefore': _call(load_before, a.oid, a.tid),
+    'loadSerial': _call(load_serial, a.oid, a.tid),
+    'getTid': _call(get_tid, a.oid),
+    'lastTransaction': _call(last_transaction),
+    'getInvalidations': _call(get_invalidations, a.tid),
+    'history': _call(history, a.oid, a.count, optional=1),
+    'record_iternext': _call(record_iternext, a.optional_tid, optional=1),
+    'sendBlob': _call(send_blob, a.oid, a.tid),
+    'iterator_start': _call(iterator_start, a.optional_tid, a.optional_tid),
+    'iterator_next': _call(iterator_next, a.count),
+    'iterator_record_start': _call(iterator_record_start, a.count, a.tid),
+    'iterator_record_next': _call(iterator_record_next, a.count),
+    'iterator_gc': _oneway(iterator_gc, a.ids),
+    'iterator_batch': _call(iterator_batch, a.count, a.count),
+    'undoLog': _call(undo_log, a.count, a.count),
+    'undoInfo': _call(undo_info, a.count, a.count, a.specification, optional=3),
+
+    'new_oids': _call(new_oids, a.count, optional=1),
+    'tpc_begin': _oneway(tpc_begin, a.transaction_id, a.text, a.text, a.extension, a.optional_tid,
+                         a.status, optional=2),
+    'storea': _buffered(storea, a.oid, a.serial, a.record, a.transaction_id),
+    'restorea': _buffered(restorea, a.oid, a.serial, a.data, a.optional_tid, a.transaction_id),
+    'checkCurrentSerialInTransaction': _buffered(check_current, a.oid, a.serial, a.transaction_id),
+    'deleteObject': _buffered(delete_object, a.oid, a.serial, a.transaction_id),
+    'storeBlobStart': _buffered(store_blob_start),
+    'storeBlobChunk': _buffered(store_blob_chunk, a.record),
+    'storeBlobEnd': _buffered(store_blob_end, a.oid, a.serial, a.record, a.transaction_id),
+    'storeBlobShared': _buffered(store_blob_shared, a.oid, a.serial, a.record, a.name,
+                                 a.transaction_id),
+    'undoa': _buffered(undoa, a.undo_id, a.transaction_id),
+    'vote': _call(vote, a.transaction_id),
+    'tpc_finish': _call(tpc_finish, a.transaction_id),
+    'tpc_abort': _call(tpc_abort, a.transaction_id),
+    'pack': _call(pack, a.seconds, a.flag, optional=1),
+}

@@ -1,0 +1,228 @@
+"""One storage as it is served: the storage, its commit queue, its history, its counters, its sessions.
+
+In: sessions that come, go and commit; from a storage that is a client itself, what others changed.  Out:
+to sessions, invalidations, once each, in the order in which the storage committed.  Loop thread only,
+apart from the methods under the banner "any thread".  It knows sessions only as `Listener`.
+"""
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import Any, Protocol
+
+from ZODB.POSException import StorageError
+from ZODB.utils import z64
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.server.commit import Meta, StorageCommit, later_tid
+from zeo_clone.server.commit_queue import CommitQueue
+from zeo_clone.server.history import History
+from zeo_clone.server.stats import Stats
+from zeo_clone.server.transactor import Transactor
+from zeo_clone.server.watchdog import Watchdog
+from zeo_clone.server.wrapper import StorageWrapper
+from zeo_clone.zrpc.frames import frame
+from zeo_clone.zrpc.messages import encode_oneway
+
+log = logging.getLogger(__name__)
+
+#: From this many waiting transactions on, the log has a warning when one more waits ...
+WAITING_TO_WARN = 4
+#: ... but at most one in so many seconds (N15).
+WARN_INTERVAL_S = 1.0
+
+
+class Listener(Protocol):
+    """What a storage tells a session."""
+
+    def send(self, data: bytes) -> None:
+        """Send the bytes of a message."""
+
+    def disconnect(self, reason: str) -> None:
+        """Close the connection; logs `reason`."""
+
+
+class ServedStorage:
+    """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever."""
+
+    def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
+                 timeout_s: float | None, client_conflict_resolution: bool = False) -> None:
+        self.loop = loop
+        self.name = name
+        self.storage = storage
+        self.stats = Stats(loop.runtime.time())
+        self.failure: str | None = None  # what the storage failed in; until its next success
+        self.sessions: dict[Listener, None] = {}  # in the order in which they came
+        self.client_conflict_resolution = client_conflict_resolution
+        self.wrapper = StorageWrapper(loop.runtime.get_ident, self._invalidated_elsewhere,
+                                      self._reset_elsewhere, resolve=not client_conflict_resolution)
+        self._unusable = False  # it is stuck in a transaction: tpc_begin would wait for ever
+        self._queue: CommitQueue[Transactor] = CommitQueue()
+        self._watchdog = Watchdog(loop, timeout_s)
+        self._warned_at = -WARN_INTERVAL_S
+        self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
+        self._history = History(history_size, storage.lastTransaction() or z64, self._past(history_size))
+        self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
+        storage.registerDB(self.wrapper)
+
+    def __repr__(self) -> str:
+        return f'<ServedStorage {self.name!r}: {len(self.sessions)} sessions, {self._queue!r}>'
+
+    def _past(self, size: int) -> list[tuple[bytes, list[bytes]]]:
+        last = getattr(self.storage, 'lastInvalidations', None)
+        return list(last(size) or ()) if last is not None and size > 0 else []
+
+    # ---- what clients ask -------------------------------------------------------------------------
+
+    def last_tid(self) -> bytes:
+        """The last transaction that sessions have been told of; z64 if there is none."""
+        self._drain()
+        return self._history.last_tid
+
+    def invalidations_after(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
+        """``(last tid, [oid, ...])``: what was written after `tid`; None if that is not known."""
+        self._drain()
+        return self._history.after(tid)
+
+    def info(self) -> dict[str, Any]:
+        """What changes with each commit: length (objects) and size (bytes)."""
+        return {'length': len(self.storage), 'size': self.storage.getSize()}
+
+    # ---- sessions ---------------------------------------------------------------------------------
+
+    def join(self, session: Listener) -> None:
+        """`session` gets every invalidation from now on."""
+        self._drain()
+        self.sessions[session] = None
+
+    def part(self, session: Listener) -> None:
+        """`session` has gone."""
+        self.sessions.pop(session, None)
+
+    def tell_all(self, name: str, args: tuple[Any, ...], besides: object = None) -> None:
+        """Call a method of every client but one."""
+        if len(self.sessions) > (besides in self.sessions):
+            message = frame(encode_oneway(name, args))
+            for session in list(self.sessions):
+                if session is not besides:
+                    session.send(message)
+
+    # ---- the commit lock --------------------------------------------------------------------------
+
+    def request(self, transactor: Transactor) -> bool:
+        """Queue for the commit lock; True if it is granted at once.  Else ``granted`` is called later.
+        """
+        if self._queue.request(transactor):
+            self._locked(transactor)
+            return True
+        waiting = self._queue.waiting
+        now = self.loop.runtime.monotonic()
+        loud = waiting >= WAITING_TO_WARN and now >= self._warned_at + WARN_INTERVAL_S
+        if loud:
+            self._warned_at = now
+        log.log(logging.WARNING if loud else logging.DEBUG, '%s: storage %r has %d transactions waiting',
+                transactor.client.name, self.name, waiting)
+        return False
+
+    def release(self, transactor: Transactor) -> None:
+        """`transactor` leaves the queue, or gives the lock back to the next one."""
+        if transactor is self._queue.holder:
+            self._watchdog.stop()
+            self.stats.lock_time = None
+        successor = self._queue.leave(transactor)
+        if successor is not None:
+            # Through the door: the work of one client ends before that of the next begins.
+            self.loop.door(partial(self._grant, successor))
+
+    def _grant(self, transactor: Transactor) -> None:
+        if transactor is self._queue.holder:
+            self._locked(transactor)
+            transactor.phase.granted()
+
+    def _locked(self, transactor: Transactor) -> None:
+        self.stats.lock_time = self.loop.runtime.time()
+        self._watchdog.start(transactor)
+
+    # ---- commits ----------------------------------------------------------------------------------
+
+    def new_commit(self, transactor: Transactor, meta: Meta) -> StorageCommit:
+        """A commit for the holder of the lock."""
+        if self._unusable:
+            raise StorageError(f'storage {self.name!r} has failed and takes no transactions until the '
+                               f'server is restarted: {self.failure}')
+        self._drain()
+        early = transactor.client.wants_early_tid
+        tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
+        collect = self.client_conflict_resolution and not early
+        return StorageCommit(self.storage, self.wrapper, meta, tid, collect)
+
+    def committed(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
+        """The storage has finished a transaction: tell everybody, in this order, before anything else.
+        """
+        self.failure = None
+        self.stats.commits += 1
+        self._drain()
+        self._publish(tid, oids, committer)
+        committer.send_oneway('info', (self.info(),))
+
+    def abort(self, commit: StorageCommit) -> None:
+        """Abort in the storage.  Never raises (L9)."""
+        try:
+            commit.abort()
+        except Exception as error:
+            self._failed('tpc_abort', error)
+            self._unusable = self._is_stuck()
+
+    def finish_failed(self, commit: StorageCommit, error: Exception) -> None:
+        """``tpc_finish`` raised `error`: get the storage's own lock free, tell what may have changed."""
+        self._failed('tpc_finish', error)
+        self.abort(commit)
+        try:
+            last = self.storage.lastTransaction()
+        except Exception:
+            return  # it is beyond hope; the status says so
+        if last > self._history.last_tid:
+            self._publish(last, list(commit.written), None)
+
+    def _is_stuck(self) -> bool:
+        try:
+            return getattr(self.storage, 'tpc_transaction', lambda: None)() is not None
+        except Exception:
+            return True
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self.failure = f'{what}: {type(error).__name__}: {str(error)[:1000]}'
+        log.critical('storage %r failed in %s', self.name, what, exc_info=error)
+
+    def _publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
+        self._history.add(tid, oids)
+        self.tell_all('invalidateTransaction', (tid, oids), committer)
+
+    def _drain(self) -> None:
+        """Publish what came from elsewhere, before anything later is said."""
+        while self._elsewhere:
+            self._publish(*self._elsewhere.popleft(), None)
+
+    def _reset(self) -> None:
+        self._elsewhere.clear()
+        self._history.forget(self.storage.lastTransaction() or z64)
+        for session in list(self.sessions):
+            session.disconnect('the served storage has lost track of changes; caches must be verified')
+
+    # ---- any thread -------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The dict of ``server_status``."""
+        try:
+            last_tid = self.storage.lastTransaction() or z64
+        except Exception:
+            last_tid = self._history.last_tid
+        return self.stats.as_dict(len(self.sessions), self._queue.waiting, last_tid, self.failure)
+
+    def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:
+        self._elsewhere.append((tid, oids))
+        self.loop.door(self._drain)
+
+    def _reset_elsewhere(self) -> None:
+        self.loop.door(self._reset)

@@ -1,0 +1,302 @@
+"""A session: the server's side of one client.
+
+In: what the client calls, as events of its `ServerCore`; what a storage tells.  Out: exactly one reply
+for each two-way call (S3), one-way calls of the client, one log line when something is refused.  When
+the session ends, whoever ended it and why, `handle_lost` cleans everything up (C16).  Loop thread only.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from transaction.interfaces import TransientError
+from ZODB.POSException import POSError, ReadOnlyError, StorageError, Unsupported
+
+from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.server.arguments import BadArgument
+from zeo_clone.server.commit import StorageCommit
+from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.downloads import Downloads
+from zeo_clone.server.iterators import Iterators
+from zeo_clone.server.methods import METHODS, Kind, Method
+from zeo_clone.server.served import ServedStorage
+from zeo_clone.server.transactor import Transactor
+from zeo_clone.server.workers import TooBusy
+from zeo_clone.zrpc import faults, marshal
+from zeo_clone.zrpc.channel.server import ServerChannel, describe
+from zeo_clone.zrpc.connection import Agreed, Call, HealthChecked
+from zeo_clone.zrpc.frames import frame
+
+if TYPE_CHECKING:
+    from zeo_clone.server.server import StorageServer
+
+log = logging.getLogger(__name__)
+
+#: Exceptions that belong to ordinary work: the client gets them, the log has them at DEBUG (L4).
+ORDINARY = (POSError, KeyError, BadArgument, TransientError, TooBusy)
+#: Characters of a client's label that are kept.
+MAX_LABEL = 100
+#: What Z4 clients are told as the serial of a record that the server has changed.
+RESOLVED = b'rs'
+
+
+class Session:
+    """One client, from its connection to its end."""
+
+    def __init__(self, server: StorageServer, channel: ServerChannel, peer: str) -> None:
+        self.server = server
+        self.name = peer
+        self.is_z4 = False
+        self.read_only = True
+        self._peer = peer
+        self._channel = channel
+        self._core = channel.core
+        self.downloads = Downloads(self)
+        self._iterators = Iterators(server.runtime)
+        self._served: ServedStorage | None = None
+        self._transactor: Transactor | None = None
+
+    def __repr__(self) -> str:
+        return f'<Session {self.name} {self._served!r}>'
+
+    # ---- what methods use -------------------------------------------------------------------------
+
+    @property
+    def registered(self) -> bool:
+        """Is there a storage?"""
+        return self._served is not None
+
+    @property
+    def served(self) -> ServedStorage:
+        """The storage that the client has registered for, with all that belongs to it."""
+        assert self._served is not None
+        return self._served
+
+    @property
+    def storage(self) -> Any:
+        """The storage itself."""
+        return self.served.storage
+
+    @property
+    def transactor(self) -> Transactor:
+        """The client's transactions."""
+        assert self._transactor is not None
+        return self._transactor
+
+    @property
+    def wants_early_tid(self) -> bool:
+        """Z4 clients are told tids at the vote."""
+        return self.is_z4
+
+    def optional(self, name: str) -> Any:
+        """A method that not every storage has.  Raises Unsupported."""
+        method = getattr(self.storage, name, None)
+        if method is None:
+            raise Unsupported(f'the storage has no {name}')
+        return method
+
+    def slow(self, function: Callable[[], Any]) -> Deferred:
+        """Have `function` called in a worker thread, after earlier ones of this client."""
+        return self.server.workers.run(self, function)
+
+    def iterate(self, function: Callable[..., Any], *args: Any) -> Deferred:
+        """Have a method of `Iterators` called in a worker thread."""
+        return self.slow(partial(self._iterators.call, function, *args))
+
+    def pack(self, time: float) -> Deferred:
+        """Pack in a worker thread, then tell all clients; the result is None."""
+        served = self.served
+        log.info('%s: packs storage %r to %s', self.name, served.name, time)
+        done = Deferred()
+        work = partial(served.storage.pack, time, served.wrapper.references)
+        self.server.packers.run(served, work).when_settled(partial(self._packed, served, done))
+        return done
+
+    def _packed(self, served: ServedStorage, done: Deferred, _: Any,
+                error: BaseException | None) -> None:
+        if error is not None:
+            done.fail(error)
+            return
+        log.info('%s: storage %r is packed', self.name, served.name)
+        served.tell_all('info', (served.info(),))
+        done.succeed(None)
+
+    def report_background(self, name: str, _: Any, error: BaseException | None) -> None:
+        """The end of a call whose client does not wait for it."""
+        if error is not None:
+            self._log(name, error)
+
+    def register(self, storage_id: str, read_only: bool) -> bytes:
+        """Join a storage; its last tid."""
+        if self._served is not None:
+            raise ValueError(f'this connection is registered for storage {self._served.name!r} already')
+        served = self.server.served.get(storage_id)
+        if served is None:
+            known = ', '.join(map(repr, self.server.served))
+            raise ValueError(f'unknown storage {storage_id!r}; this server has {known}'[:1000])
+        if not read_only and (self.server.read_only or served.storage.isReadOnly()):
+            raise ReadOnlyError()
+        tid = served.last_tid()
+        self._core.registered()
+        self.read_only = read_only
+        self._served = served
+        self._transactor = Transactor(served, self, read_only)
+        served.join(self)
+        log.info('%s: connected to storage %r%s, protocol %s', self.name, served.name,
+                 ' for reading' if read_only else '', self._core.protocol)
+        return tid
+
+    def set_label(self, label: str) -> None:
+        """The client's own name for itself, for log lines."""
+        label = ''.join(c if c.isprintable() else '?' for c in label[:MAX_LABEL])
+        self.name = f'{self._peer} ({label})' if label else self._peer
+
+    # ---- what comes from the client ---------------------------------------------------------------
+
+    def handle_event(self, event: Any) -> None:
+        """One event.  Raises ProtocolError for what closes the connection."""
+        kind = type(event)
+        if kind is Call:
+            if event.name == 'loadBefore' and not event.oneway and len(event.args) == 2:
+                self._load(event)
+            else:
+                self._call(event)
+        elif kind is Agreed:
+            self.is_z4 = event.protocol == 'Z4'
+        elif kind is HealthChecked:
+            self._channel.send(self._core.health(self.server.ruok()))
+            self._channel.close_when_sent()
+
+    def _load(self, call: Call) -> None:
+        """The call that sites make all the time."""
+        oid, tid = call.args
+        if type(oid) is not bytes or type(tid) is not bytes or len(oid) != 8 or len(tid) != 8:
+            self._call(call)
+            return
+        served = self.served
+        served.stats.loads += 1
+        try:
+            revision = served.storage.loadBefore(oid, tid)
+        except Exception as error:
+            self._send_error(call.id, call.name, error)
+        else:
+            self._channel.send(self._core.send_loaded(call.id, revision))
+
+    def _call(self, call: Call) -> None:
+        method = METHODS.get(call.name)
+        if method is None:
+            raise ProtocolError(f'it called {call.name!r}, which is not a method of this server')
+        if not method.required <= len(call.args) <= len(method.checks):
+            raise ProtocolError(f'it called {call.name} with {len(call.args)} arguments')
+        if call.oneway and method.kind is Kind.CALL:
+            raise ProtocolError(f'it called {call.name} one-way, but the answer matters')
+        try:
+            checked = [check(value) for check, value in zip(method.checks, call.args, strict=False)]
+            result = method.function(self, *checked)
+        except Exception as error:
+            self._refuse(call, method, error)
+            return
+        if call.oneway:
+            return
+        if type(result) is Deferred:
+            result.when_settled(partial(self._settle, call.id, call.name))
+        else:
+            self._channel.send(self._core.send_reply(call.id, result))
+
+    def _refuse(self, call: Call, method: Method, error: Exception) -> None:
+        if isinstance(error, BadArgument):
+            error = BadArgument(f'{call.name}: {error}')
+            if method.kind is Kind.BUFFERED and self.transactor.doom(error):
+                if not call.oneway:
+                    self._channel.send(self._core.send_reply(call.id, None))
+                return
+        if call.oneway:
+            if not isinstance(error, ORDINARY):
+                log.error('%s: %s failed', self.name, call.name, exc_info=error)
+            raise ProtocolError(f'a one-way call of {call.name} failed: {describe(error)}') from error
+        self._send_error(call.id, call.name, error)
+
+    # ---- what goes to the client ------------------------------------------------------------------
+
+    def _settle(self, message_id: Any, name: str, value: Any, error: BaseException | None) -> None:
+        if error is None:
+            self._channel.send(self._core.send_reply(message_id, value))
+        else:
+            self._send_error(message_id, name, error)
+
+    def _log(self, name: str, error: BaseException) -> None:
+        if isinstance(error, ORDINARY):
+            log.debug('%s: %s: %s', self.name, name, describe(error))
+        else:
+            log.error('%s: %s failed', self.name, name, exc_info=error)
+
+    def _send_error(self, message_id: Any, name: str, error: BaseException) -> None:
+        self._log(name, error)
+        self._channel.send(self._core.send_error(message_id, self._for_wire(error)))
+
+    @staticmethod
+    def _for_wire(error: BaseException) -> BaseException:
+        """Our own exceptions as those that every client has."""
+        if isinstance(error, BadArgument):
+            return ValueError(str(error))
+        return StorageError(str(error)) if isinstance(error, TooBusy) else error
+
+    def send(self, data: bytes) -> None:
+        """The bytes of a message, made once for many clients."""
+        self._channel.send(data)
+
+    def send_oneway(self, name: str, args: tuple[Any, ...]) -> None:
+        """Call a method of the client."""
+        self._channel.send(self._core.send_oneway(name, args))
+
+    def queue_oneway(self, name: str, args: tuple[Any, ...]) -> None:
+        """Call a method of the client, in a later turn of the loop."""
+        self._channel.queue(self._core.send_oneway(name, args))
+
+    def want_room(self) -> None:
+        """Go on with downloads when little output waits."""
+        self._channel.want_room()
+
+    def report_vote(self, commit: StorageCommit) -> list[bytes] | None:
+        """The vote's reply: changed oids; Z4 clients get a list of serials first, and None."""
+        if not self.is_z4:
+            return commit.changed
+        resolved = set(commit.resolved)
+        serials = [(oid, RESOLVED if oid in resolved else commit.tid) for oid in commit.stored]
+        self.send_oneway('serialnos', ([*serials, *((oid, RESOLVED) for oid in commit.undone)],))
+        return None
+
+    def report_failed_store(self, commit: StorageCommit, error: Exception) -> bool:
+        """Z4 clients learn about a store that failed from the list of serials."""
+        if not self.is_z4 or commit.failing is None or commit.failing.oid is None:
+            return False
+        self._log('vote', error)
+        instance = faults.z4_error(error)[1]
+        message = (0, 1, 'serialnos', ([(commit.failing.oid, instance)],))
+        self._channel.send(frame(marshal.dumps(message, exceptions=True)))
+        return True
+
+    def handle_room(self) -> None:
+        """There is room for more output."""
+        self.downloads.go_on()
+
+    # ---- the end ----------------------------------------------------------------------------------
+
+    def disconnect(self, reason: str) -> None:
+        """Close the connection."""
+        self._channel.lose(reason, logging.WARNING)
+
+    def handle_lost(self, reason: str, level: int) -> None:
+        """The connection has gone: the same clean-up, whoever closed it (C16)."""
+        if not self.registered and level <= logging.INFO:
+            level = logging.DEBUG  # health checks and port scans (N9)
+        log.log(level, '%s: disconnected: %s', self.name, reason)
+        self.server.forget(self)
+        if self._served is not None:
+            self._served.part(self)
+        self.downloads.close()
+        self._iterators.close()
+        if self._transactor is not None:
+            self._transactor.close()

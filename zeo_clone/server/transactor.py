@@ -1,0 +1,151 @@
+"""One session's transactions, one at a time: which phase, under which id, and what is said about it.
+
+In: the transaction methods of the protocol.  Out: results, `Deferred` ones for votes; to the client,
+through `Client`, what a commit tells it.  Loop thread only.
+"""
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.server.commit import Meta, StorageCommit
+from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.operations import Operation, Operations
+from zeo_clone.server.phases import Idle, Phase
+from zeo_clone.server.uploads import Uploads
+
+if TYPE_CHECKING:
+    from zeo_clone.server.served import ServedStorage
+
+log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """What a transaction wants to know of, and tell, its client."""
+
+    #: Peer and label, for log lines.
+    name: str
+
+    @property
+    def wants_early_tid(self) -> bool:
+        """Whether tids must be known at the vote (ZEO 4)."""
+
+    def report_vote(self, commit: StorageCommit) -> object:
+        """Say what the storage made of the stores; the value of the vote's reply."""
+
+    def report_failed_store(self, commit: StorageCommit, error: Exception) -> bool:
+        """Say that a store failed, if that is how this client learns it; else False."""
+
+    def send_oneway(self, name: str, args: tuple[object, ...]) -> None:
+        """Call a method of the client."""
+
+    def disconnect(self, reason: str) -> None:
+        """Close the connection; logs `reason`."""
+
+
+class Transactor:
+    """The transactions of `client` in `served`."""
+
+    def __init__(self, served: ServedStorage, client: Client, read_only: bool) -> None:
+        self.served = served
+        self.client = client
+        self.loop: Loop = served.loop
+        self.runtime = served.loop.runtime
+        self._read_only = read_only
+        self.meta: Meta | None = None  # of the transaction under way
+        self.phase: Phase = Idle(self)
+
+    def __repr__(self) -> str:
+        return f'<Transactor of {self.client.name}: {self.phase!r}>'
+
+    def move(self, phase: Phase) -> None:
+        """The one function that changes the phase."""
+        was_idle, is_idle = type(self.phase) is Idle, type(phase) is Idle
+        self.served.stats.active_txns += was_idle - is_idle
+        self.phase = phase
+
+    def new_operations(self) -> Operations:
+        """A place to keep operations until the vote."""
+        return Operations(self.runtime, Uploads(self.served.storage))
+
+    def note_failure(self, error: Exception) -> None:
+        """Count a conflict, which is ordinary (L4).  Other failures are logged with the vote's reply."""
+        if isinstance(error, ConflictError):
+            self.served.stats.conflicts += 1
+            oid = error.oid.hex() if isinstance(error.oid, bytes) else error.oid
+            log.debug('%s: conflict at oid %s of class %s', self.client.name, oid, error.class_name)
+
+    # ---- the protocol's methods -------------------------------------------------------------------
+
+    def begin(self, meta: Meta) -> None:
+        """``tpc_begin``."""
+        self.phase.begin(meta)
+        self.meta = meta
+        if self._read_only:
+            self.phase.doom(ReadOnlyError())
+
+    def _check(self, transaction_id: object) -> None:
+        if self.meta is None or self.meta.id != transaction_id or type(self.phase) is Idle:
+            raise StorageTransactionError('this transaction is not under way in this session')
+
+    def add(self, transaction_id: object, operation: Operation) -> None:
+        """Any operation that waits for the vote."""
+        self._check(transaction_id)
+        self.phase.add(operation)
+
+    def start_blob(self) -> None:
+        """``storeBlobStart``."""
+        self.phase.start_blob()
+
+    def write_blob(self, chunk: bytes) -> None:
+        """``storeBlobChunk``."""
+        self.phase.write_blob(chunk)
+
+    def end_blob(self, transaction_id: object, operation: Operation) -> None:
+        """``storeBlobEnd``."""
+        self._check(transaction_id)
+        self.phase.end_blob(operation)
+
+    def share_blob(self, transaction_id: object, operation: Operation) -> None:
+        """``storeBlobShared``."""
+        self._check(transaction_id)
+        self.phase.share_blob(operation)
+
+    def doom(self, error: Exception) -> bool:
+        """An operation was bad: remember that until the vote.  False if there is nothing to doom."""
+        try:
+            self.phase.doom(error)
+        except StorageTransactionError:
+            return False
+        return True
+
+    def vote(self, transaction_id: object) -> Deferred:
+        """``vote``."""
+        self._check(transaction_id)
+        return self.phase.vote()
+
+    def finish(self, transaction_id: object) -> bytes:
+        """``tpc_finish``; the tid."""
+        self._check(transaction_id)
+        return self.phase.finish()
+
+    def abort(self, transaction_id: object) -> None:
+        """``tpc_abort``.  Nothing happens for a transaction that is not under way."""
+        if self.meta is not None and self.meta.id == transaction_id and type(self.phase) is not Idle:
+            self.served.stats.aborts += 1
+            self.phase.abort()
+
+    def close(self) -> None:
+        """The session ends: whatever is under way is aborted."""
+        if type(self.phase) is not Idle:
+            self.served.stats.aborts += 1
+            self.phase.abort()
+
+    def timed_out(self, timeout_s: float) -> None:
+        """The commit lock was held too long."""
+        log.error('Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is '
+                  'disconnected', self.client.name, self.served.name, timeout_s, self.meta)
+        self.client.disconnect('transaction timeout')

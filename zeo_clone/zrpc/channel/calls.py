@@ -1,0 +1,82 @@
+"""Calls that wait for a reply, and who can be the reader of a client's connection.
+
+Parts of `client`, where their threads and locks are explained: a `PendingCall` is made by the thread that
+calls and finished in the reader's role.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zeo_clone.Exceptions import ClientDisconnected
+
+
+class ConnectionLost(ClientDisconnected):
+    """The connection was lost after a call was sent and before its reply came."""
+
+
+class ClientHandler(Protocol):
+    """What a `ClientChannel` tells: in the reader's role, in wire order."""
+
+    def handle_agreed(self, protocol: str) -> None:
+        """The handshake is done; calls may be made."""
+
+    def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
+        """The server called a client's method.  An exception drops the connection (C17)."""
+
+    def handle_lost(self, error: Exception) -> None:
+        """The connection has gone; waiting calls fail right after this.  Called exactly once."""
+
+
+class PendingCall:
+    """A call that waits for its reply.
+
+    `on_reply` runs in the reader's role at the moment in which the reply is processed and returns what
+    the caller gets.  `on_done` is for calls that nobody waits for; it runs there, too.
+    """
+
+    __slots__ = ('done', 'error', 'joined', 'on_done', 'on_reply', 'value', 'wakeup')
+
+    def __init__(self, wakeup: Any, on_reply: Callable[[Any], Any] | None = None,
+                 on_done: Callable[[PendingCall], None] | None = None) -> None:
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.on_reply = on_reply
+        self.on_done = on_done
+        # An acquired lock, released once: when the call is done, or its thread is to be the reader.
+        self.wakeup = wakeup
+        # Locks of threads that wait for a call that was made without waiting; see `ClientChannel.join`.
+        self.joined: list[PendingCall] | None = None
+
+    def finish(self) -> None:
+        """Reader's role: value or error is known."""
+        self.done = True
+        if self.wakeup is not None:
+            self.wakeup.release()
+        elif self.on_done is not None:
+            self.on_done(self)
+
+    def result(self) -> Any:
+        """The reply's value; raises what the call raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # its traceback refers to this frame: leave no cycle
+        return self.value
+
+
+class Reader:
+    """A reader that is no waiting call."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+LOOP = Reader('the loop')  # the loop's thread, while it processes messages
+BUSY = Reader('a thread that sends, or closes')
+GONE = Reader('nobody any more')
