@@ -152,3 +152,25 @@ def ids(value: Any) -> list[int]:
     if type(value) in (list, tuple) and len(value) <= MAX_IDS and set(map(type, value)) <= {int}:
         return list(value)
     raise bad(value, f'a list of at most {MAX_IDS} integers')
+
+
+def anything(value: Any) -> Any:
+    """Any plain value, for a method of which only the storage knows what it wants."""
+    return value
+
+
+# ---- the usual forms of the two methods that are called most --------------------------------------
+
+def is_usual_load(args: tuple[Any, ...]) -> bool:
+    """Whether `args` are those of loadBefore and need no conversion."""
+    return (len(args) == 2 and type(args[0]) is bytes and type(args[1]) is bytes
+            and len(args[0]) == 8 and len(args[1]) == 8)
+
+
+def is_usual_store(args: tuple[Any, ...]) -> bool:
+    """Whether `args` are those of storea and need no conversion."""
+    if len(args) != 4:
+        return False
+    oid, serial, data, transaction_id = args
+    return (type(oid) is bytes and type(serial) is bytes and type(data) is bytes
+            and type(transaction_id) is int and len(oid) == 8 and len(serial) == 8)

@@ -40,18 +40,19 @@ class StorageCommit:
     """
 
     def __init__(self, storage: Any, wrapper: StorageWrapper, meta: Meta, tid: bytes | None,
-                 collect_conflicts: bool) -> None:
+                 collect_conflicts: bool, keep_stores: bool) -> None:
         self._storage = storage
         self._wrapper = wrapper
         self._transaction = TransactionMetaData(meta.user, meta.description, meta.extension)
         self._collect_conflicts = collect_conflicts
+        self._keep_stores = keep_stores
         self.tid = tid
         self._status = meta.status
         self.written: dict[bytes, None] = {}  # oids that need an invalidation, in order (C3)
         self.undone: dict[bytes, None] = {}  # oids that undo wrote
         self.resolved: list[bytes] = []  # oids whose conflicts the storage resolved
         self.conflicts: dict[bytes, dict[str, Any]] = {}  # for the client to resolve, by oid
-        self.stored: list[bytes] = []  # the oid of each store, in order
+        self.stored: list[bytes] = []  # with `keep_stores`: the oid of each store, in order
         self.failing: Operation | None = None  # the operation that is being carried out
 
     @property
@@ -122,8 +123,10 @@ class StorageCommit:
     def _wrote(self, oid: bytes | None) -> None:
         assert oid is not None
         self.written[oid] = None
-        self.stored.append(oid)
-        self.conflicts.pop(oid, None)
+        if self._keep_stores:
+            self.stored.append(oid)
+        if self.conflicts:
+            self.conflicts.pop(oid, None)
 
     def _optional(self, name: str) -> Any:
         method = getattr(self._storage, name, None)

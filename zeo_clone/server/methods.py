@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_NEW_OIDS = 100
 #: Methods beyond ZEO's, for clients that know them: ``iterator_batch(iterator id, bytes)``.
 EXTENSIONS = ['iterator_batch']
+#: Arguments of a method that a storage itself offers (``getExtensionMethods``).
+MAX_EXTENSION_ARGS = 10
 #: A longer history is looked up in a worker thread.
 SHORT_HISTORY = 10
 
@@ -248,6 +250,19 @@ def pack(session: Session, time: float, wait: bool = True) -> Deferred | None:
         return done
     done.when_settled(partial(session.report_background, 'pack'))
     return None
+
+
+def call_extension(name: str, session: Session, *args: Any) -> Deferred:
+    """A method that the storage itself offers to clients, with the plain values that they sent."""
+    return session.slow(partial(getattr(session.storage, name), *args))
+
+
+def find(session: Session, name: str) -> Method | None:
+    """The method `name` as far as `session` may call it."""
+    method = METHODS.get(name)
+    if method is None and session.registered and name in session.served.extension_methods:
+        return Method(partial(call_extension, name), Kind.CALL, 0, (a.anything,) * MAX_EXTENSION_ARGS)
+    return method
 
 
 METHODS: dict[str, Method] = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zeo_clone.server.transactor import Transactor
 
 #: Operations carried out before other clients get a turn.
-OPERATIONS_PER_TURN = 1000
+OPERATIONS_PER_TURN = 2000
 
 
 class Phase:
@@ -103,8 +103,10 @@ class _Buffering(Phase):
     operations: Operations
 
     def add(self, operation: Operation) -> None:
-        with self._failing_later():
+        try:  # as `_failing_later`, but this happens for each object
             self.operations.append(operation)
+        except Exception as error:
+            self.doom(error)
 
     def start_blob(self) -> None:
         with self._failing_later():

@@ -154,8 +154,8 @@ class ServedStorage:
         self._drain()
         early = transactor.client.wants_early_tid
         tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
-        collect = self.client_conflict_resolution and not early
-        return StorageCommit(self.storage, self.wrapper, meta, tid, collect)
+        return StorageCommit(self.storage, self.wrapper, meta, tid, keep_stores=early,
+                             collect_conflicts=self.client_conflict_resolution and not early)
 
     def committed(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
         """The storage has finished a transaction: tell everybody, in this order, before anything else.

@@ -15,12 +15,13 @@ from transaction.interfaces import TransientError
 from ZODB.POSException import POSError, ReadOnlyError, StorageError, Unsupported
 
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.server.arguments import BadArgument
+from zeo_clone.server.arguments import BadArgument, is_usual_load, is_usual_store
 from zeo_clone.server.commit import StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.downloads import Downloads
 from zeo_clone.server.iterators import Iterators
-from zeo_clone.server.methods import METHODS, Kind, Method
+from zeo_clone.server.methods import METHODS, Kind, Method, find
+from zeo_clone.server.operations import Operation
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.workers import TooBusy
@@ -159,8 +160,10 @@ class Session:
         """One event.  Raises ProtocolError for what closes the connection."""
         kind = type(event)
         if kind is Call:
-            if event.name == 'loadBefore' and not event.oneway and len(event.args) == 2:
+            if event.name == 'loadBefore':
                 self._load(event)
+            elif event.name == 'storea':
+                self._store(event)
             else:
                 self._call(event)
         elif kind is Agreed:
@@ -170,11 +173,11 @@ class Session:
             self._channel.close_when_sent()
 
     def _load(self, call: Call) -> None:
-        """The call that sites make all the time."""
-        oid, tid = call.args
-        if type(oid) is not bytes or type(tid) is not bytes or len(oid) != 8 or len(tid) != 8:
+        """The call that sites make all the time: the usual form of it, without the general checks."""
+        if call.oneway or not is_usual_load(call.args):
             self._call(call)
             return
+        oid, tid = call.args
         served = self.served
         served.stats.loads += 1
         try:
@@ -184,8 +187,20 @@ class Session:
         else:
             self._channel.send(self._core.send_loaded(call.id, revision))
 
+    def _store(self, call: Call) -> None:
+        """The call that a large transaction consists of: likewise."""
+        if not call.oneway or not is_usual_store(call.args):
+            self._call(call)
+            return
+        oid, serial, data, transaction_id = call.args
+        self.served.stats.stores += 1
+        try:
+            self.transactor.add(transaction_id, Operation('store', oid, serial, data))
+        except Exception as error:
+            self._refuse(call, METHODS['storea'], error)
+
     def _call(self, call: Call) -> None:
-        method = METHODS.get(call.name)
+        method = find(self, call.name)
         if method is None:
             raise ProtocolError(f'it called {call.name!r}, which is not a method of this server')
         if not method.required <= len(call.args) <= len(method.checks):

@@ -1,0 +1,76 @@
+"""A server whose storage is a client of another server: what one hears, the other passes on."""
+from __future__ import annotations
+
+import threading
+
+import pytest
+from ZODB.utils import p64, z64
+
+from tests.server.test_server import Wire
+from zeo_clone.ClientStorage import ClientStorage
+
+OID = p64(1)
+
+
+@pytest.fixture
+def upstream(new_server):
+    return new_server()
+
+
+@pytest.fixture
+def downstream(upstream, new_server):
+    return new_server({'1': ClientStorage(upstream.addr, wait_timeout=20)})
+
+
+@pytest.fixture
+def wire():
+    wires = []
+
+    def connect(server):
+        wires.append(Wire(server.addr))
+        return wires[-1].register()
+
+    yield connect
+    for each in wires:
+        each.socket.close()
+
+
+def commit(wire, oid, serial=z64):
+    wire.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    wire.oneway('storea', oid, serial, b'data', 7)
+    assert wire.call('vote', 7) == []
+    return wire.call('tpc_finish', 7)
+
+
+def test_a_commit_above_is_passed_on_below(upstream, downstream, wire):
+    below = wire(downstream)
+    tid = commit(wire(upstream), OID)
+    assert below.notice() == ('invalidateTransaction', (tid, [OID]))
+    assert below.call('loadBefore', OID, b'\x7f' + b'\xff' * 7) == (b'data', tid, None)
+    assert below.call('getInvalidations', z64) == (tid, [OID])
+
+
+def test_a_commit_below_is_seen_above_and_by_the_others_below(upstream, downstream, wire):
+    above, committer, other = wire(upstream), wire(downstream), wire(downstream)
+    tid = commit(committer, OID)
+    assert above.notice() == other.notice() == ('invalidateTransaction', (tid, [OID]))
+    assert committer.call('lastTransaction') == tid
+
+
+def test_commits_of_both_levels_are_told_in_the_order_of_their_tids(upstream, downstream, wire):
+    """Order: whoever commits where, a client below hears tids that go up, each once."""
+    listener = wire(downstream)
+    tids = []
+
+    def work(server, number):
+        client = wire(server)
+        for step in range(20):
+            tids.append(commit(client, p64(100 * number + step)))
+
+    threads = [threading.Thread(target=work, args=(server, number))
+               for number, server in enumerate((upstream, downstream), 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [listener.notice()[1][0] for _ in range(40)] == sorted(tids)

@@ -1,0 +1,85 @@
+"""The invalidation history."""
+from __future__ import annotations
+
+from ZODB.utils import p64, z64
+
+from zeo_clone.server import history
+from zeo_clone.server.history import History
+
+OIDS = [p64(number) for number in range(10)]
+
+
+def filled(size=10, commits=5, since=p64(100)):
+    result = History(size, since)
+    for number in range(1, commits + 1):
+        result.add(p64(100 + number), [OIDS[number]])
+    return result
+
+
+def test_a_client_at_the_last_transaction_has_nothing_to_forget():
+    assert filled().after(p64(105)) == (p64(105), [])
+
+
+def test_a_client_behind_learns_what_was_written_since():
+    last, oids = filled().after(p64(102))
+    assert last == p64(105)
+    assert sorted(oids) == OIDS[3:6]
+
+
+def test_a_client_between_two_transactions_is_answered():
+    history = History(10, z64)
+    history.add(p64(10), [OIDS[1]])
+    history.add(p64(20), [OIDS[2]])
+    assert history.after(p64(15)) == (p64(20), [OIDS[2]])
+
+
+def test_what_was_written_twice_is_told_once():
+    history = filled()
+    history.add(p64(110), [OIDS[3], OIDS[5]])
+    assert len(history.after(p64(100))[1]) == 5
+
+
+def test_the_beginning_is_remembered_exactly():
+    assert filled().after(p64(100)) is not None
+    assert filled().after(p64(99)) is None
+
+
+def test_a_client_that_is_ahead_gets_no_answer():
+    assert filled().after(p64(106)) is None
+
+
+def test_only_size_transactions_are_kept():
+    history = filled(size=2)
+    assert history.after(p64(103)) is not None
+    assert history.after(p64(102)) is None
+
+
+def test_a_size_of_zero_answers_only_clients_that_are_up_to_date():
+    history = filled(size=0)
+    assert history.after(p64(105)) == (p64(105), [])
+    assert history.after(p64(104)) is None
+
+
+def test_a_transaction_of_very_many_oids_is_forgotten(monkeypatch):
+    monkeypatch.setattr(history, 'MAX_OIDS', 3)
+    full = History(10, z64)
+    full.add(p64(1), OIDS[:3])
+    full.add(p64(2), OIDS[:2])
+    assert full.after(z64) is None
+    assert full.after(p64(1)) == (p64(2), OIDS[:2])
+
+
+def test_entries_of_a_storage_are_taken_in_either_order():
+    entries = [(p64(1), [OIDS[1]]), (p64(2), [OIDS[2]]), (p64(3), [OIDS[3]])]
+    for given in (entries, entries[::-1]):
+        seeded = History(10, p64(3), given)
+        assert seeded.last_tid == p64(3)
+        assert sorted(seeded.after(p64(1))[1]) == OIDS[2:4]
+        assert seeded.after(z64) is None
+
+
+def test_after_forgetting_only_the_present_is_known():
+    history = filled()
+    history.forget(p64(200))
+    assert history.after(p64(105)) is None
+    assert history.after(p64(200)) == (p64(200), [])

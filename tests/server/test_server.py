@@ -1,0 +1,319 @@
+"""The whole server over real sockets: listening, health checks, limits, the end."""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import socket
+import struct
+import threading
+
+import pytest
+import ZODB.event
+from ZODB.MappingStorage import MappingStorage
+
+from zeo_clone.server import server as server_module
+from zeo_clone.StorageServer import Closed, Serving, StorageServer
+
+
+class Wire:
+    """A client of which the test sees every frame.  Blocking, with a deadline."""
+
+    def __init__(self, address):
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family)
+        self.socket.settimeout(20)
+        try:
+            self.socket.connect(address)
+            if family == socket.AF_INET:
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, content):
+        self.socket.sendall(struct.pack('>I', len(content)) + content)
+
+    def _read(self, count):
+        data = b''
+        while len(data) < count:
+            more = self.socket.recv(count - len(data))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def receive(self):
+        """The next frame; raises EOFError at the end."""
+        return self._read(struct.unpack('>I', self._read(4))[0])
+
+    def notice(self):
+        """The next one-way call of the server: its name and arguments."""
+        message_id, flag, name, args = pickle.loads(self.receive())
+        assert (message_id, flag) == (0, 1)
+        return name, args
+
+    def at_end(self):
+        """Whether the server closes the connection without sending anything more."""
+        try:
+            return self.socket.recv(1) == b''
+        except ConnectionResetError:
+            return True
+
+    def call(self, name, *args):
+        self.send(pickle.dumps((1, False, name, args), 3))
+        while True:
+            message_id, flag, _, value = pickle.loads(self.receive())
+            if message_id == 1:
+                assert flag != 2, value
+                return value
+
+    def oneway(self, name, *args):
+        self.send(pickle.dumps((0, True, name, args), 3))
+
+    def register(self):
+        assert self.receive() == b'Z5'
+        self.send(b'Z5')
+        self.call('register', '1', False)
+        return self
+
+
+@pytest.fixture
+def wire():
+    wires = []
+
+    def connect(server):
+        wires.append(Wire(server.addr))
+        return wires[-1]
+
+    yield connect
+    for each in wires:
+        each.socket.close()
+
+
+def test_a_client_is_served(server, wire):
+    client = wire(server).register()
+    assert client.call('ping') is None
+    assert client.call('lastTransaction') == bytes(8)
+    assert server.server_status()['connections'] == 1
+
+
+def test_a_client_is_served_at_a_unix_socket(new_server, wire, tmp_path):
+    path = str(tmp_path / 'socket')
+    server = new_server(addr=path)
+    assert wire(server).register().call('ping') is None
+    server.close()
+    assert not os.path.exists(path)
+
+
+def test_an_address_may_be_text_or_a_port(new_server):
+    assert new_server(addr='127.0.0.1:0').addr[0] == '127.0.0.1'
+    assert new_server(addr=0).addr[0] is None
+
+
+def test_ruok_is_answered_before_register_and_the_connection_closed(server, wire):
+    """N9."""
+    client = wire(server)
+    assert client.receive() == b'Z5'
+    client.send(b'ruok')
+    status = json.loads(client.receive())
+    assert status['1']['last-transaction'] == '0' * 16
+    assert client.at_end()
+
+
+def test_health_checks_leave_nothing_in_the_log(server, wire, caplog):
+    """N9: a TCP connect, one that hangs up after the greeting, and `ruok`."""
+    with caplog.at_level(logging.INFO):
+        wire(server).socket.close()
+        client = wire(server)
+        client.receive()
+        client.socket.close()
+        client = wire(server)
+        client.receive()
+        client.send(b'ruok')
+        client.receive()
+        assert client.at_end()
+        assert wire(server).register().call('ping') is None  # the others are done with by now
+    assert [message for message in caplog.messages if 'connected to storage' not in message] == []
+
+
+def test_a_peer_that_is_silent_is_dropped(new_server, wire, caplog):
+    """N6."""
+    client = wire(new_server(handshake_timeout_s=0.01))
+    assert client.receive() == b'Z5'
+    assert client.at_end()
+
+
+def test_a_peer_that_does_not_register_is_dropped(new_server, wire):
+    """N6."""
+    client = wire(new_server(handshake_timeout_s=0.01))
+    client.send(b'Z5')
+    assert client.receive() == b'Z5'
+    assert client.at_end()
+
+
+def test_a_registered_client_may_be_silent(new_server, wire):
+    server = new_server(handshake_timeout_s=0.05)
+    client = wire(server).register()
+    silent = wire(server)
+    silent.receive()
+    assert silent.at_end()
+    assert client.call('ping') is None
+
+
+def test_the_number_of_connections_has_a_limit(new_server, wire, caplog):
+    """N6."""
+    server = new_server(max_connections=1)
+    client = wire(server).register()
+    assert wire(server).at_end()
+    assert any('refused' in message and '1 connections' in message for message in caplog.messages)
+    assert client.call('ping') is None
+
+
+@pytest.mark.parametrize('garbage', [b'GET / HTTP/1.1\r\n\r\n', b'\0\0\0\2Z3', b'\0\0\0\2M5', b'\xff' * 8])
+def test_a_peer_that_speaks_something_else_is_closed_with_one_line(server, wire, caplog, garbage):
+    client = wire(server)
+    with caplog.at_level(logging.INFO):
+        client.socket.sendall(garbage)
+        assert client.receive() == b'Z5'
+        assert client.at_end()
+        wire(server).register()
+    lines = [message for message in caplog.messages if 'disconnected' in message]
+    assert len(lines) == 1
+    assert lines[0].startswith('127.0.0.1:')
+
+
+def test_errors_in_accept_do_not_stop_the_acceptor(new_server, wire, caplog, monkeypatch):
+    """N5: a connection that cannot be set up, then one that can."""
+    real, failures = server_module.ServerChannel, [OSError(24, 'Too many open files')]
+
+    def channel(*args):
+        if failures:
+            raise failures.pop()
+        return real(*args)
+
+    monkeypatch.setattr(server_module, 'ServerChannel', channel)
+    server = new_server()
+    assert wire(server).at_end()
+    assert wire(server).register().call('ping') is None
+    assert any('could not set up a connection' in message for message in caplog.messages)
+
+
+def test_invalidations_cross_the_wire_in_commit_order(server, wire):
+    reader, writer = wire(server).register(), wire(server).register()
+    tids = []
+    for number in range(20):
+        writer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+        writer.oneway('storea', number.to_bytes(8, 'big'), bytes(8), b'data', 7)
+        writer.call('vote', 7)
+        tids.append(writer.call('tpc_finish', 7))
+    told = [pickle.loads(reader.receive())[2:] for _ in range(20)]
+    assert told == [('invalidateTransaction', (tid, [number.to_bytes(8, 'big')]))
+                    for number, tid in enumerate(tids)]
+
+
+def test_slow_calls_are_answered_from_worker_threads(new_server, wire):
+    """Loads go on while a slow call runs; its reply comes when it is done."""
+    go = threading.Event()
+
+    class Slow(MappingStorage):
+        def history(self, oid, size=1):
+            assert go.wait(20)
+            return [threading.current_thread().name]
+
+    client = wire(new_server({'1': Slow()})).register()
+    client.send(pickle.dumps((2, False, 'history', (bytes(8), 100)), 3))
+    assert client.call('ping') is None
+    go.set()
+    message_id, _, _, value = pickle.loads(client.receive())
+    assert (message_id, value[0][:17]) == (2, 'zeo-server-worker')
+
+
+def test_a_client_that_vanishes_frees_the_commit_lock(server, wire):
+    """L10, C16: over a real connection that is reset."""
+    holder, other = wire(server).register(), wire(server).register()
+    holder.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    holder.call('vote', 7)
+    holder.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    holder.socket.close()
+    other.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    assert other.call('vote', 7) == []
+
+
+# ---- beginning and end ----------------------------------------------------------------------------
+
+@pytest.fixture
+def events(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ZODB.event, 'notify', seen.append)
+    return seen
+
+
+def test_events_tell_when_it_serves_and_when_it_is_closed(events, new_server):
+    server = new_server()
+    event, = (event for event in events if isinstance(event, Serving))
+    assert (event.server, event.address) == (server, server.addr)
+    server.close()
+    event, = (event for event in events if isinstance(event, Closed))
+    assert event.server is server
+
+
+def test_close_ends_connections_storages_and_threads_and_may_be_repeated(new_server, wire):
+    storage = MappingStorage()
+    server = new_server({'1': storage})
+    client = wire(server).register()
+    before = threading.active_count()
+    server.close()
+    server.close()
+    assert client.at_end()
+    assert not storage.opened()
+    assert threading.active_count() == before - 1
+    with pytest.raises(ConnectionRefusedError):
+        wire(server)
+
+
+def test_close_aborts_what_is_under_way(new_server, wire):
+    storage = MappingStorage()
+    server = new_server({'1': storage})
+    client = wire(server).register()
+    client.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    client.call('vote', 7)
+    assert storage._transaction is not None
+    server.close()
+    assert storage._transaction is None
+
+
+def test_a_server_that_never_ran_can_be_closed():
+    StorageServer(('127.0.0.1', 0), {'1': MappingStorage()}).close()
+
+
+def test_close_works_in_the_loop_thread_too(new_server, wire):
+    server = new_server()
+    client = wire(server).register()
+    server._loop.door(server.close)
+    assert client.at_end()
+
+
+def test_stop_makes_loop_return_and_close_does_the_rest():
+    server = StorageServer(('127.0.0.1', 0), {'1': MappingStorage()})
+    thread = threading.Thread(target=server.loop)
+    thread.start()
+    server.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    server.close()
+
+
+def test_an_address_in_use_leaves_the_storages_open(server):
+    storage = MappingStorage()
+    with pytest.raises(OSError, match='cannot listen at 127.0.0.1'):
+        StorageServer(server.addr, {'1': storage})
+    assert storage.opened()
+    storage.close()
