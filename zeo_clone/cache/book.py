@@ -159,11 +159,6 @@ class Book:
         self.file.frozen = False
         self.file.new_salt()
 
-    def checked(self, oid: bytes, at: int) -> None:
-        """The current record of `oid`, at `at`, was read and is as it should be."""
-        if self.file.map is not None:
-            self.current.set(oid, at | TRUSTED)
-
     # -- what was appended to the file and is not yet written -------------------------------------------
     def settle(self) -> None:
         """Write what was appended; what cannot be written is forgotten."""
@@ -177,13 +172,17 @@ class Book:
         self.arrive()
 
     def arrive(self) -> None:
-        """From now on the records written since may be read from the map."""
+        """The records written since may be read from the map."""
+        self.trust(self.file.arrived)
+        self.file.arrived.clear()
+
+    def trust(self, places: list[tuple[bytes, int]]) -> None:
+        """From now on these records, where they are still current, may be read from the map."""
         if self.file.map is not None:
             get, set_ = self.current.get, self.current.set
-            for oid, at in self.file.arrived:
+            for oid, at in places:
                 if get(oid) == at:
                     set_(oid, at | TRUSTED)
-        self.file.arrived.clear()
 
     def _give_up(self, error: OSError) -> None:
         """Forget what was appended.  If the disk was full on the first lap, the ring ends here from now on."""

@@ -142,12 +142,14 @@ class ClientCache:
                 if place & TRUSTED:
                     return book.file.mapped(oid, at)
                 mark = book.ring.mark()
-            record = self._read(at)
+            record, following = self._read(at)
             with self._lock:
                 if self._closed or book.current.get(oid) & ~FLAGS != at or book.ring.overwrote(at, mark):
                     continue
                 if record is not None and record.oid == oid and record.end_tid == ZERO:
-                    book.checked(oid, at)
+                    book.trust([(oid, at)])
+                    if mark == book.ring.mark():
+                        book.trust(following)
                     return record
             self._change(book.drop_damaged, oid, at)
             return None
@@ -165,7 +167,7 @@ class ClientCache:
             if not index:
                 return None
             at = places[index - 1]
-            record = self._read(at)
+            record, _ = self._read(at)
             with self._lock:
                 if self._closed or at not in book.older.get(oid) or book.ring.overwrote(at, mark):
                     continue
@@ -175,12 +177,12 @@ class ClientCache:
             return record if record.start_tid < before_tid <= record.end_tid else None
         return None
 
-    def _read(self, at: int) -> Record | None:
-        """The record at `at` from the disk; None if it is damaged or cannot be read."""
+    def _read(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]]]:
+        """As `CacheFile.record_at`; a record that cannot be read is None."""
         try:
             return self._book.file.record_at(at)
         except (OSError, ValueError):  # ValueError: closed meanwhile
-            return None
+            return None, []
 
     def _start(self, at: int) -> bytes:
         try:

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import zc.lockfile
 
@@ -22,8 +23,8 @@ logger = logging.getLogger('zeo_clone.cache')
 
 #: So many bytes of new records are collected before they are written.
 TAIL_SIZE = 64 << 10
-#: How much is read at once for a record of unknown length.
-READ_AHEAD = 4096
+#: How much is read at once for a record of unknown length; what comes with it is checked as well.
+READ_AHEAD = 8192
 
 
 class CacheLocked(ClientStorageError):
@@ -215,22 +216,36 @@ class CacheFile:
         at += fmt.HEAD_SIZE
         return Record(oid, start_tid, fmt.ZERO, self.map[at:at + length])
 
-    def record_at(self, at: int) -> Record | None:
+    def record_at(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]]]:
         """The record at `at` with everything checked, from the disk; None if it is not valid.
 
-        Any thread, without the lock.
+        And oid and place of the current records behind it that came with the same read and are
+        valid too.  Any thread, without the lock.
         """
         raw = self._read(self.fd, READ_AHEAD, at)
         head = fmt.parse_head(self.salt, at, raw)
         if head is None or at + fmt.block_size(head.length) > self.end:
-            return None
+            return None, []
         whole = fmt.HEAD_SIZE + head.length
         if whole > len(raw):
             raw += self._read(self.fd, whole - len(raw), at + len(raw))
         data = raw[fmt.HEAD_SIZE:whole]
-        if fmt.crc32(data) != head.data_crc or len(data) != head.length:
-            return None
-        return Record(head.oid, head.start_tid, head.end_tid, data)
+        if crc32(data) != head.data_crc or len(data) != head.length:
+            return None, []
+        return Record(head.oid, head.start_tid, head.end_tid, data), self._following(
+            raw, at, fmt.block_size(head.length))
+
+    def _following(self, raw: bytes, at: int, offset: int) -> list[tuple[bytes, int]]:
+        """oid and place of the valid current records in `raw`, which was read at `at`, from `offset` on."""
+        found = []
+        while True:
+            start = offset + fmt.HEAD_SIZE
+            head = fmt.parse_head(self.salt, at + offset, raw[offset:start])
+            if head is None or start + head.length > len(raw):
+                return found
+            if head.end_tid == fmt.ZERO and crc32(raw[start:start + head.length]) == head.data_crc:
+                found.append((head.oid, at + offset))
+            offset += fmt.block_size(head.length)
 
     def start_at(self, at: int) -> bytes:
         """The start tid of the record at `at`, unchecked, from the disk.  Any thread, no lock."""

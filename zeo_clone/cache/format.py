@@ -136,6 +136,15 @@ class Head(NamedTuple):
         return self.end_tid == ZERO
 
 
+_make_head = Head._make
+_unpack_head = HEAD.unpack
+
+
+def _seed(salt: int, at: int) -> int:
+    """Where the crc of a head at `at` starts from."""
+    return salt ^ (at >> 4 & 0xFFFFFFFF)
+
+
 def block_size(length: int) -> int:
     """The size of the block that holds a record of `length` bytes of data."""
     return (HEAD_SIZE + length + ALIGN - 1) & -ALIGN
@@ -145,7 +154,7 @@ def record(salt: int, at: int, oid: bytes, start_tid: bytes, end_tid: bytes, dat
     """The block of a record to be written at `at`."""
     length = len(data)
     body = _pack_body(RECORD_MAGIC, length, oid, start_tid, end_tid, crc32(data))
-    head_crc = crc32(body, salt ^ (at >> 4 & 0xFFFFFFFF))
+    head_crc = crc32(body, salt ^ (at >> 4 & 0xFFFFFFFF))  # `_seed`, without the call
     return b'%b%b%b%b' % (body, _pack_crc(head_crc), data, _PADDING[(HEAD_SIZE + length) % ALIGN])
 
 
@@ -153,21 +162,21 @@ def parse_head(salt: int, at: int, raw: bytes) -> Head | None:
     """The head of the record at `at`, whose first 40 bytes are `raw`; None if it is not valid."""
     if len(raw) < HEAD_SIZE:
         return None
-    magic, length, oid, start, end, data_crc, head_crc = HEAD.unpack(raw[:HEAD_SIZE])
-    if magic != RECORD_MAGIC or crc32(raw[:HEAD_SIZE - 4], salt ^ (at >> 4 & 0xFFFFFFFF)) != head_crc:
+    fields = _unpack_head(raw[:HEAD_SIZE])
+    if fields[0] != RECORD_MAGIC or crc32(raw[:HEAD_SIZE - 4], _seed(salt, at)) != fields[6]:
         return None
-    return Head(length, oid, start, end, data_crc)
+    return _make_head(fields[1:6])
 
 
 def pack_head(salt: int, at: int, head: Head) -> bytes:
     """The 40 bytes of a record's head."""
     body = _pack_body(RECORD_MAGIC, *head)
-    return body + _CRC.pack(crc32(body, salt ^ (at >> 4 & 0xFFFFFFFF)))
+    return body + _pack_crc(crc32(body, _seed(salt, at)))
 
 
 def free_block(salt: int, at: int, length: int) -> bytes:
     """The head of a free block of `length` bytes at `at`."""
-    crc = crc32(FREE_MAGIC + length.to_bytes(8, 'big'), salt ^ (at >> 4 & 0xFFFFFFFF))
+    crc = crc32(FREE_MAGIC + length.to_bytes(8, 'big'), _seed(salt, at))
     return _FREE.pack(FREE_MAGIC, crc, length)
 
 

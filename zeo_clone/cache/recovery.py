@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from zlib import crc32
 
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache.book import Book
 from zeo_clone.cache.file import CacheFile
-from zeo_clone.cache.format import Head
+from zeo_clone.cache.format import ZERO, Head
 
 #: The ring is read in pieces of this size, plus what a record at the end of a piece needs.
 PIECE = 1 << 20
@@ -20,55 +21,61 @@ PIECE = 1 << 20
 
 def recover(book: Book, last_tid: bytes) -> None:
     """Fill `book`, which is empty, from the records in its file; `last_tid` is believed."""
-    file, gaps = book.file, []
+    file, ring, index, older = book.file, book.ring, book.current, book.older
+    gaps = []
     end = file.base
-    for at, head in _scan(file):
+    for at, size, head in scan(file):
         if at > end:
             gaps.append((end, at - end))
-        end = at + fmt.block_size(head.length)
-        if head.dead:
-            continue
-        if _admit(book, at, head, last_tid):
-            book.ring.used += end - at
-        else:
-            _forget(file, at, head)
+        end = at + size
+        if head.end_tid == ZERO and head.start_tid <= last_tid and not index.get(head.oid):
+            index.set(head.oid, at)  # the common case; what follows deals with the others, too
+            ring.used += size
+        elif head.end_tid != head.start_tid:
+            if _admit(book, at, head, last_tid):
+                ring.used += size
+            else:
+                _forget(file, at, head)
     if end < file.end:
         gaps.append((end, file.end - end))
     for at, length in gaps:
         file.write(fmt.free_block(file.salt, at, length), at)
-    _resolve(book)
+    if older:
+        _resolve(book)
     _place_hand(book, gaps)
 
 
-def _scan(file: CacheFile) -> Iterator[tuple[int, Head]]:
-    """``(place, head)`` of all valid records, ascending.  Never trusts a length that is not proven."""
+def scan(file: CacheFile) -> Iterator[tuple[int, int, Head]]:
+    """``(place, size of the block, head)`` of all valid records, ascending.
+
+    Looks at each place that could be one, inside torn records and free blocks too, but not inside valid ones.
+    """
+    salt, ring_end = file.salt, file.end
     at = origin = file.base
     window = b''
-    while at < file.end:
-        found = window.find(fmt.RECORD_MAGIC, at - origin) if window else -1
-        if found < 0:
-            at = max(at, origin + max(len(window) - 3, 0) & -fmt.ALIGN)
-            origin, window = at, file.raw(min(PIECE, file.end - at), at)
-            if window.find(fmt.RECORD_MAGIC) < 0:
-                at += max(len(window) - 3 & -fmt.ALIGN, fmt.ALIGN)
+    while at < ring_end:
+        offset = at - origin
+        if offset + fmt.HEAD_SIZE > len(window):
+            origin, offset = at, 0
+            window = file.raw(min(PIECE, ring_end - at), at)
+        head = fmt.parse_head(salt, at, window[offset:offset + fmt.HEAD_SIZE])
+        if head is None:
+            found = window.find(fmt.RECORD_MAGIC, offset + 1)
+            # none: go on a little before the end of the window, which may cut one
+            at = origin + found if found >= 0 else max(at + 1, origin + len(window) - 3)
+            at += (origin - at) % fmt.ALIGN
             continue
-        at = origin + found
-        if at % fmt.ALIGN:
-            at += -at % fmt.ALIGN
-            continue
-        if found + fmt.HEAD_SIZE > len(window):
-            origin, window, found = at, file.raw(min(PIECE, file.end - at), at), 0
-        head = fmt.parse_head(file.salt, at, window[found:found + fmt.HEAD_SIZE])
-        if head is None or at + fmt.block_size(head.length) > file.end:
+        size = fmt.block_size(head.length)
+        if at + size > ring_end:
             at += fmt.ALIGN
             continue
-        whole = fmt.HEAD_SIZE + head.length
-        if found + whole > len(window):
-            origin, window, found = at, file.raw(min(max(PIECE, whole), file.end - at), at), 0
-        data = memoryview(window)[found + fmt.HEAD_SIZE:found + whole]
-        if fmt.crc32(data) == head.data_crc:  # of a dead one too: it may hide others
-            yield at, head
-            at += fmt.block_size(head.length)
+        data_end = offset + fmt.HEAD_SIZE + head.length
+        if data_end > len(window):
+            origin, offset, data_end = at, 0, data_end - offset
+            window = file.raw(min(max(PIECE, data_end), ring_end - at), at)
+        if crc32(window[offset + fmt.HEAD_SIZE:data_end]) == head.data_crc:
+            yield at, size, head
+            at += size
         else:
             at += fmt.ALIGN
 

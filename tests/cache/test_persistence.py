@@ -1,0 +1,591 @@
+"""The cache in a file: closed and opened again, killed, resized, locked, damaged."""
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.cache.memory import SYNC, TRUNCATE, WRITE, Disk, killed_image
+from tests.cache.truth import p64
+from zeo_clone.cache import CacheLocked, ClientCache
+from zeo_clone.cache.cache import SYNC_INTERVAL_S
+from zeo_clone.cache.format import BASE_FILE, SLOT_AT, block_size, parse_slots
+from zeo_clone.Exceptions import ClientStorageError
+
+A, B, C = p64(1), p64(2), p64(3)
+Z64 = p64(0)
+SIZE = 50_000
+PATH = 'c.zec'
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / 'c.zec')
+
+
+def filled(path, size=SIZE, objects=20, **keywords):
+    """A cache with objects 0, 1, ..., each current from tid number + 1."""
+    cache = ClientCache(path, size, **keywords)
+    for number in range(objects):
+        cache.store(p64(number), p64(number + 1), None, b'%d' % number * 100)
+    cache.setLastTid(p64(objects))
+    return cache
+
+
+def kill(cache):
+    """The process of `cache` ends here."""
+    cache._book.file.close()
+    cache._closed = True
+
+
+def reopened(disk, boot=None, size=SIZE):
+    """The cache as another process finds it on a copy of `disk`."""
+    return ClientCache(PATH, size, runtime=Disk(disk.files, boot or disk.boot))
+
+
+# -- closed and opened again --------------------------------------------------------------------------
+def test_a_closed_cache_is_opened_with_all_it_had(path):
+    cache = filled(path)
+    cache.invalidate(p64(3), p64(20))
+    cache.store(p64(3), p64(20), None, b'new')
+    before, used = sorted(cache.contents()), cache.stats()['used']
+    cache.close()
+    cache = ClientCache(path, SIZE)
+    assert cache.getLastTid() == p64(20)
+    assert sorted(cache.contents()) == before
+    assert (cache.stats()['used'], len(cache)) == (used, 21)
+    for number in range(20):
+        expected = (b'new', p64(20)) if number == 3 else (b'%d' % number * 100, p64(number + 1))
+        for _ in range(2):
+            assert cache.load(p64(number)) == expected
+    assert cache.loadBefore(p64(3), p64(20)) == (b'3' * 100, p64(4), p64(20))
+    cache.close()
+
+
+def test_a_cache_full_of_dense_pages_is_opened_with_all_but_the_oldest(path):
+    """The index is written over the oldest records, and no image of one of these is left."""
+    cache = filled(path, 500_000, 3000)
+    before = set(cache.contents())
+    cache.close()
+    cache = ClientCache(path, 500_000)
+    after = set(cache.contents())
+    assert after < before
+    assert len(after) > 0.95 * len(before)
+    kill(cache)
+    cache = ClientCache(path, 500_000)
+    assert set(cache.contents()) == after
+    cache.close()
+
+
+def test_the_file_keeps_its_size(path):
+    cache = filled(path, objects=3000)
+    assert os.path.getsize(path) == SIZE
+    cache.close()
+    assert os.path.getsize(path) == SIZE
+
+
+def test_a_cache_too_small_for_its_index_is_searched_at_the_next_start(path, caplog):
+    caplog.set_level(logging.INFO)
+    cache = filled(path, 1400, 2)
+    cache.close()
+    cache = ClientCache(path, 1400)
+    assert len(cache) == 2
+    assert 'was not closed; 2 revisions as of transaction 0000000000000002' in caplog.text
+    cache.close()
+
+
+# -- killed, crashed ------------------------------------------------------------------------------------
+def test_a_killed_process_leaves_a_warm_cache(path):
+    """C10: without a clean end the records are found by their checksums."""
+    cache = filled(path)
+    cache.invalidateTransaction(p64(21), [p64(3)])
+    cache.setLastTid(p64(21))
+    before = sorted(cache.contents())
+    kill(cache)
+    cache = ClientCache(path, SIZE)
+    assert cache.getLastTid() == p64(21)
+    assert sorted(cache.contents()) == before
+    cache.close()
+
+
+def test_after_a_crash_of_the_machine_the_last_tid_is_that_of_the_last_sync():
+    """C10"""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.sync()
+    cache.applyCommit(p64(21), [(A, b'new')])
+    cache.setLastTid(p64(21))
+    assert reopened(disk).getLastTid() == p64(21)
+    found = reopened(disk, boot=b'another boot id.')
+    assert found.getLastTid() == p64(20)
+    assert found.load(A) is None  # it ended after the tid that is believed
+    assert found.load(B) == (b'2' * 100, p64(3))
+
+
+def test_without_a_boot_identity_the_machine_may_have_crashed():
+    """C10"""
+    disk = Disk(boot=b'')
+    cache = filled(PATH, runtime=disk)
+    cache.sync()
+    cache.setLastTid(p64(30))
+    assert reopened(disk).getLastTid() == p64(20)
+
+
+def test_a_copy_of_a_file_in_use_is_taken_for_a_crash(path, tmp_path):
+    """C10"""
+    cache = filled(path)
+    cache.sync()
+    cache.setLastTid(p64(30))
+    shutil.copy(path, tmp_path / 'copy')
+    copy = ClientCache(tmp_path / 'copy', SIZE)
+    assert copy.getLastTid() == p64(20)
+    assert len(copy) == 20
+    copy.close()
+    cache.close()
+
+
+def test_an_unclean_file_without_a_last_tid_is_empty():
+    """C10: nothing in it could be verified."""
+    disk = Disk()
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    cache.store(A, p64(5), None, b'data')
+    cache.store(B, p64(5), p64(7), b'data')
+    cache.sync()
+    assert len(reopened(disk)) == 0
+
+
+def test_a_current_record_younger_than_the_last_tid_does_not_survive_a_kill():
+    """C10: the reply was processed, what the transaction invalidated was not."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.store(p64(99), p64(50), None, b'young')
+    cache._book.file.flush()
+    found = reopened(disk)
+    assert found.load(p64(99)) is None
+    assert len(found) == 20
+
+
+def test_a_dropped_record_is_dropped_in_the_file_too():
+    """C10, K4: in each way in which a record can be dropped."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.invalidate(p64(1), None)
+    cache.store(p64(2), p64(20), None, b'younger')
+    cache.store(p64(3), p64(2), p64(9), b'overlaps')
+    cache.store(p64(4), p64(7), p64(9), b'younger, ended')
+    cache.setLastTid(p64(21))
+    found = reopened(disk)
+    assert found.getLastTid() == p64(21)
+    assert sorted(found.contents()) == sorted(cache.contents())
+    assert len(found) == 18
+
+
+def test_an_invalidation_that_a_record_already_shows_changes_nothing_in_the_file():
+    """C19"""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.store(A, p64(1), p64(2), b'old')
+    cache._book.file.flush()
+    before, events = bytes(disk.files[PATH]), len(disk.log)
+    cache.invalidate(A, p64(2))
+    cache.invalidateTransaction(p64(2), [A])
+    assert len(disk.log) == events
+    assert disk.files[PATH] == before
+
+
+def test_replaying_invalidations_is_harmless():
+    """C10: after a kill they are heard again."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.invalidateTransaction(p64(25), [A, B])
+    cache._book.file.flush()
+    found = reopened(disk)
+    assert found.getLastTid() == p64(20)
+    for _ in range(2):
+        found.invalidateTransaction(p64(25), [A, B])
+    assert found.loadBefore(A, p64(25)) == (b'1' * 100, p64(2), p64(25))
+    found.setLastTid(p64(25))
+    assert len(found) == 20
+
+
+# -- the order of writes ----------------------------------------------------------------------------------
+def headers(disk):
+    """The headers written, each with the place of its write in the log."""
+    return [(index, parse_slots(data.ljust(BASE_FILE, b'\0'))) for index, (kind, at, data)
+            in enumerate(disk.log) if kind == WRITE and at in SLOT_AT]
+
+
+def test_a_clean_end_is_said_after_a_sync_of_everything_else_and_then_synced():
+    """(4) of `zeo_clone.cache.format`."""
+    disk = Disk()
+    filled(PATH, runtime=disk).close()
+    index, header = headers(disk)[-1]
+    assert header.clean
+    assert [kind for kind, _, _ in disk.log[index - 1:]] == [SYNC, WRITE, SYNC]
+    assert index == len(disk.log) - 2
+
+
+def test_the_clean_mark_is_taken_away_and_synced_before_anything_else_changes():
+    """(4) of `zeo_clone.cache.format`."""
+    disk = Disk()
+    filled(PATH, runtime=disk).close()
+    disk = Disk(disk.files)
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    cache.store(A, p64(50), None, b'data')
+    cache._book.file.flush()
+    assert [kind for kind, _, _ in disk.log[:3]] == [SYNC, WRITE, SYNC]
+    assert not headers(disk)[0][1].clean
+    cache.close()
+
+
+def test_the_durable_tid_is_the_last_one_before_the_sync():
+    """(3) of `zeo_clone.cache.format`: what came during the sync is not on the disk yet."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    sync = disk.fsync
+
+    def slow_fsync(fd):
+        sync(fd)
+        cache.setLastTid(p64(30))
+    cache._book.file._runtime.fsync = slow_fsync
+    cache.sync()
+    header = headers(disk)[-1][1]
+    assert (header.durable_tid, header.last_tid) == (p64(20), p64(30))
+
+
+def test_the_file_is_synced_now_and_then():
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    syncs = [kind for kind, _, _ in disk.log].count(SYNC)
+    cache.setLastTid(p64(30))
+    assert [kind for kind, _, _ in disk.log].count(SYNC) == syncs
+    disk.now += SYNC_INTERVAL_S
+    cache.setLastTid(p64(31))
+    cache.setLastTid(p64(32))
+    assert [kind for kind, _, _ in disk.log].count(SYNC) == syncs + 1
+    assert headers(disk)[-1][1].durable_tid == p64(31)
+
+
+def test_a_failed_sync_ends_trust_in_the_file(caplog):
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+
+    def fsync(fd):
+        raise OSError(5, 'Input/output error')
+    disk.fsync = fsync
+    cache.sync()
+    assert 'c.zec could not be written to the disk' in caplog.text
+    cache.setLastTid(p64(40))
+    cache.close()
+    assert reopened(disk).getLastTid() == p64(20)
+
+
+# -- errors of the disk -------------------------------------------------------------------------------------
+def test_an_invalidation_that_cannot_be_written_raises_and_is_not_covered_by_a_later_tid():
+    """C17, C10: the full disk."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.load(A)
+    disk.fail = lambda length: 0
+    with pytest.raises(OSError, match='No space left'):
+        cache.invalidateTransaction(p64(25), [A, B])
+    disk.fail = None
+    assert cache.load(A) is cache.load(B) is None
+    cache.setLastTid(p64(26))
+    cache.close()
+    found = reopened(disk)
+    assert found.getLastTid() == p64(20)
+
+
+def test_after_clear_the_file_is_trusted_again():
+    """C17: the client drops its cache after an error."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    disk.fail = lambda length: 0
+    with pytest.raises(OSError, match='No space left'):
+        cache.invalidate(A, p64(25))
+    disk.fail = None
+    cache.clear()
+    cache.store(A, p64(25), None, b'new')
+    cache.setLastTid(p64(26))
+    found = reopened(disk)
+    assert found.getLastTid() == p64(26)
+    assert list(found.contents()) == [(A, p64(25), None)]
+
+
+def test_a_disk_that_fills_up_makes_the_cache_smaller(caplog):
+    """The revisions that fit are kept, the cache goes on in the space that it has."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache._book.file.flush()
+    disk.fail = lambda length: 0
+    cache.store(p64(90), p64(20), None, b'x' * 1000)
+    assert cache.load(p64(90)) is None
+    assert 'c.zec cannot be written: [Errno 28] No space left on device' in caplog.text
+    assert cache.load(A) == (b'1' * 100, p64(2))
+    disk.fail = None
+    capacity = cache.stats()['capacity']
+    assert 2000 < capacity < 8000
+    for number in range(100, 200):
+        cache.store(p64(number), p64(20), None, b'y' * 100)
+        assert cache.load(p64(number)) == (b'y' * 100, p64(20))
+    assert cache.stats()['used'] <= capacity
+
+
+# -- other sizes --------------------------------------------------------------------------------------------
+def test_a_larger_size_keeps_everything(path):
+    cache = filled(path, objects=600)
+    before = set(cache.contents())
+    cache.close()
+    cache = ClientCache(path, 3 * SIZE)
+    assert os.path.getsize(path) == 3 * SIZE
+    after = set(cache.contents())
+    assert after <= before
+    assert len(after) > 0.9 * len(before)
+    for number in range(1000, 2000):
+        cache.store(p64(number), p64(600), None, b'x' * 100)
+    assert cache.stats()['used'] > 2.9 * SIZE
+    cache.close()
+
+
+def test_a_smaller_size_keeps_what_fits(path):
+    cache = filled(path, objects=600)
+    before = set(cache.contents())
+    cache.close()
+    cache = ClientCache(path, SIZE // 2)
+    assert os.path.getsize(path) == SIZE // 2
+    after = set(cache.contents())
+    assert after < before
+    assert len(after) > 0.4 * len(before)
+    for oid, start, _ in after:
+        assert cache.load(oid) == (b'%d' % int.from_bytes(oid, 'big') * 100, start)
+    for number in range(1000, 1600):
+        cache.store(p64(number), p64(600), None, b'x' * 100)
+    cache.close()
+
+
+def test_a_record_cut_by_a_smaller_size_does_not_come_back_with_a_larger_one():
+    """Its data ends in zeros, which is what a longer file has there."""
+    disk = Disk()
+    cache = ClientCache(PATH, 8000, runtime=disk)
+    cache.store(A, p64(1), None, b'a' * 2000)
+    cache.store(C, p64(1), None, b'c' * 100)
+    cache.store(B, p64(1), None, bytes(2000))
+    cache.setLastTid(p64(1))
+    disk.files[PATH][disk.files[PATH].index(b'ccc')] ^= 1  # so a gap begins before the record that is cut
+    for size in (4000, 8000):
+        disk = Disk(disk.files)
+        cache = ClientCache(PATH, size, runtime=disk)
+        assert [oid for oid, _, _ in cache.contents()] == [A]
+    assert [oid for oid, _, _ in reopened(disk, size=8000).contents()] == [A]
+
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_killed_while_it_was_made_smaller(cut):
+    """What fits is kept, what lay behind the new end is gone, whether the file was cut or not."""
+    disk = Disk()
+    cache = ClientCache(PATH, 6000, runtime=disk)
+    for number in range(5):
+        cache.store(p64(number), p64(1), None, b'x' * 800)
+    cache.setLastTid(p64(1))
+    cache.close()
+    base = bytes(disk.files[PATH])
+    disk = Disk(disk.files)
+    ClientCache(PATH, 3000, runtime=disk)
+    events = next(i for i, event in enumerate(disk.log) if event[:2] == (TRUNCATE, 3000)) + cut
+    disk = Disk({PATH: killed_image(base, disk.log, events)})
+    assert len(disk.files[PATH]) == (3000 if cut else 6000)
+    cache = ClientCache(PATH, 3000, runtime=disk)
+    assert len(disk.files[PATH]) == 3000
+    kept = set(cache.contents())
+    assert 0 < len(kept) < 5
+    cache.close()
+    cache = ClientCache(PATH, 6000, runtime=disk)
+    assert set(cache.contents()) == kept
+    assert set(reopened(disk, size=6000).contents()) == kept
+
+
+def test_data_that_looks_like_a_record_is_not_taken_for_one():
+    """A record means something only at its place, even if the one around it is torn."""
+    disk = Disk()
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    cache.store(A, p64(1), None, b'a' * 100)
+    cache._book.file.flush()
+    at = disk.files[PATH].index(A + p64(1)) - 8
+    image = bytes(disk.files[PATH][at:at + block_size(100)])
+    cache.store(B, p64(2), None, bytes(8) + image)  # 48 bytes after the block's begin, so aligned
+    cache.invalidate(A, None)
+    cache.setLastTid(p64(2))
+    assert list(reopened(disk).contents()) == [(B, p64(2), None)]
+    disk.files[PATH][at + block_size(100)] ^= 1
+    assert list(reopened(disk).contents()) == []
+
+
+def test_records_from_before_clear_are_not_found_again():
+    """C10: the salt has changed."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.clear()
+    cache.store(A, p64(25), None, b'new')
+    cache.setLastTid(p64(30))
+    assert list(reopened(disk).contents()) == [(A, p64(25), None)]
+
+
+# -- K1: files that are not ours ----------------------------------------------------------------------------
+def other_files():
+    disk = Disk()
+    filled(PATH, runtime=disk).close()
+    ours = bytes(disk.files[PATH])
+    clean = parse_slots(ours)
+    at = clean.snapshot_at + 20
+    yield 'text', b'Hello!\n' * 1000, 'it has no valid header'
+    yield 'short', b'x', 'it has no valid header'
+    yield 'zeros', bytes(20_000), 'it has no valid header'
+    yield 'ZEO', b'ZEC3' + bytes(20_000), 'it is a cache of ZEO, whose format is another one'
+    yield 'other version', ours.replace(b'zeo-cc01', b'zeo-cc99'), 'it has no valid header'
+    yield 'cut', ours[:SIZE // 2], f'it has {SIZE // 2} of {SIZE} bytes'
+    yield 'cut in the header', ours[:1000], 'it has 1000 of 50000 bytes'
+    yield 'index', ours[:at] + b'?' + ours[at + 1:], f'its index at {clean.snapshot_at} is broken'
+
+
+@pytest.mark.parametrize(('data', 'why'), [pytest.param(*rest, id=name) for name, *rest in other_files()])
+def test_a_file_that_is_not_a_cache_is_moved_aside(path, caplog, data, why):
+    """K1"""
+    with open(path, 'wb') as file:
+        file.write(data)
+    cache = ClientCache(path, SIZE)
+    assert len(cache) == 0
+    assert cache.getLastTid() == Z64
+    assert why in caplog.text
+    assert f'It was moved to {path}.bad; an empty cache takes its place.' in caplog.text
+    cache.store(A, p64(5), None, b'data')
+    cache.setLastTid(p64(5))
+    cache.close()
+    with open(path + '.bad', 'rb') as file:
+        assert file.read() == data
+    cache = ClientCache(path, SIZE)
+    assert cache.load(A) == (b'data', p64(5))
+    cache.close()
+
+
+def test_an_empty_file_is_a_new_cache(path, caplog):
+    open(path, 'wb').close()
+    ClientCache(path, SIZE).close()
+    assert caplog.text == ''
+    assert not os.path.exists(path + '.bad')
+
+
+def test_a_path_that_cannot_be_opened_is_an_error_with_its_name(tmp_path):
+    with pytest.raises(OSError, match='nowhere'):
+        ClientCache(tmp_path / 'nowhere' / 'c.zec', SIZE)
+    with pytest.raises(OSError, match='Is a directory'):
+        ClientCache(tmp_path, SIZE)
+
+
+def test_a_record_damaged_on_the_disk_is_dropped_when_it_is_read(path, caplog):
+    """K4: and the server is asked."""
+    filled(path).close()
+    with open(path, 'r+b') as file:
+        data = file.read()
+        at = data.index(b'7' * 100)
+        file.seek(at + 50)
+        file.write(b'?')
+    cache = ClientCache(path, SIZE)
+    assert cache.load(p64(7)) is None
+    assert 'has a damaged record of object 0000000000000007' in caplog.text
+    assert cache.load(p64(8)) == (b'8' * 100, p64(9))
+    assert len(cache) == 19
+    cache.store(p64(7), p64(8), None, b'7' * 100)
+    assert cache.load(p64(7)) == (b'7' * 100, p64(8))
+    cache.close()
+
+
+def test_an_old_revision_damaged_on_the_disk_is_dropped_when_it_is_read(path):
+    """K4"""
+    cache = filled(path)
+    cache.invalidate(p64(7), p64(20))
+    cache.close()
+    with open(path, 'r+b') as file:
+        file.seek(file.read().index(b'7' * 100))
+        file.write(b'?')
+    cache = ClientCache(path, SIZE)
+    assert cache.loadBefore(p64(7), p64(20)) is None
+    assert len(cache) == 19
+    cache.close()
+
+
+def test_a_head_damaged_on_the_disk_empties_the_cache_when_the_hand_meets_it(path, caplog):
+    """K4: where the next record begins is not known; the last tid stays, for the client relies on it."""
+    cache = filled(path, objects=600)
+    cache.close()
+    front = cache._book.ring.front
+    with open(path, 'r+b') as file:
+        file.seek(front)
+        file.write(b'?')
+    cache = ClientCache(path, SIZE)
+    for number in range(1000, 1100):
+        cache.store(p64(number), p64(600), None, b'x' * 100)
+    assert f'is damaged (no block at {front}); the cache was emptied' in caplog.text
+    assert cache.getLastTid() == p64(600)
+    assert cache.load(p64(1099)) == (b'x' * 100, p64(600))
+    cache.setLastTid(p64(700))
+    contents = sorted(cache.contents())
+    assert 0 < len(contents) <= 100
+    kill(cache)
+    cache = ClientCache(path, SIZE)
+    assert sorted(cache.contents()) == contents
+    cache.close()
+
+
+# -- K2: one process at a time ------------------------------------------------------------------------------
+HOLDER = '''
+import sys
+from zeo_clone.cache import ClientCache
+cache = ClientCache(sys.argv[1], 50000)
+print('ready', flush=True)
+sys.stdin.read()
+cache.close()
+'''
+
+
+def test_a_second_process_is_told_the_file_and_who_holds_it(path):
+    """K2"""
+    holder = subprocess.Popen([sys.executable, '-c', HOLDER, path], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == 'ready\n'
+        with pytest.raises(CacheLocked) as caught:
+            ClientCache(path, SIZE)
+        holder.stdin.close()
+    assert path in str(caught.value)
+    assert f'in use by process {holder.pid} on ' in str(caught.value)
+    assert issubclass(CacheLocked, ClientStorageError)
+    ClientCache(path, SIZE).close()
+
+
+def test_a_second_cache_in_the_same_process_is_refused_too(path):
+    """K2"""
+    cache = ClientCache(path, SIZE)
+    for _ in range(2):
+        with pytest.raises(CacheLocked, match=f'process {os.getpid()} on '):
+            ClientCache(path, SIZE)
+    cache.close()
+    ClientCache(path, SIZE).close()
+
+
+def test_an_opening_that_fails_gives_the_lock_back(path):
+    disk = Disk()
+    disk.fail = lambda length: 0
+    with pytest.raises(OSError, match='No space left'):
+        ClientCache(PATH, SIZE, runtime=disk)
+    assert disk.locks == set()
+    disk.fail = None
+    filled(PATH, runtime=disk).close()
+    disk.fail = lambda length: 0
+    with pytest.raises(OSError, match='No space left'):
+        ClientCache(PATH, SIZE, runtime=disk)
+    assert disk.locks == set()
