@@ -21,6 +21,7 @@ from zeo_clone.zrpc.messages import (
     encode_loaded,
     encode_oneway,
     encode_reply,
+    encode_store,
 )
 
 LATER = b'\4' * 8
@@ -128,6 +129,14 @@ def test_fast_load_call_means_what_the_general_one_means(message_id, oid, tid):
     assert same(decode(fast), general(fast))
 
 
+@given(OIDS, OIDS, st.binary(max_size=600), IDS_31)
+def test_fast_store_means_what_the_general_one_means(oid, serial, data, transaction_id):
+    fast = encode_store(oid, serial, data, transaction_id)
+    assert pickle.loads(fast) == (0, True, 'storea', (oid, serial, data, transaction_id))
+    assert same(decode(fast), decode(encode_oneway('storea', (oid, serial, data, transaction_id))))
+    assert same(decode(fast), general(fast))
+
+
 @given(IDS_31 | st.integers(-1 << 31, 0), st.binary(max_size=600), OIDS, st.none() | OIDS)
 @example(5, b'', TID, None)
 @example(5, b'x' * 255, TID, LATER)
@@ -161,7 +170,9 @@ def test_load_reply_to_an_id_that_is_not_ours_takes_the_general_path(message_id)
 FAST = [encode_load(77, OID, TID), encode_load(1, b'C\x08' * 4, b'\x86t.' + b'C' * 5),
         encode_loaded(77, (b'', TID, None)), encode_loaded(77, (b'', TID, LATER)),
         encode_loaded(1, (b'some data', TID, None)), encode_loaded(1, (b'N\x87t.' * 5, TID, LATER)),
-        encode_loaded(1, (messages._LOADED * 2, b'N\x87t.C\x08C\x08', None))]
+        encode_loaded(1, (messages._LOADED * 2, b'N\x87t.C\x08C\x08', None)),
+        encode_store(OID, TID, b'', 77), encode_store(OID, TID, b'some data', 1),
+        encode_store(b'C\x08' * 4, b'B' * 8, b'J\0\0\0\0tt.', 1)]
 
 
 @pytest.mark.parametrize('content', FAST, ids=range(len(FAST)))

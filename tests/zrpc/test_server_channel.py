@@ -1,4 +1,4 @@
-"""The server's channel between a socket pair: what it tells its handler, how it bounds output, how it ends."""
+"""The server's channel on a socket pair: what it tells its handler, how it bounds output and ends."""
 from __future__ import annotations
 
 import logging

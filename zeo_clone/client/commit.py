@@ -67,6 +67,14 @@ class Begun:
         self._channel.send('tpc_begin', (self.number, meta.user, meta.description, meta.extension,
                                          tid, status))
 
+    def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
+        """Write an object."""
+        if type(oid) is type(serial) is type(data) is bytes and len(oid) == len(serial) == 8:
+            self._channel.store(oid, serial, data, self.number)
+            self._written.add(oid, data)
+        else:
+            self.write('storea', oid, data, serial, data)  # the server will say what is wrong with it
+
     def write(self, verb: str, oid: bytes, data: bytes | None, *args: Any) -> None:
         """Send a verb that changes `oid`: ``verb(oid, *args, number)``."""
         self._channel.send(verb, (oid, *args, self.number))

@@ -96,7 +96,7 @@ class ClientStorage(StorageReader):
         self._writable()
         if version:
             raise Unsupported('versions')
-        self._committing.begun(transaction).write('storea', oid, data, serial or z64, data)
+        self._committing.begun(transaction).store(oid, serial or z64, data)
 
     def checkCurrentSerialInTransaction(self, oid: bytes, serial: bytes, transaction: Any) -> None:
         """Have `tpc_vote` fail with ReadConflictError if `serial` is not current."""

@@ -267,6 +267,10 @@ class ClientCore(Core):
         self._pending[message_id] = token
         return frame(content)
 
+    def send_store(self, oid: bytes, serial: bytes, data: bytes, transaction_id: int) -> bytes:
+        """`send_oneway` of storea, faster.  `oid` and `serial` are 8 bytes, the id has 31 bits."""
+        return frame(messages.encode_store(oid, serial, data, transaction_id))
+
     def _next_id(self) -> int:
         message_id = next(self._ids)
         if message_id >= MAX_ID:

@@ -63,6 +63,10 @@ def decode(content: bytes) -> Message:
         message = _decode_loaded(content)
         if message is not None:
             return message
+    elif content[:20] == _STORE:
+        message = _decode_store(content)
+        if message is not None:
+            return message
     return _checked(marshal.loads(content))
 
 
@@ -86,10 +90,11 @@ def _is_plain_id(value: object) -> bool:
     return type(value) is int or (type(value) in (bytes, str) and len(value) <= MAX_NAME)  # type: ignore[arg-type]
 
 
-# ---- the fast path: loadBefore and its reply ----------------------------------------------------
-# As pickle protocol 3, with the id always as BININT so that all offsets are fixed:
+# ---- the fast path: loadBefore, its reply, and storea -------------------------------------------
+# As pickle protocol 3, with ids always as BININT so that all offsets are fixed:
 #   (id, False, 'loadBefore', (oid, tid))
 #   (id, 0, '.reply', (data, serial, next serial or None))
+#   (0, True, 'storea', (oid, serial, data, transaction id))
 _ID = b'\x80\x03(J'
 _BYTES_8 = b'C\x08'
 _LOAD_NAME = b'\x89X\n\0\0\0loadBeforeC\x08'
@@ -101,7 +106,12 @@ _CURRENT_TAIL = struct.Struct('<2s8s4s')
 _CURRENT_END = b'N\x87t.'
 _PAST_TAIL = struct.Struct('<2s8s2s8s3s')
 _PAST_END = b'\x87t.'
+_STORE = b'\x80\x03(K\0\x88X\x06\0\0\0storea(C\x08'
+_STORE_HEAD = struct.Struct('<20s8s2s8scI')
+_STORE_TAIL = struct.Struct('<ci3s')
+_STORE_END = b'tt.'
 assert (_LOAD.size, _LOADED_HEAD.size, _CURRENT_TAIL.size, _PAST_TAIL.size) == (47, 26, 14, 23)
+assert (len(_STORE), _STORE_HEAD.size, _STORE_TAIL.size) == (20, 43, 8)
 
 
 def encode_load(message_id: int, oid: bytes, tid: bytes) -> bytes:
@@ -137,3 +147,22 @@ def _decode_loaded(content: bytes) -> Message | None:
         if mark == mark_2 == _BYTES_8 and end_mark == _PAST_END:
             return Message(message_id, 0, REPLY, (content[26:stop], serial, end))
     return None
+
+
+def encode_store(oid: bytes, serial: bytes, data: bytes, transaction_id: int) -> bytes:
+    """`encode_oneway` of storea for an id of 31 bits and an oid and serial of exactly 8 bytes."""
+    return b''.join((_STORE_HEAD.pack(_STORE, oid, _BYTES_8, serial, b'B', len(data)), data,
+                     _STORE_TAIL.pack(b'J', transaction_id, _STORE_END)))
+
+
+def _decode_store(content: bytes) -> Message | None:
+    if len(content) < 43:
+        return None
+    _, oid, mark, serial, data_mark, size = _STORE_HEAD.unpack_from(content)
+    stop = 43 + size
+    if mark != _BYTES_8 or data_mark != b'B' or len(content) != stop + 8:
+        return None
+    id_mark, transaction_id, end = _STORE_TAIL.unpack_from(content, stop)
+    if id_mark != b'J' or end != _STORE_END:
+        return None
+    return Message(0, 1, 'storea', (oid, serial, content[43:stop], transaction_id))
