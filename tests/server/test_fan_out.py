@@ -35,16 +35,9 @@ def wire():
         each.socket.close()
 
 
-def commit(wire, oid, serial=z64):
-    wire.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
-    wire.oneway('storea', oid, serial, b'data', 7)
-    assert wire.call('vote', 7) == []
-    return wire.call('tpc_finish', 7)
-
-
 def test_a_commit_above_is_passed_on_below(upstream, downstream, wire):
     below = wire(downstream)
-    tid = commit(wire(upstream), OID)
+    tid = wire(upstream).commit(OID)
     assert below.notice() == ('invalidateTransaction', (tid, [OID]))
     assert below.call('loadBefore', OID, b'\x7f' + b'\xff' * 7) == (b'data', tid, None)
     assert below.call('getInvalidations', z64) == (tid, [OID])
@@ -52,7 +45,7 @@ def test_a_commit_above_is_passed_on_below(upstream, downstream, wire):
 
 def test_a_commit_below_is_seen_above_and_by_the_others_below(upstream, downstream, wire):
     above, committer, other = wire(upstream), wire(downstream), wire(downstream)
-    tid = commit(committer, OID)
+    tid = committer.commit(OID)
     assert above.notice() == other.notice() == ('invalidateTransaction', (tid, [OID]))
     assert committer.call('lastTransaction') == tid
 
@@ -64,8 +57,7 @@ def test_commits_of_both_levels_are_told_in_the_order_of_their_tids(upstream, do
 
     def work(server, number):
         client = wire(server)
-        for step in range(20):
-            tids.append(commit(client, p64(100 * number + step)))
+        tids.extend(client.commit(p64(100 * number + step)) for step in range(20))
 
     threads = [threading.Thread(target=work, args=(server, number))
                for number, server in enumerate((upstream, downstream), 1)]

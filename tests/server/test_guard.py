@@ -50,7 +50,7 @@ def _untouched():
 
 @pytest.fixture
 def client(tmp_path):
-    storage = FileStorage(str(tmp_path / 'Data.fs'))
+    storage = FileStorage(str(tmp_path / 'Data.fs'), blob_dir=str(tmp_path / 'blobs'))
     yield Desk({'1': storage}).connect()
     storage.close()
 
@@ -114,13 +114,13 @@ def test_an_undo_that_meets_such_a_record_is_not_possible(client, bad):
         client.call('vote', 7)
 
 
-@pytest.mark.parametrize('bad', [CALLS, IS_FUNCTION])
-def test_such_a_record_can_be_stored_and_undone_without_a_conflict(client, bad):
+@pytest.mark.parametrize('before, after', [(length(1), CALLS), (CALLS, length(1)), (IS_FUNCTION, CALLS)])
+def test_such_a_record_can_be_stored_and_undone_without_a_conflict(client, before, after):
     """It is the application's business what its records name."""
-    first = client.commit(OID, data=length(1))
-    client.commit(OID, data=bad, serial=first)
+    first = client.commit(OID, data=before)
+    client.commit(OID, data=after, serial=first)
     client.begin()
     client.oneway('undoa', client.call('undoLog', 0, 1)[0]['id'], 7)
     assert client.call('vote', 7) == [OID]
     client.call('tpc_finish', 7)
-    assert client.call('loadBefore', OID, maxtid)[0] == length(1)
+    assert client.call('loadBefore', OID, maxtid)[0] == before

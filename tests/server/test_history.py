@@ -9,9 +9,9 @@ from zeo_clone.server.history import History
 OIDS = [p64(number) for number in range(10)]
 
 
-def filled(size=10, commits=5, since=p64(100)):
-    result = History(size, since)
-    for number in range(1, commits + 1):
+def filled(size=10):
+    result = History(size, p64(100))
+    for number in range(1, 6):
         result.add(p64(100 + number), [OIDS[number]])
     return result
 

@@ -5,6 +5,7 @@ import os
 import threading
 
 import pytest
+from ZODB.BaseStorage import TransactionRecord
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import p64
@@ -113,7 +114,7 @@ def test_a_transaction_too_large_for_a_batch_is_asked_for_record_by_record(clien
 
 
 def test_clients_are_told_that_there_are_batches(client):
-    assert client.call('get_info')['extensions'] == ['iterator_batch']
+    assert 'iterator_batch' in client.call('get_info')['extensions']
 
 
 def test_forgotten_iterators_are_ended(client, tids):
@@ -181,7 +182,7 @@ class Endless:
     def __next__(self):
         self.entered.set()
         assert self.go.wait(20)
-        raise StopIteration
+        return TransactionRecord(p64(1), ' ', b'', b'', {})
 
     def close(self):
         self.closed = True

@@ -91,6 +91,25 @@ def test_a_change_from_elsewhere_comes_before_a_later_own_commit(upstream, monke
     assert notices(committer) == [('invalidateTransaction', (p64(50), [OIDS[0]]))]
 
 
+def test_a_later_change_from_elsewhere_comes_after_an_own_commit(upstream, monkeypatch):
+    """Order: the storage heard of it in its own thread before its tpc_finish came back to ours."""
+    desk = Desk({'1': upstream})
+    committer, other = desk.connect(), desk.connect()
+    finish, late = upstream.tpc_finish, p64(1 << 62)
+
+    def finish_and_hear(transaction):
+        tid = finish(transaction)
+        upstream.change(late, [OIDS[5]])
+        return tid
+
+    monkeypatch.setattr(upstream, 'tpc_finish', finish_and_hear)
+    tid = committer.commit(OIDS[1])
+    assert notices(other) == [('invalidateTransaction', (tid, [OIDS[1]])),
+                              ('invalidateTransaction', (late, [OIDS[5]]))]
+    assert notices(committer) == [('invalidateTransaction', (late, [OIDS[5]]))]
+    assert other.call('getInvalidations', tid) == (late, [OIDS[5]])
+
+
 @pytest.mark.parametrize('ask', [
     lambda desk: desk.connect().call('getInvalidations', z64)[0],
     lambda desk: desk.connect().call('lastTransaction')])

@@ -78,6 +78,14 @@ class Wire:
     def oneway(self, name, *args):
         self.send(pickle.dumps((0, True, name, args), 3))
 
+    def commit(self, *oids, serial=bytes(8)):
+        """A whole transaction; its tid."""
+        self.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+        for oid in oids:
+            self.oneway('storea', oid, serial, b'data', 7)
+        assert self.call('vote', 7) == []
+        return self.call('tpc_finish', 7)
+
     def register(self):
         assert self.receive() == b'Z5'
         self.send(b'Z5')
@@ -208,32 +216,43 @@ def test_errors_in_accept_do_not_stop_the_acceptor(new_server, wire, caplog, mon
 
 def test_invalidations_cross_the_wire_in_commit_order(server, wire):
     reader, writer = wire(server).register(), wire(server).register()
-    tids = []
-    for number in range(20):
-        writer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
-        writer.oneway('storea', number.to_bytes(8, 'big'), bytes(8), b'data', 7)
-        writer.call('vote', 7)
-        tids.append(writer.call('tpc_finish', 7))
-    told = [pickle.loads(reader.receive())[2:] for _ in range(20)]
+    tids = [writer.commit(number.to_bytes(8, 'big')) for number in range(20)]
+    told = [reader.notice() for _ in range(20)]
     assert told == [('invalidateTransaction', (tid, [number.to_bytes(8, 'big')]))
                     for number, tid in enumerate(tids)]
 
 
-def test_slow_calls_are_answered_from_worker_threads(new_server, wire):
-    """Loads go on while a slow call runs; its reply comes when it is done."""
-    go = threading.Event()
+class Slow(MappingStorage):
+    """Some methods take until `go`, and then tell the name of their thread."""
 
-    class Slow(MappingStorage):
-        def history(self, oid, size=1):
-            assert go.wait(20)
-            return [threading.current_thread().name]
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+        self.thread = None
 
-    client = wire(new_server({'1': Slow()})).register()
-    client.send(pickle.dumps((2, False, 'history', (bytes(8), 100)), 3))
-    assert client.call('ping') is None
-    go.set()
-    message_id, _, _, value = pickle.loads(client.receive())
-    assert (message_id, value[0][:17]) == (2, 'zeo-server-worker')
+    def _take_long(self, *_):
+        assert self.go.wait(20)
+        self.thread = threading.current_thread().name
+        return []
+
+    history = pack = iterator = _take_long
+
+
+@pytest.mark.parametrize('name, args', [
+    ('history', (bytes(8), 100)), ('iterator_start', (None, None)), ('pack', (1.0, True))])
+def test_others_go_on_during_a_slow_call(new_server, wire, name, args):
+    """L5, L6: loads and commits, also of the same client; the slow reply comes when it is done."""
+    storage = Slow()
+    server = new_server({'1': storage})
+    client, other = wire(server).register(), wire(server).register()
+    client.send(pickle.dumps((2, False, name, args), 3))
+    tid = other.commit(bytes(8))
+    assert client.notice() == ('invalidateTransaction', (tid, [bytes(8)]))
+    assert client.call('lastTransaction') == tid
+    storage.go.set()
+    while (message := pickle.loads(client.receive()))[0] != 2:
+        assert message[2] == 'info'
+    assert storage.thread.startswith('zeo-server-')
 
 
 def test_a_client_that_vanishes_frees_the_commit_lock(server, wire):

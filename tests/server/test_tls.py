@@ -70,4 +70,4 @@ def test_a_tcp_connect_is_not_worth_a_line(server, context, caplog):
         socket.create_connection(server.addr).close()
         with TLSWire(server.addr, context) as wire:
             wire.register()
-    assert not [message for message in caplog.messages if 'connected to storage' not in message]
+            assert not [message for message in caplog.messages if 'connected to storage' not in message]

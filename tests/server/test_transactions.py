@@ -177,6 +177,29 @@ def test_a_large_transaction_lets_others_have_their_turn(desk, client, monkeypat
     assert len(desk.served['1'].storage) == 10
 
 
+@pytest.mark.parametrize('leave', [
+    lambda client: client.call('tpc_abort', 7), lambda client: client.hang_up()])
+def test_a_large_transaction_can_be_aborted_on_its_way_into_the_storage(desk, client, monkeypatch, leave):
+    """L10, S3: some operations are in the storage, the others wait for the next turn."""
+    monkeypatch.setattr(phases, 'OPERATIONS_PER_TURN', 3)
+    client.begin()
+    for oid in OIDS[:10]:
+        client.store(oid)
+    with monkeypatch.context() as context:
+        context.setattr(desk.loop, 'turn', lambda: None)
+        vote = client.start('vote', 7)
+        assert desk.served['1'].storage.tpc_transaction() is not None
+        leave(client)
+        assert desk.served['1'].storage.tpc_transaction() is None
+    desk.loop.turn()
+    assert desk.connect().commit(OID)
+    assert desk.served['1'].stats.active_txns == 0
+    if client.lost is None:
+        with pytest.raises(StorageTransactionError, match='aborted during the vote'):
+            client.result(vote)
+        assert client.commit(OIDS[11])
+
+
 def test_tids_go_up_one_after_the_other(desk):
     """C20."""
     clients = [desk.connect() for _ in range(3)]
@@ -315,8 +338,8 @@ def test_a_user_name_that_the_storage_refuses_is_told_at_the_vote(file_desk):
     assert client.commit(OID), 'the storage is not left half begun'
 
 
-def test_no_space_for_the_spool_file_is_told_at_the_vote_with_the_directory(desk, client, monkeypatch, caplog):
-    """L7."""
+def test_no_space_for_the_spool_file_is_told_at_the_vote(desk, client, monkeypatch, caplog):
+    """L7: with the directory."""
     def full(directory=None):
         raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(operations, 'SPOOL_SIZE', 100)
@@ -443,6 +466,12 @@ def test_a_transaction_that_has_not_voted_may_take_its_time(desk, client):
     desk.loop.advance(1000)
     client.store(OID)
     assert client.call('vote', 7) == []
+
+
+def test_a_holder_that_was_in_time_is_left_alone(desk, client):
+    client.commit(OID)
+    desk.loop.advance(1000)
+    assert client.lost is None
 
 
 def test_the_time_out_can_be_switched_off():

@@ -107,7 +107,7 @@ class Replay:
         elif isinstance(recorded, Exception):
             assert (type(ours), ours.args) == (type(recorded), recorded.args), where
         else:
-            assert (ours == recorded and bool(ours) == bool(recorded)), f'{where}: {recorded!r}, ours: {ours!r}'
+            assert (ours == recorded and bool(ours) == bool(recorded)), f'{where}: {recorded!r} {ours!r}'
 
 
 @pytest.fixture
@@ -132,7 +132,8 @@ def test_our_server_says_what_zeos_server_said(protocol, storage):
 
 
 def test_the_interfaces_that_zeo_names_are_among_ours(storage):
-    frame = next(entry.content for entry in transcript(TRANSCRIPTS['Z5']) if b'interfaces' in entry.content)
+    contents = [entry.content for entry in transcript(TRANSCRIPTS['Z5'])]
+    frame = next(content for content in contents if b'interfaces' in content)
     recorded = pickle.loads(frame)[3]['interfaces']
     ours = Desk({'1': storage}).connect().call('get_info')['interfaces']
     assert set(recorded) <= set(ours)

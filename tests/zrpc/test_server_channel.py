@@ -234,6 +234,18 @@ def test_invalidations_for_a_client_that_does_not_read_stop_its_requests_too(ben
     drain(bench, lambda: len(bench.handler.events) == 2)
 
 
+def test_what_was_readable_when_the_pause_began_is_not_lost(bench, low_marks):
+    """An event of the same turn may still be delivered after another client's commit filled the output."""
+    bench.handler.answer = b'x' * 50_000
+    bench.calls(*['ping'] * 20)
+    bench.turn(5)
+    assert len(bench.handler.events) < 20
+    bench.calls('last')
+    bench.channel.handle_read()
+    drain(bench, lambda: len(bench.handler.events) == 22)
+    assert bench.handler.events[-1].name == 'last'
+
+
 def test_a_client_that_does_not_read_is_closed_above_the_limit():
     """N8: invalidations included."""
     bench = Bench(output_limit=1_000_000)

@@ -66,6 +66,20 @@ def open_listeners(loop: Loop, address: Address,
     return listeners, address
 
 
+def warn_if_open(listeners: list[Listener]) -> None:
+    """Connections are not encrypted: say so if other machines can make some."""
+    places = [Endpoint(0, listener.socket.getsockname()) for listener in listeners]
+    far = [str(place) for place in places
+           if isinstance(place.sockaddr, tuple) and not _is_loopback(place.sockaddr[0])]
+    if far:
+        log.warning('listening at %s without TLS: whoever reaches this port can read and write the '
+                    'storages. Let it listen at localhost, or configure <ssl>', ', '.join(far))
+
+
+def _is_loopback(host: str) -> bool:
+    return host == '::1' or host.startswith(('127.', '::ffff:127.'))
+
+
 def _listen_tcp(runtime: Runtime, host: str | None, port: int) -> list[Socket]:
     attempts = 1 if port else PORT_ATTEMPTS
     while True:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 #: Oids handed out by one call.
 MAX_NEW_OIDS = 100
 #: Methods beyond ZEO's, for clients that know them: ``iterator_batch(iterator id, bytes)``.
-EXTENSIONS = ['iterator_batch']
+#: ``heartbeat(seconds)``: as ping, and the client will be heard of at least this often.
+EXTENSIONS = ['iterator_batch', 'heartbeat']
 #: Arguments of a method that a storage itself offers (``getExtensionMethods``).
 MAX_EXTENSION_ARGS = 10
 #: A longer history is looked up in a worker thread.
@@ -80,6 +81,10 @@ def set_client_label(session: Session, label: str) -> None:
 
 def ping(session: Session) -> None:
     """That it is answered is the answer."""
+
+
+def heartbeat(session: Session, interval: float) -> None:
+    session.expect_beats(interval)
 
 
 def get_info(session: Session) -> dict[str, Any]:
@@ -270,6 +275,7 @@ METHODS: dict[str, Method] = {
     'getAuthProtocol': _call(get_auth_protocol),
     'set_client_label': _oneway(set_client_label, a.name),
     'ping': _call(ping),
+    'heartbeat': _call(heartbeat, a.seconds),
     'get_info': _call(get_info),
     'getExtensionMethods': _call(get_extension_methods),
     'server_status': _call(server_status),

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 WAITING_TO_WARN = 4
 #: ... but at most one in so many seconds (N15).
 WARN_INTERVAL_S = 1.0
+#: Later than any tid.
+AFTER_ALL = b'\xff' * 9
 
 
 class Listener(Protocol):
@@ -162,8 +164,11 @@ class ServedStorage:
         """
         self.failure = None
         self.stats.commits += 1
-        self._drain()
+        # What others did is told in the order of tids: a storage that is a client itself may have heard of a
+        # later transaction already, in its own thread, when its tpc_finish comes back here.
+        self._drain(tid)
         self._publish(tid, oids, committer)
+        self._drain()
         committer.send_oneway('info', (self.info(),))
 
     def abort(self, commit: StorageCommit) -> None:
@@ -199,9 +204,9 @@ class ServedStorage:
         self._history.add(tid, oids)
         self.tell_all('invalidateTransaction', (tid, oids), committer)
 
-    def _drain(self) -> None:
-        """Publish what came from elsewhere, before anything later is said."""
-        while self._elsewhere:
+    def _drain(self, before: bytes = AFTER_ALL) -> None:
+        """Publish what came from elsewhere before a tid, before anything later is said."""
+        while self._elsewhere and self._elsewhere[0][0] < before:
             self._publish(*self._elsewhere.popleft(), None)
 
     def _reset(self) -> None:

@@ -18,7 +18,8 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import REAL, Runtime, Socket
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
-from zeo_clone.server.listen import open_listeners, remove_unix_socket
+from zeo_clone.server.heartbeat import INTERVAL_S, Heartbeat
+from zeo_clone.server.listen import open_listeners, remove_unix_socket, warn_if_open
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.workers import Workers
@@ -68,7 +69,8 @@ class StorageServer:
                  transaction_timeout: float | None = None, ssl: Any = None,
                  client_conflict_resolution: bool = False, *, runtime: Runtime = REAL,
                  max_connections: int = MAX_CONNECTIONS,
-                 handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
+                 handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+                 heartbeat_s: float = INTERVAL_S) -> None:
         address = parse_address(addr)
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
@@ -95,6 +97,9 @@ class StorageServer:
                                 timeout_s=transaction_timeout,
                                 client_conflict_resolution=client_conflict_resolution)
             for name, storage in self.storages.items()}
+        Heartbeat(self._loop, self._sessions, heartbeat_s).start()
+        if ssl is None:
+            warn_if_open(self._listeners)
         ZODB.event.notify(Serving(self, self.addr))
 
     def __repr__(self) -> str:
@@ -162,7 +167,8 @@ class StorageServer:
 
     def _check_handshake(self, session: Session) -> None:
         if not session.registered and session in self._sessions:
-            session.disconnect(f'it did not register within {self._handshake_timeout_s:g} s')
+            session.disconnect(f'it did not register within {self._handshake_timeout_s:g} s'
+                               f'{session.handshake_hint}')
 
     def forget(self, session: Session) -> None:
         """`session` has ended."""

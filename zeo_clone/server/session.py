@@ -15,6 +15,7 @@ from transaction.interfaces import TransientError
 from ZODB.POSException import POSError, ReadOnlyError, StorageError, Unsupported
 
 from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.server import heartbeat
 from zeo_clone.server.arguments import BadArgument, is_usual_load, is_usual_store
 from zeo_clone.server.commit import StorageCommit
 from zeo_clone.server.deferred import Deferred
@@ -54,6 +55,7 @@ class Session:
         self._peer = peer
         self._channel = channel
         self._core = channel.core
+        self._beat_s: float | None = None  # the client promised to be heard this often
         self.downloads = Downloads(self)
         self._iterators = Iterators(server.runtime)
         self._served: ServedStorage | None = None
@@ -68,6 +70,12 @@ class Session:
     def registered(self) -> bool:
         """Is there a storage?"""
         return self._served is not None
+
+    @property
+    def handshake_hint(self) -> str:
+        """What a client may be doing wrong that does not register, for a log line."""
+        shaken = self._channel.transport.established
+        return '' if shaken else ': the TLS handshake did not end; perhaps the client does not use TLS'
 
     @property
     def served(self) -> ServedStorage:
@@ -148,6 +156,18 @@ class Session:
         log.info('%s: connected to storage %r%s, protocol %s', self.name, served.name,
                  ' for reading' if read_only else '', self._core.protocol)
         return tid
+
+    def expect_beats(self, interval: float) -> None:
+        """The client will be heard of once in `interval` seconds."""
+        self._beat_s = max(interval, heartbeat.SHORTEST_S)
+
+    def beat(self) -> None:
+        """Of the server, every now and then: is the client still there, and is it told that we are (N1)?
+        """
+        if self._beat_s is not None and self._channel.silence() > heartbeat.PATIENCE * self._beat_s:
+            self.disconnect(f'nothing was heard of it for {heartbeat.PATIENCE * self._beat_s:g} s')
+        elif self.registered and not self.is_z4:
+            self._channel.keep_alive()
 
     def set_label(self, label: str) -> None:
         """The client's own name for itself, for log lines."""

@@ -7,7 +7,6 @@ that the connection has gone, whoever closed it.  What a call means is the handl
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Dispatcher
 from zeo_clone.loop.poller import READ, WRITE
+from zeo_clone.loop.tls import is_fault
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.connection import ServerCore
 
@@ -71,6 +71,8 @@ class ServerChannel(Dispatcher):
         self._collecting = False
         self._closing = False  # close when the output has gone
         self._room_wanted = False
+        self._last_received = loop.runtime.monotonic()
+        self._sent_before = 0  # bytes, at the last keep-alive
 
     @property
     def queued(self) -> int:
@@ -90,8 +92,7 @@ class ServerChannel(Dispatcher):
             data = self.transport.receive()
         except OSError as error:
             # A hang-up is ordinary, a certificate that is not accepted is not.
-            ordinary = not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError)
-            self.lose(describe(error), logging.INFO if ordinary else logging.WARNING)
+            self.lose(describe(error), logging.WARNING if is_fault(error) else logging.INFO)
             return
         if data is None:
             self._look_for_events()  # a TLS handshake may have something to say
@@ -99,6 +100,7 @@ class ServerChannel(Dispatcher):
         if not data:
             self.lose('closed by the client')
             return
+        self._last_received = self.loop.runtime.monotonic()
         # While it is paused this happens only at a hang-up: the rest comes, then the end.
         received = self.core.receive_data(data)
         self._events = chain(self._events, received) if self._paused else received
@@ -149,6 +151,16 @@ class ServerChannel(Dispatcher):
         if not self.closed:
             self.transport.write(data)
             self._look_for_events()
+
+    def keep_alive(self) -> None:
+        """Have the client ignore something, if nothing was sent since the last time."""
+        if self.transport.sent == self._sent_before and not self.transport.queued:
+            self.send(self.core.send_keep_alive())
+        self._sent_before = self.transport.sent
+
+    def silence(self) -> float:
+        """Seconds since something was heard; 0 while nothing is read because output waits."""
+        return 0.0 if self._paused else self.loop.runtime.monotonic() - self._last_received
 
     def want_room(self) -> None:
         """Call ``handle_room`` in a later turn, when little output waits."""
