@@ -81,7 +81,7 @@ class Desk:
     """The parts of a StorageServer that sessions use."""
 
     def __init__(self, storages=None, *, read_only=False, history_size=100, timeout_s=30.0,
-                 client_conflict_resolution=False):
+                 client_conflict_resolution=False, history_age_s=None):
         self.runtime = ClockRuntime()
         self.loop = HandLoop(self.runtime)
         self.read_only = read_only
@@ -90,7 +90,8 @@ class Desk:
         self.clients = []
         self.served = {
             name: ServedStorage(self.loop, name, storage, history_size=history_size, timeout_s=timeout_s,
-                                client_conflict_resolution=client_conflict_resolution)
+                                client_conflict_resolution=client_conflict_resolution,
+                                history_age_s=history_age_s)
             for name, storage in (storages or {'1': MappingStorage()}).items()}
 
     def ruok(self):
@@ -128,6 +129,7 @@ class FakeChannel:
         self.closing = False
         self.room_wanted = False
         self.queued = 0
+        self.traffic = 0, 0, 0
 
     def send(self, data):
         if self.lost is None:

@@ -7,6 +7,7 @@ module knows no bytes and no connection.
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,17 @@ from ZODB.POSException import ReadOnlyError
 from zope.interface import providedBy
 
 from zeo_clone.server import arguments as a
+from zeo_clone.server.absence import changed_between
 from zeo_clone.server.commit import Meta
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.iterators import Iterators
 from zeo_clone.server.operations import Operation
 
 if TYPE_CHECKING:
+    from zeo_clone.server.served import ServedStorage
     from zeo_clone.server.session import Session
+
+log = logging.getLogger(__name__)
 
 #: Oids handed out by one call.
 MAX_NEW_OIDS = 100
@@ -129,8 +134,28 @@ def last_transaction(session: Session) -> bytes:
     return session.served.last_tid()
 
 
-def get_invalidations(session: Session, tid: bytes) -> tuple[bytes, list[bytes]] | None:
-    return session.served.invalidations_after(tid)
+def get_invalidations(session: Session, tid: bytes) -> Any:
+    served = session.served
+    entry = served.invalidations_after(tid)
+    if entry is not None or not served.remembers(tid):
+        return entry
+    # The storage itself knows.  What is committed meanwhile is in the history.
+    until, result = served.last_tid(), Deferred()
+    log.info('%s: was away for long; looking for changes in storage %r', session.name, served.name)
+    session.slow(partial(changed_between, served.storage, tid, until)).when_settled(
+        partial(_add_recent, served, until, result))
+    return result
+
+
+def _add_recent(served: ServedStorage, until: bytes, result: Deferred, oids: list[bytes] | None,
+                error: BaseException | None) -> None:
+    recent = served.invalidations_after(until)
+    if error is not None:
+        result.fail(error)
+    elif oids is None or recent is None:
+        result.succeed(None)
+    else:
+        result.succeed((recent[0], list(dict.fromkeys([*oids, *recent[1]]))))
 
 
 def history(session: Session, oid: bytes, size: int = 1) -> Any:

@@ -15,6 +15,8 @@ from ZODB.POSException import StorageError
 from ZODB.utils import z64
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.server import portrait
+from zeo_clone.server.absence import is_recent
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
 from zeo_clone.server.history import History
@@ -44,12 +46,15 @@ class Listener(Protocol):
     def disconnect(self, reason: str) -> None:
         """Close the connection; logs `reason`."""
 
+    def describe(self) -> dict[str, Any]:
+        """Address, label and numbers, for the status.  Any thread."""
+
 
 class ServedStorage:
     """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever."""
 
     def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
-                 timeout_s: float | None, client_conflict_resolution: bool = False) -> None:
+                 timeout_s: float | None, history_age_s: float | None = None, client_conflict_resolution: bool = False) -> None:
         self.loop = loop
         self.name = name
         self.storage = storage
@@ -64,6 +69,7 @@ class ServedStorage:
         self._watchdog = Watchdog(loop, timeout_s)
         self._warned_at = -WARN_INTERVAL_S
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
+        self._history_age_s = history_age_s
         self._history = History(history_size, storage.lastTransaction() or z64, self._past(history_size))
         self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
         storage.registerDB(self.wrapper)
@@ -85,7 +91,15 @@ class ServedStorage:
     def invalidations_after(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
         """``(last tid, [oid, ...])``: what was written after `tid`; None if that is not known."""
         self._drain()
-        return self._history.after(tid)
+        found = self._history.after(tid)
+        self.stats.verifications += 1
+        self.stats.verifications_failed += found is None
+        return found
+
+    def remembers(self, tid: bytes) -> bool:
+        """May the storage itself be asked what was written after `tid`?"""
+        return hasattr(self.storage, 'iterator') and tid < self._history.last_tid and is_recent(
+            tid, self._history_age_s, self.loop.runtime.time())
 
     def info(self) -> dict[str, Any]:
         """What changes with each commit: length (objects) and size (bytes)."""
@@ -202,6 +216,7 @@ class ServedStorage:
 
     def _publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
         self._history.add(tid, oids)
+        self.stats.invalidations += len(oids)
         self.tell_all('invalidateTransaction', (tid, oids), committer)
 
     def _drain(self, before: bytes = AFTER_ALL) -> None:
@@ -223,7 +238,12 @@ class ServedStorage:
             last_tid = self.storage.lastTransaction() or z64
         except Exception:
             last_tid = self._history.last_tid
-        return self.stats.as_dict(len(self.sessions), self._queue.waiting, last_tid, self.failure)
+        now, locked = self.loop.runtime.time(), self.stats.lock_time
+        status = self.stats.as_dict(len(self.sessions), self._queue.waiting, last_tid, self.failure, now)
+        status['lock_holder'] = portrait.lock_holder(self._queue.holder, now - (locked or now))
+        status['waiting_clients'] = portrait.waiting_clients(self._queue.in_line())
+        status['clients'] = portrait.clients(self.sessions)
+        return status
 
     def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:
         self._elsewhere.append((tid, oids))

@@ -58,7 +58,8 @@ class StorageServer:
     """Serves `storages`, ``{id: storage}``, at `addr`: a port, ``(host, port)``, text, or a unix path.
 
     ``invalidation_queue_size``: transactions that are remembered for clients that come back.
-    ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
+    ``invalidation_age``: seconds; for clients that were away for longer than these transactions, but not
+    for longer than that, the storage itself is searched.  ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
     resolve conflicts, not the server.  Raises ValueError for a bad address, OSError if it cannot listen
     there; then the storages stay open.  `close` closes them.
@@ -94,7 +95,7 @@ class StorageServer:
         self.packers = Workers(self._loop, 'zeo-server-pack', PACK_THREADS)
         self.served = {
             name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
-                                timeout_s=transaction_timeout,
+                                timeout_s=transaction_timeout, history_age_s=invalidation_age,
                                 client_conflict_resolution=client_conflict_resolution)
             for name, storage in self.storages.items()}
         Heartbeat(self._loop, self._sessions, heartbeat_s).start()
