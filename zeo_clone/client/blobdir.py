@@ -57,7 +57,7 @@ class BlobDirectory:
     """What both kinds share.  Raises ValueError if `path` has another layout."""
 
     def __init__(self, path: str, layout: str) -> None:
-        self.path = path
+        self.path = path = os.path.abspath(path)  # the working directory may change
         try:
             self.fshelper = FilesystemHelper(path, layout)
             self.fshelper.create()

@@ -12,8 +12,10 @@ from typing import Any
 from ZODB.POSException import ConflictError, StorageTransactionError
 
 from zeo_clone.client.effects import Effects
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids, is_tid
+from zeo_clone.client.outcome import MAX_COMPARED, Inquiry
 from zeo_clone.Exceptions import (
     ClientDisconnected,
     CommitOutcomeUnknown,
@@ -30,6 +32,7 @@ class Written:
 
     def __init__(self) -> None:
         self._data: dict[bytes, bytes | None] = {}
+        self.bases: dict[bytes, bytes] = {}  # oid: the serial that a stored record replaces
         self._size = 0
 
     def add(self, oid: bytes, data: bytes | None) -> None:
@@ -64,14 +67,16 @@ class Begun:
     def begin(self, tid: bytes | None, status: str) -> None:
         """Announce the transaction to the server."""
         meta = self.transaction
-        self._channel.send('tpc_begin', (self.number, meta.user, meta.description, meta.extension,
-                                         tid, status))
+        extension = dict(meta.extension)  # applications have dicts of their own
+        self._channel.send('tpc_begin', (self.number, meta.user, meta.description, extension, tid, status))
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
         """Write an object."""
         if type(oid) is type(serial) is type(data) is bytes and len(oid) == len(serial) == 8:
             self._channel.store(oid, serial, data, self.number)
             self._written.add(oid, data)
+            if len(self._written.bases) < MAX_COMPARED:
+                self._written.bases[oid] = serial
         else:
             self.write('storea', oid, data, serial, data)  # the server will say what is wrong with it
 
@@ -103,6 +108,7 @@ class Begun:
                     resolved = resolve(oid, serials[0], serials[1], data)
                     self.write('storea', oid, None, serials[0], resolved)
                     changed.append(oid)
+                    self._written.bases.pop(oid, None)
                 if not conflicts:
                     break
         except ConflictError as error:
@@ -110,7 +116,8 @@ class Begun:
                 effects.cache.invalidate(error.oid, None)  # C12: a retry must not meet it again
             raise
         changed = list(dict.fromkeys(changed))
-        return Voted(self, self._channel, self._written.records(changed), changed)
+        bases = {oid: base for oid, base in self._written.bases.items() if oid not in changed}
+        return Voted(self, self._channel, self._written.records(changed), changed, bases)
 
     def abort(self) -> None:
         """Have the server forget it."""
@@ -121,7 +128,7 @@ class Voted:
     """After tpc_vote: only finish and abort are left."""
 
     def __init__(self, begun: Begun, channel: Any, records: list[tuple[bytes, bytes | None]],
-                 changed: list[bytes]) -> None:
+                 changed: list[bytes], bases: dict[bytes, bytes]) -> None:
         self.link = begun.link
         self.transaction = begun.transaction
         self.number = begun.number
@@ -129,8 +136,10 @@ class Voted:
         self.changed = changed
         self._channel = channel
         self._records = records
+        self._bases = bases
 
-    def finish(self, effects: Effects, callback: Callable[[bytes], Any] | None) -> bytes:
+    def finish(self, effects: Effects, callback: Callable[[bytes], Any] | None,
+               inquire: Inquire) -> bytes:
         """Commit.  All effects have taken place when it returns the tid."""
         def processed(tid: Any) -> bytes:
             if not is_tid(tid) or tid <= effects.cache.getLastTid():
@@ -141,10 +150,14 @@ class Voted:
 
         try:
             return self._channel.call('tpc_finish', (self.number,), processed)  # type: ignore[no-any-return]
-        except (ConnectionLost, UnrecognizedResult) as error:
+        except ConnectionLost as error:
+            tid = inquire(self.number, self._bases).find_out(error)
+            effects.finish_late(tid, callback)
+            return tid
+        except UnrecognizedResult as error:
             raise CommitOutcomeUnknown(
-                f'the connection was lost while the transaction was being committed: it may or may not '
-                f'be committed. Look at the data before you repeat it ({error})') from error
+                f'the server answered tpc_finish with nonsense: the transaction may or may not be '
+                f'committed. Look at the data before you repeat it ({error})') from error
 
     def abort(self) -> None:
         """Have the server forget it."""
@@ -152,6 +165,8 @@ class Voted:
 
 
 Phase = Begun | Voted
+#: Makes an inquiry about a transaction; see `Inquiry`.
+Inquire = Callable[[int, dict[bytes, bytes]], Inquiry]
 
 
 def abort(channel: Any, number: int) -> None:
@@ -184,9 +199,9 @@ def _check_conflict(item: Any) -> tuple[bytes, tuple[bytes, bytes], bytes]:
 class Committing:
     """At most one transaction at a time: who has the commit lock, and in which phase."""
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: Any, identity: Identity) -> None:
         self._lock = runtime.lock()  # held from tpc_begin to the end of the transaction
-        self._numbers = 0
+        self._identity = identity
         self.phase: Phase | None = None
 
     def begin(self, transaction: Any, get_link: Callable[[], Link], tid: bytes | None,
@@ -197,8 +212,7 @@ class Committing:
             raise StorageTransactionError('Duplicate tpc_begin calls for same transaction')
         self._lock.acquire()
         try:
-            self._numbers += 1
-            begun = Begun(get_link(), transaction, self._numbers)
+            begun = Begun(get_link(), transaction, self._identity.next_number())
             begun.begin(tid, status)
         except BaseException:
             self._lock.release()

@@ -26,6 +26,15 @@ class Effects:
         self.applying: bytes | None = None
         self._failed = False  # an effect was left half done
 
+    def hold(self, timeout_s: float) -> bool:
+        """Before a fork: wait until no effects are under way, and let none begin.  False: it took too long.
+        """
+        return self._barrier.acquire(timeout=timeout_s)
+
+    def release(self) -> None:
+        """After a successful `hold`."""
+        self._barrier.release()
+
     def wait(self) -> None:
         """Any thread: wait until the effects of the transaction `applying` are all there."""
         with self._barrier:
@@ -63,6 +72,18 @@ class Effects:
                 raise
             finally:
                 self.applying = None
+
+    def finish_late(self, tid: bytes, callback: Callable[[bytes], Any] | None) -> None:
+        """An own transaction turned out to be committed, after a reconnect.  Any thread.
+
+        The verification that came before has treated it as somebody else's: the cache forgot what it wrote,
+        the DB was told of it, and only then did the last tid move to it or beyond (C2).  So to every other
+        connection all is done; what is left is the callback, by which the committer learns the tid.  It
+        tells the DB once more, which changes nothing.
+        """
+        if callback is not None:
+            with self._barrier:
+                callback(tid)
 
     def catch_up(self, tid: bytes, oids: list[bytes]) -> None:
         """Verification: these oids changed in transactions up to `tid`, it is not known in which."""

@@ -23,13 +23,25 @@ class IOThread:
         self._users = 0
 
     def take(self) -> Loop:
-        """The running loop, started for its first user.  Give it back with `give_back`."""
+        """The loop, made for its first user.  Give it back with `give_back`."""
         with self._lock:
             if self._loop is None:
-                self._loop = loop = Loop(self._runtime)
-                self._thread = self._runtime.start_thread(loop.run, 'zeo_clone I/O')
+                self._loop = Loop(self._runtime)
             self._users += 1
             return self._loop
+
+    def start(self) -> None:
+        """Somebody needs the loop to run: start the thread unless it runs."""
+        with self._lock:
+            if self._thread is None and self._loop is not None:
+                self._thread = self._runtime.start_thread(self._loop.run, 'zeo_clone I/O')
+
+    def orphan(self) -> None:
+        """In a process that was forked: thread and loop are the parent's."""
+        self._lock = self._runtime.lock()  # the other one may be held by a thread that is not here
+        loop, self._loop, self._thread, self._users = self._loop, None, None, 0
+        if loop is not None:
+            loop.orphan()
 
     def give_back(self, loop: Loop) -> None:
         """The last user's call ends the thread and waits until it has ended."""
@@ -41,7 +53,7 @@ class IOThread:
                 return
             thread, self._loop, self._thread = self._thread, None, None
         loop.stop()
-        if not loop.in_loop_thread():
+        if thread is not None and not loop.in_loop_thread():
             thread.join()
         loop.close()
 

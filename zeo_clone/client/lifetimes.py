@@ -1,19 +1,28 @@
-"""Lifetimes: which storages are open, on which loop, and what happens at the end of the process.
+"""Lifetimes: which storages are open, on which loop; what happens at a fork and at the end of the process.
 
 Any thread.  A storage with an I/O thread shares the process's one; without, it lives on the application's
 loop.  Storages that are still open when the interpreter ends are closed, so that it ends silently (N12).
+
+After a fork (N10) connections, I/O thread and cache files stay the parent's, which notices nothing.  Each
+storage of the child begins anew when it is used: own thread, own connection, an empty temporary cache as
+of the last transaction that the parent had seen.
 """
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from typing import Any
 
 from zeo_clone.client.iothread import SHARED
-from zeo_clone.loop import application_loop, close_application_loop
+from zeo_clone.loop import application_loop, close_application_loop, orphan_application_loop
 from zeo_clone.loop.core import Loop
 
+#: A fork waits so long for a transaction's effects that are under way in another thread, in seconds.
+FORK_TIMEOUT_S = 2.0
+
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
+_still: list[Any] = []  # effects that a fork holds back
 
 
 class Life:
@@ -22,6 +31,11 @@ class Life:
     def __init__(self, io_thread: bool) -> None:
         self.io_thread = io_thread
         self.loop: Loop = SHARED.take() if io_thread else application_loop()
+
+    def start(self) -> None:
+        """Have the loop run, if that is not the application's business."""
+        if self.io_thread:
+            SHARED.start()
 
     def process_pending(self) -> None:
         """Without an I/O thread: deliver what has arrived, in the calling thread."""
@@ -36,10 +50,39 @@ class Life:
             self.loop.turn(0)  # what closing has left to the loop's thread
 
 
-def begin(storage: Any, io_thread: bool) -> Life:
-    """`storage` is being opened."""
+def remember(storage: Any) -> None:
+    """`storage` is whole: look after it."""
     _open.add(storage)
-    return Life(io_thread)
+
+
+# ---- fork ---------------------------------------------------------------------------------------
+
+def _before_fork() -> None:
+    # So that no transaction's effects are half done in the child's memory.
+    for storage in list(_open):
+        effects = storage.effects
+        if effects.hold(FORK_TIMEOUT_S):
+            _still.append(effects)
+
+
+def _after_fork_in_parent() -> None:
+    while _still:
+        _still.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _after_fork_in_parent()
+    SHARED.orphan()
+    orphan_application_loop()
+    for storage in list(_open):
+        storage.begin_anew()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
+                    after_in_child=_after_fork_in_child)
+
+
+# ---- the end ------------------------------------------------------------------------------------
 
 
 def close_all() -> None:

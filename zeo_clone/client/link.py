@@ -18,6 +18,8 @@ from ZODB.POSException import ReadOnlyError
 from zeo_clone.client.downloads import NOTICES as BLOB_NOTICES
 from zeo_clone.client.downloads import Downloads
 from zeo_clone.client.effects import Effects
+from zeo_clone.client.heartbeat import Heartbeat
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.notices import check_info, check_invalidation, is_tid
 from zeo_clone.client.options import Options
 from zeo_clone.client.verification import Verification
@@ -116,7 +118,7 @@ class Link:
     """One server's connection."""
 
     def __init__(self, loop: Loop, target: Target, options: Options, effects: Effects,
-                 owner: LinkOwner) -> None:
+                 identity: Identity, owner: LinkOwner) -> None:
         self.target = target
         self.state = LinkState.CONNECTING
         self.read_only = options.read_only
@@ -126,11 +128,13 @@ class Link:
         self._loop = loop
         self._options = options
         self._effects = effects
+        self._identity = identity
         self._owner = owner
         self._connector: _Connector | None = None
         self.downloads = Downloads()
         self.forgotten: deque[int] = deque()  # iterators that the server may forget, too
         self._kept: list[tuple[bytes, list[bytes]]] = []
+        self._heartbeat: Heartbeat | None = None
         self._deadline = loop.call_later(CONNECT_TIMEOUT_S, self._too_slow)
 
     def __repr__(self) -> str:
@@ -182,7 +186,9 @@ class Link:
             sock.close()
             self.fail(failure)
             return
-        self.channel = ClientChannel(self._loop, transport, ClientCore(), self)
+        # Without an I/O thread nobody turns the loop, and its timers, while a call waits.
+        silence_s = None if options.io_thread else options.heartbeat_s
+        self.channel = ClientChannel(self._loop, transport, ClientCore(), self, silence_s)
         self.channel.start()
 
     def handle_agreed(self, protocol: str) -> None:
@@ -221,7 +227,8 @@ class Link:
         self._move(LinkState.VERIFYING)
         self._deadline.cancel()
         self._deadline = self._loop.call_later(VERIFY_TIMEOUT_S, self._too_slow)
-        Verification(self.channel, self._effects, self.server_tid, self._verified, self.fail).start()
+        Verification(self.channel, self._effects, self.server_tid, self._options.drop_newer_cache,
+                     self._verified, self.fail).start()
 
     def _verified(self) -> None:
         """Reader's role: what came meanwhile is applied now; the effects drop what is not new (C4)."""
@@ -243,9 +250,25 @@ class Link:
         if self._options.client_label is not None:
             self.channel.send_async(
                 self.channel.core.send_oneway('set_client_label', (self._options.client_label,)))
+        if self.offers('commit_outcome'):
+            self.channel.call_async('identify', (self._identity.token, self._identity.number),
+                                    self._identified)
         self._deadline.cancel()
         self._move(LinkState.READY)
+        if self._options.heartbeat_s is not None:
+            announce = self._options.io_thread and self.offers('heartbeat')
+            self._heartbeat = Heartbeat(self._loop, self.channel, self._options.heartbeat_s, announce,
+                                        self.fail)
+            self._loop.door(self._heartbeat.start)
         self._owner.link_ready(self)
+
+    def _identified(self, call: PendingCall) -> None:
+        if call.error is not None:
+            self.fail(call.error)
+
+    def offers(self, extension: str) -> bool:
+        """Does the server have this method, which is not one of ZEO's?"""
+        return extension in self.info.get('extensions', ())
 
     # ---- reader's role --------------------------------------------------------------------------
 
@@ -266,6 +289,11 @@ class Link:
             self._owner.link_info(self, self.info)
         else:
             raise ProtocolError(f'the server calls the unknown method {name!r}')
+
+    def handle_silence(self) -> None:
+        """Of the channel: the server says nothing."""
+        if self._heartbeat is not None:
+            self._heartbeat.beat()
 
     def handle_lost(self, error: Exception) -> None:
         """Of the channel: the connection has gone."""
@@ -302,10 +330,23 @@ class Link:
         if self.state is not LinkState.LOST:
             self._deadline.cancel()
             self._move(LinkState.LOST)
+            if self._heartbeat is not None:
+                self._loop.door(self._heartbeat.stop)
             self._owner.link_lost(self, error)
 
+    @property
+    def doing(self) -> str:
+        """What is waited for, in words for a complaint."""
+        if self.state is not LinkState.CONNECTING:
+            return f'connected, but still {self.state.name.lower()}'
+        if self.channel is None:
+            return 'no answer to the attempt to connect'
+        if not self.channel.transport.established:
+            return 'connected, but the TLS handshake does not end; does a server with TLS listen there?'
+        return 'connected, but it says nothing; perhaps it expects TLS, or is no ZEO server'
+
     def _too_slow(self) -> None:
-        self.fail(TimeoutError(f'the server is too slow ({self.state.name.lower()})'))
+        self.fail(TimeoutError(f'the server is too slow: {self.doing}'))
 
 
 def _os_error(number: int) -> OSError:

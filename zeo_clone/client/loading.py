@@ -42,14 +42,19 @@ class Loader:
 
     def read(self, call: Callable[[ClientChannel], Any]) -> Any:
         """``call(channel)``, and once more if the connection breaks meanwhile."""
-        deadline = self._runtime.monotonic() + self._wait_timeout_s
+        deadline = 0.0
         while True:
-            link = self._manager.link(max(0.0, deadline - self._runtime.monotonic()))
-            assert link.channel is not None
+            link = self._manager.ready
+            if link is None:
+                now = self._runtime.monotonic()
+                deadline = deadline or now + self._wait_timeout_s
+                link = self._manager.link(max(0.0, deadline - now))
+            channel = link.channel
+            assert channel is not None
             try:
-                return call(link.channel)
+                return call(channel)
             except ClientDisconnected:
-                if link.channel.fate is None:
+                if channel.fate is None:
                     raise  # the server itself said so
 
     def load(self, oid: bytes, tid: bytes) -> Any:

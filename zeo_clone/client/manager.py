@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.client.effects import Effects
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link, Target
 from zeo_clone.client.options import Options
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import AF_UNIX, Endpoint
+from zeo_clone.loop.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ TABLE = {
 class ManagerOwner(Protocol):
     """What a manager tells the storage."""
 
+    def manager_starts(self) -> None:
+        """The loop has to run from now on."""
+
     def manager_ready(self, link: Link) -> None:
         """`link` will be used from now on."""
 
@@ -69,18 +74,22 @@ class ManagerOwner(Protocol):
 class Manager:
     """Keeps a ClientStorage connected."""
 
-    def __init__(self, options: Options, loop: Loop, effects: Effects, owner: ManagerOwner) -> None:
+    def __init__(self, options: Options, loop: Loop, effects: Effects, identity: Identity,
+                 owner: ManagerOwner) -> None:
         self.addresses = options.addresses
         self._options = options
         self._loop = loop
         self._effects = effects
+        self._identity = identity
         self._owner = owner
-        self._changed = loop.runtime.condition()  # protects the next five; told when they change
+        self._changed = loop.runtime.condition()  # protects the next six; told when they change
         self.state = ManagerState.IDLE
         self._ready: Link | None = None
         self._active: Link | None = None   # the only link that may touch the cache
         self._chosen: Link | None = None   # waits until the active one is lost
         self._errors: dict[str, Exception] = {}
+        self._started = False
+        self._throttle = Throttle(loop.runtime.monotonic)
         # Loop thread only:
         self._trying: set[Link] = set()
         self._fallbacks: list[Link] = []
@@ -102,8 +111,17 @@ class Manager:
     # ---- any thread ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to search."""
-        self._loop.door(self._search)
+        """Begin to search.  May be called twice."""
+        with self._changed:
+            started, self._started = self._started, True
+        if not started:
+            self._owner.manager_starts()
+            self._loop.door(self._search)
+
+    @property
+    def asleep(self) -> bool:
+        """After a fork, until a link is asked for."""
+        return not self._started
 
     @property
     def ready(self) -> Link | None:
@@ -112,19 +130,21 @@ class Manager:
 
     def link(self, timeout_s: float) -> Link:
         """The ready link; waits for it.  Raises `ClientDisconnected` after `timeout_s` seconds."""
-        link = self._ready
+        link = self._usable()
         if link is not None:
             return link
+        if not self._started and self.state is not ManagerState.CLOSED:
+            self.start()  # the first use after a fork
         deadline = self._loop.runtime.monotonic() + timeout_s
         while True:
             left = deadline - self._loop.runtime.monotonic()
             if self._options.io_thread:
                 with self._changed:
-                    if self._ready is None and self.state is not ManagerState.CLOSED and left > 0:
+                    if self._usable() is None and self.state is not ManagerState.CLOSED and left > 0:
                         self._changed.wait(left)
-            elif self._ready is None and self.state is not ManagerState.CLOSED and left > 0:
+            elif self._usable() is None and self.state is not ManagerState.CLOSED and left > 0:
                 self._loop.turn(left)
-            link = self._ready
+            link = self._usable()
             if link is not None:
                 return link
             if self.state is ManagerState.CLOSED:
@@ -132,10 +152,19 @@ class Manager:
             if left <= 0:
                 raise ClientDisconnected(self._complaint(timeout_s))
 
+    def _usable(self) -> Link | None:
+        """The ready link, unless a send has just failed on it and the loop is about to bury it."""
+        link = self._ready
+        return None if link is None or link.channel is None or link.channel.fate is not None else link
+
     def _complaint(self, timeout_s: float) -> str:
         where = ', '.join(map(format_address, self.addresses))
         with self._changed:
-            errors = '; '.join(f'{place}: {_text(error)}' for place, error in self._errors.items())
+            told = {place: _text(error) for place, error in self._errors.items()}
+            for link in (*tuple(self._trying), self._active):  # the copy is atomic
+                if link is not None:
+                    told.setdefault(str(link.target), link.doing)
+            errors = '; '.join(f'{place}: {text}' for place, text in told.items())
         return (f'no connection to a server at {where} within {timeout_s:g} s'
                 f'{" (" + errors + ")" if errors else ""}')
 
@@ -194,7 +223,7 @@ class Manager:
 
     def _try(self, target: Target) -> None:
         if self.state in (ManagerState.SEARCHING, ManagerState.CONNECTED):
-            link = Link(self._loop, target, self._options, self._effects, self)
+            link = Link(self._loop, target, self._options, self._effects, self._identity, self)
             self._trying.add(link)
             link.connect()
 
@@ -281,8 +310,10 @@ class Manager:
             self._ready = link
             self._errors.clear()
         self._failures = 0
-        log.info('connected to the server at %s, storage %r%s', link.target, self._options.storage,
-                 ', read-only' if link.read_only else '')
+        more = self._throttle.admits(f'connected {link.target} {link.read_only}')
+        log.log(logging.DEBUG if more is None else logging.INFO,
+                'connected to the server at %s, storage %r%s%s', link.target, self._options.storage,
+                ', read-only' if link.read_only else '', more or '')
         self._plan_upgrade()
 
     def link_info(self, link: Link, info: dict[str, Any]) -> None:
@@ -299,7 +330,9 @@ class Manager:
             if self.state is not ManagerState.CLOSED:
                 self._errors[str(link.target)] = error
         if was_ready:
-            log.warning('the connection to the server at %s was lost: %s', link.target, _text(error))
+            more = self._throttle.admits(f'lost {link.target}')
+            log.log(logging.DEBUG if more is None else logging.WARNING,
+                    'the connection to the server at %s was lost: %s%s', link.target, _text(error), more or '')
             self._effects.lost(error)
             self._owner.manager_lost(link)
         self._loop.door(functools.partial(self._bereaved, link))

@@ -4,15 +4,19 @@ In: what an application or a configuration gives.  Out: an `Options` object, or 
 """
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from zeo_clone.addresses import Address, parse_addresses
-from zeo_clone.cache import ClientCache
+from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.client.blobdir import BlobCache, SharedBlobs
 from zeo_clone.client.blobs import Blobs, BlobsShared
+from zeo_clone.client.heartbeat import INTERVAL_S
 from zeo_clone.loop.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 #: Default bound of the client cache, in bytes.
 CACHE_SIZE = 20 << 20
@@ -39,9 +43,12 @@ class Options:
     client_label: str | None
     server_sync: bool
     cache: Any
+    cache_may_be_temporary: bool  # if another process has it
+    drop_newer_cache: bool
     ssl: Any
     ssl_server_hostname: str | None
     io_thread: bool
+    heartbeat_s: float | None
     blob_dir: str | None
     shared_blob_dir: bool
     blob_cache_size: int | None
@@ -61,7 +68,17 @@ class Options:
         """The cache object that was given, or a ClientCache in the file that was named."""
         if self.cache is not None and not isinstance(self.cache, (str, os.PathLike)):
             return self.cache
-        return ClientCache(self.cache, self.cache_size)
+        try:
+            return ClientCache(self.cache, self.cache_size)
+        except CacheLocked as error:
+            if not self.cache_may_be_temporary:
+                raise
+            log.warning('%s; a temporary cache is used instead', error)
+            return self.make_temporary_cache()
+
+    def make_temporary_cache(self) -> Any:
+        """A cache that nobody else uses and nobody will find later."""
+        return ClientCache(None, self.cache_size)
 
 
 def client_addresses(addr: Any) -> tuple[Address, ...]:
@@ -88,6 +105,7 @@ _DEFAULTS: dict[str, Any] = {
     'blob_dir': None, 'shared_blob_dir': False, 'blob_cache_size': None, 'blob_cache_size_check': 10,
     'blob_progress': None,
     'min_disconnect_poll': 1, 'max_disconnect_poll': None, 'wait': True, 'io_thread': True,
+    'heartbeat': INTERVAL_S, 'drop_newer_cache': False,
 }
 
 
@@ -112,8 +130,9 @@ def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeo
         read_only=bool(given['read_only']), read_only_fallback=bool(given['read_only_fallback']),
         client_label=given['client_label'], server_sync=bool(given['server_sync']),
         cache=cache_path(given['cache'], given['client'], given['var'], str(storage)),
+        cache_may_be_temporary=given['cache'] is None, drop_newer_cache=bool(given['drop_newer_cache']),
         ssl=given['ssl'], ssl_server_hostname=given['ssl_server_hostname'],
-        io_thread=bool(given['io_thread']),
+        io_thread=bool(given['io_thread']), heartbeat_s=float(given['heartbeat'] or 0) or None,
         blob_dir=given['blob_dir'], shared_blob_dir=bool(given['shared_blob_dir']),
         blob_cache_size=given['blob_cache_size'],
         blob_cache_size_check=int(given['blob_cache_size_check']), blob_progress=given['blob_progress'])

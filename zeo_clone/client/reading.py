@@ -5,6 +5,7 @@ What a message does is in `effects`, how a link is found in `manager`, how it is
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,11 +13,12 @@ import zope.interface
 from ZODB import interfaces
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import POSKeyError, Unsupported
-from ZODB.utils import maxtid
+from ZODB.utils import maxtid, z64
 
 from zeo_clone.addresses import format_address
 from zeo_clone.client import lifetimes
 from zeo_clone.client.effects import Effects
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.iteration import TransactionIterator
 from zeo_clone.client.link import Link
 from zeo_clone.client.loading import Loader
@@ -37,25 +39,50 @@ OPTIONAL_INTERFACES = {
 class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     """A served storage, seen by a reader.  It searches for a server as soon as it is made."""
 
-    def __init__(self, options: Options, runtime: Runtime) -> None:
+    def __init__(self, options: Options, runtime: Runtime, identity: Identity) -> None:
         self._options = options
+        self._identity = identity
         self._info: dict[str, Any] = {}
         self._info_lock = runtime.lock()  # protects _info and what the storage provides
         self._closed = False
+        self._runtime = runtime
         self._cache = options.make_cache()
-        self._effects = Effects(self._cache, self, runtime)
-        self._life = lifetimes.begin(self, options.io_thread)
-        self._manager = Manager(options, self._life.loop, self._effects, self)
+        self.effects = Effects(self._cache, self, runtime)
+        self._life = lifetimes.Life(options.io_thread)
+        self._manager = Manager(options, self._life.loop, self.effects, self._identity, self)
         self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, runtime)
         self._blobs: Any = None
         try:
             self._blobs = options.make_blobs(runtime)
             if self._blobs is not None:
                 zope.interface.alsoProvides(self, interfaces.IBlobStorage)
+            lifetimes.remember(self)
             self._manager.start()
         except BaseException:
             self.close()
             raise
+
+    def begin_anew(self) -> None:
+        """Of `lifetimes`: this process was forked (N10).  What the parent uses is left alone.
+
+        The new cache is empty, but open connections know what the parent's knew: the server will be asked
+        what happened since.  No lock of before is taken: its holder may not exist here.
+        """
+        options, parent_cache, db = self._options, self._cache, self.effects.db
+        tid = parent_cache.getLastTid()
+        forsake = getattr(parent_cache, 'forsake', None)
+        if forsake is not None:
+            forsake()
+        self._info_lock = self._runtime.lock()
+        self._cache = options.make_temporary_cache()
+        if tid != z64:
+            self._cache.setLastTid(tid)
+        self.effects = Effects(self._cache, self, self._runtime)
+        self.effects.db = db
+        self._life = lifetimes.Life(options.io_thread)
+        self._manager = Manager(options, self._life.loop, self.effects, self._identity, self)
+        self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, self._runtime)
+        self._blobs = options.make_blobs(self._runtime)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.getName()}>'
@@ -112,17 +139,21 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def registerDB(self, db: Any) -> None:
         """`db` will be told of invalidations; it also knows how records are transformed."""
         super().registerDB(db)
-        self._effects.db = db
+        self.effects.db = db
 
     def invalidateCache(self) -> None:
         """Have all open connections look at their objects anew."""
-        if self._effects.db is not None:
-            self._effects.db.invalidateCache()
+        if self.effects.db is not None:
+            self.effects.db.invalidateCache()
 
     def sync(self, force: bool = True) -> None:
         """Process what the server has sent (without an I/O thread), or ask it (``server_sync``)."""
         if not self._options.io_thread:
             self._life.process_pending()
+        if self._manager.asleep:
+            # The first transaction after a fork is to see what has happened since.
+            with contextlib.suppress(ClientDisconnected):
+                self._loader.link()
         link = self._manager.ready
         if link is not None and link.forgotten:
             link.forget_iterators()
@@ -144,6 +175,10 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
             self._blobs.close()
 
     # ---- of the manager -----------------------------------------------------------------------------
+
+    def manager_starts(self) -> None:
+        """Of the manager: the loop has to run from now on."""
+        self._life.start()
 
     def manager_ready(self, link: Link) -> None:
         """Of the manager: `link` will be used from now on."""
@@ -172,10 +207,10 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         """
         found = self._cache.loadBefore(oid, tid)
         while found is not None:
-            applying = self._effects.applying
+            applying = self.effects.applying
             if applying is None or tid <= applying:
                 return found  # type: ignore[no-any-return]
-            self._effects.wait()
+            self.effects.wait()
             found = self._cache.loadBefore(oid, tid)
 
         return self._loader.load(oid, tid)  # type: ignore[no-any-return]

@@ -15,9 +15,11 @@ from ZODB.utils import z64
 from zeo_clone.client.blobs import discard
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.copying import copy_transactions
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
+from zeo_clone.client.outcome import Inquiry
 from zeo_clone.client.reading import StorageReader
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.loop.runtime import REAL
@@ -41,14 +43,24 @@ class ClientStorage(StorageReader):
         runtime = REAL
         self._oids: list[bytes] = []
         self._oids_lock = runtime.lock()  # protects _oids
-        self._committing = Committing(runtime)
-        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), runtime)
+        identity = Identity(runtime)
+        self._committing = Committing(runtime, identity)
+        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), runtime,
+                         identity)
         try:
             if self._options.wait:
                 self._manager.link(self._options.wait_timeout_s)
         except BaseException:
             self.close()
             raise
+
+    def begin_anew(self) -> None:
+        """Of `lifetimes`: this process was forked.  A transaction under way, and oids, are the parent's."""
+        self._oids = []
+        self._oids_lock = self._runtime.lock()
+        self._identity = Identity(self._runtime)
+        self._committing = Committing(self._runtime, self._identity)
+        super().begin_anew()
 
     def _writable(self) -> None:
         if self.isReadOnly():
@@ -126,24 +138,28 @@ class ClientStorage(StorageReader):
         Raises ConflictError, ReadConflictError, UndoError, `ClientDisconnected`, ...
         """
         begun = self._committing.begun(transaction)
-        self._committing.phase = voted = begun.vote(self._effects, self.tryToResolveConflict)
+        self._committing.phase = voted = begun.vote(self.effects, self.tryToResolveConflict)
         return voted.changed
 
     def tpc_finish(self, transaction: Any, func: Callable[[bytes], Any] | None = None) -> bytes:
         """Commit; returns the tid.  `func` is called with it before any later effect.
 
         Raises `ClientDisconnected` if certainly nothing, `CommitOutcomeUnknown` if perhaps everything
-        was committed.
+        was committed.  If the reply is lost it waits for the next connection, to find out.
         """
         voted = self._committing.voted(transaction)
         try:
-            tid = voted.finish(self._effects, func)
+            tid = voted.finish(self.effects, func, self._inquire)
             if voted.blobs:
                 self._blobs.committed(voted.blobs, tid)
             return tid
         finally:
             discard(voted.blobs)
             self._committing.end()
+
+    def _inquire(self, number: int, bases: dict[bytes, bytes]) -> Inquiry:
+        return Inquiry(number, bases, self._identity, self._manager.link, self._runtime,
+                       self._options.wait_timeout_s)
 
     def tpc_abort(self, transaction: Any, timeout: float | None = None) -> None:
         """Give up `transaction`; nothing if it is not the one being committed."""

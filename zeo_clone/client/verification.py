@@ -26,10 +26,12 @@ class Verification:
     """One verification of one cache against one server."""
 
     def __init__(self, channel: ClientChannel, effects: Effects, server_tid: bytes,
-                 on_verified: Callable[[], None], on_failed: Callable[[Exception], None]) -> None:
+                 drop_newer: bool, on_verified: Callable[[], None],
+                 on_failed: Callable[[Exception], None]) -> None:
         self._channel = channel
         self._effects = effects
         self._server_tid = server_tid
+        self._drop_newer = drop_newer
         self._on_verified = on_verified
         self._on_failed = on_failed
 
@@ -43,6 +45,10 @@ class Verification:
             # Nothing was ever seen: there is nothing to invalidate, here or in open connections.
             self._effects.start_over(self._server_tid)
             self._on_verified()
+        elif cache_tid > self._server_tid and self._drop_newer:
+            log.warning('the cache is newer than the server (last transaction %s) and is dropped',
+                        readable_tid_repr(cache_tid))
+            self._start_over()
         elif cache_tid > self._server_tid:
             self._on_failed(self._newer_than_server(cache, cache_tid))
         else:
@@ -51,6 +57,7 @@ class Verification:
     def _newer_than_server(self, cache: Any, cache_tid: bytes) -> ClientStorageError:
         path = cache.stats().get('path')
         remedy = f'remove the cache file {path}' if path else 'restart this client'
+        remedy += ' (or open it with drop_newer_cache=True)'
         return ClientStorageError(
             f'the client cache is newer ({readable_tid_repr(cache_tid)}) than the server '
             f'({readable_tid_repr(self._server_tid)}): was the server restored from a backup? If so, '
@@ -63,10 +70,14 @@ class Verification:
         if call.value is None:
             log.warning('the cache is too old to be verified (last transaction %s) and is dropped',
                         readable_tid_repr(self._effects.cache.getLastTid()))
-            notify(StaleCache(self._effects.storage))
-            self._effects.start_over(self._server_tid)
+            self._start_over()
         else:
             self._effects.catch_up(*call.value)
+            self._on_verified()
+
+    def _start_over(self) -> None:
+        notify(StaleCache(self._effects.storage))
+        self._effects.start_over(self._server_tid)
         self._on_verified()
 
 

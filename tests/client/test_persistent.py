@@ -1,0 +1,180 @@
+"""The persistent cache in a client: warm starts, verification, locks, kills."""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import maxtid, z64
+
+from tests.client.fake_server import p64
+from zeo_clone.cache import CacheLocked, ClientCache
+from zeo_clone.client.storage import ClientStorage
+from zeo_clone.Exceptions import ClientDisconnected
+
+OID = p64(7)
+KILLS = 1000 if os.environ.get('ZEO_CLONE_HEAVY') else 60
+OIDS = 40
+
+
+def serve(fake, data, tid):
+    fake.tid = tid
+    fake.answers['loadBefore'] = lambda connection, oid, before: (data, tid, None)
+
+
+def test_a_restarted_client_is_warm(fake, opened, tmp_path):
+    """A named cache: what was read before the restart is read without the server."""
+    path = str(tmp_path / 'main.zec')
+    serve(fake, b'data', p64(3))
+    first = opened(cache=path)
+    first.loadBefore(OID, maxtid)
+    first.close()
+    storage = opened(cache=path)
+    loads = fake.called('loadBefore')
+    assert storage.loadBefore(OID, maxtid) == (b'data', p64(3), None)
+    assert fake.called('loadBefore') == loads
+    assert fake.called('getInvalidations') == 0
+
+
+def test_a_restarted_client_hears_what_it_missed(fake, tmp_path):
+    """Verification: changed objects are forgotten, the others stay warm."""
+    path = str(tmp_path / 'main.zec')
+    serve(fake, b'old', p64(3))
+    storage = ClientStorage(fake.address, cache=path)
+    for oid in (OID, p64(8)):
+        storage.loadBefore(oid, maxtid)
+    storage.close()
+    fake.answers['getInvalidations'] = lambda connection, tid: (p64(5), [OID])
+    serve(fake, b'new', p64(5))
+    storage = ClientStorage(fake.address, cache=path)
+    loads = fake.called('loadBefore')
+    assert storage.loadBefore(OID, maxtid) == (b'new', p64(5), None)
+    assert storage.loadBefore(p64(8), maxtid) == (b'old', p64(3), None)
+    assert fake.called('loadBefore') == loads + 1
+    assert ('getInvalidations', (p64(3),)) in fake.calls
+    storage.close()
+
+
+def test_client_and_var_name_the_file(fake, opened, tmp_path):
+    opened(client='front', var=str(tmp_path), storage='main').ping()
+    assert (tmp_path / 'front-main.zec').exists()
+
+
+def test_a_second_process_is_told_who_has_the_file(fake, opened, tmp_path):
+    """K2: with cache= an error that names file and holder; with client= a temporary cache and a warning."""
+    path = str(tmp_path / 'main.zec')
+    opened(cache=path)
+    with pytest.raises(CacheLocked, match=f'main.zec.*{os.getpid()}'):
+        ClientStorage(fake.address, cache=path)
+
+
+def test_a_second_process_may_use_a_temporary_cache(fake, opened, tmp_path, caplog):
+    """K2 [#95]."""
+    opened(client='front', var=str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        second = opened(client='front', var=str(tmp_path))
+    assert second.cache_stats()['path'] is None
+    assert 'a temporary cache is used instead' in caplog.text
+
+
+def test_a_cache_newer_than_the_server_names_its_file(fake, tmp_path):
+    """K3: a restored backup; the error names the file and says what to do, an option drops the cache."""
+    path = str(tmp_path / 'main.zec')
+    serve(fake, b'data', p64(9))
+    storage = ClientStorage(fake.address, cache=path)
+    storage.loadBefore(OID, maxtid)
+    storage.close()
+    serve(fake, b'restored', p64(5))
+    with pytest.raises(ClientDisconnected, match=f'remove the cache file {path}'):
+        ClientStorage(fake.address, cache=path, wait_timeout=0.2)
+    storage = ClientStorage(fake.address, cache=path, drop_newer_cache=True)
+    assert storage.lastTransaction() == p64(5)
+    assert storage.loadBefore(OID, maxtid) == (b'restored', p64(5), None)
+    storage.close()
+
+
+@pytest.mark.parametrize('damage', [b'', b'ZEC3' + bytes(2000), b'not a cache', bytes(300_000)])
+def test_a_damaged_file_does_not_stop_a_client(fake, tmp_path, damage):
+    """K1: it is moved to .bad, and the client starts with an empty one."""
+    path = tmp_path / 'main.zec'
+    path.write_bytes(damage)
+    serve(fake, b'data', p64(3))
+    storage = ClientStorage(fake.address, cache=str(path))
+    assert storage.loadBefore(OID, maxtid) == (b'data', p64(3), None)
+    storage.close()
+    if damage:
+        assert (tmp_path / 'main.zec.bad').read_bytes() == damage
+
+
+def commit(storage, rng, serials):
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    oids = rng.sample(range(OIDS), 3)
+    for number in oids:
+        data = b'%d ' % rng.randrange(10 ** 9) * rng.randrange(1, 300)
+        storage.store(p64(number), serials.get(number, z64), data, '', meta)
+    storage.tpc_vote(meta)
+    tid = storage.tpc_finish(meta)
+    serials.update(dict.fromkeys(oids, tid))
+
+
+def audit(path, storage):
+    """Catch the cache up as a client does; then each revision in it must be the server's."""
+    cache = ClientCache(path, 200_000)
+    try:
+        changed = storage._loader.ask('getInvalidations', cache.getLastTid())
+        assert changed is not None or not len(cache)
+        for oid in changed[1] if changed else ():
+            cache.invalidate(oid, None)
+        for oid, start, end in list(cache.contents()):
+            before = maxtid if end is None else end
+            found = cache.loadBefore(oid, before)
+            if found is not None:
+                assert found == storage._loader.ask('loadBefore', oid, before), (oid, start, end)
+        return len(cache)
+    finally:
+        cache.close()
+
+
+def test_kills_at_any_moment_leave_true_caches(server_process, client, tmp_path):
+    """C10: clients are killed with -9 while another one commits; no cache ever shows an untrue record."""
+    path = str(tmp_path / 'victim.zec')
+    rng, serials = random.Random(4), {}
+    writer = client(server_process.address, cache_size=0)
+    commit_all = TransactionMetaData()
+    writer.tpc_begin(commit_all)
+    for number in range(OIDS):
+        writer.store(p64(number), z64, b'first', '', commit_all)
+    writer.tpc_vote(commit_all)
+    serials.update(dict.fromkeys(range(OIDS), writer.tpc_finish(commit_all)))
+    victim = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name('cache_victim.py')),
+         json.dumps(server_process.address), path, str(OIDS)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])})
+
+    def tell(command, answer):
+        victim.stdin.write(command + '\n')
+        victim.stdin.flush()
+        assert victim.stdout.readline() == answer + '\n'
+
+    kept = 0
+    try:
+        for _ in range(KILLS):
+            tell('start', 'reading')
+            for _ in range(rng.randrange(1, 12)):
+                commit(writer, rng, serials)
+            tell('kill', 'killed')
+            commit(writer, rng, serials)
+            kept += audit(path, writer)
+    finally:
+        victim.stdin.close()
+        victim.wait()
+        victim.stdout.close()
+    assert kept > KILLS  # else nothing was proven
