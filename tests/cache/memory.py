@@ -54,7 +54,7 @@ class MemoryLock:
 
 
 class Disk(Runtime):
-    """Files in memory.  ``fail(length)`` before each write: how much of it the full disk takes, or None."""
+    """Files in memory.  ``fail(at, length)`` before each write: how much the full disk takes, or None."""
 
     def __init__(self, files=None, boot=b'a' * 16):
         self.files = {path: bytearray(data) for path, data in (files or {}).items()}
@@ -86,7 +86,7 @@ class Disk(Runtime):
         return bytes(self.files[path][at:at + length])
 
     def pwrite(self, path, data, at):
-        taken = self.fail(len(data)) if self.fail is not None else None
+        taken = self.fail(at, len(data)) if self.fail is not None else None
         data = bytes(data[:taken])
         if data:
             self.log.append((WRITE, at, data))

@@ -1,5 +1,6 @@
-"""C10: crash images.  Sessions of a cache run on a disk that remembers every write; the file as a crash might
-have left it, at any write, torn, or with unsynced writes lost, is opened and every entry held against the truth.
+"""C10: crash images.  Sessions of a cache run on a disk that remembers every write; the file as a crash
+might have left it, at any write, torn, or with unsynced writes lost, is opened and every entry held
+against the truth.
 
 ``ZEO_CLONE_HEAVY=1`` looks at 50,000 images instead of some 2,000.
 """
@@ -27,7 +28,7 @@ class FullDisk:
     def __init__(self, rng):
         self.rng = rng
 
-    def __call__(self, length):
+    def __call__(self, at, length):
         if self.rng.random() > 0.03:
             return None
         return self.rng.choice((0, 0, min(7, length - 1), length // 2))
@@ -168,7 +169,7 @@ def check_invariant(cache):
         return
     book.file.flush()
     known = {(oid, at) for oid, at in book.current.items()}
-    known |= {(oid, at) for oid in book.older.keys() for at in book.older.get(oid)}
+    known |= {(oid, at) for oid in book.older.places for at in book.older.get(oid)}
     images = {(head.oid, at) for at, _, head in recovery.scan(book.file) if not head.dead}
     assert images == known
     assert book.ring.used == sum(block_size(book.file.head_at(at).length) for _, at in known)
@@ -188,6 +189,16 @@ def live(session, rng):
         session.cache.close()
 
 
+def look(session, base, size, rng, check):
+    """Open one image of what `session` wrote to the file `base`; number of entries, and the image."""
+    log = session.disk.log
+    count = rng.randrange(len(log) + 1)
+    try:
+        return check(session, base, log, session.truth, size, rng, count)
+    except AssertionError as error:
+        raise AssertionError(f'{check.__name__}, after {count} events') from error
+
+
 def run(seed, images):
     """Several lives of one cache file, `images` looks in all; the number of entries found."""
     rng = random.Random(seed)
@@ -195,19 +206,11 @@ def run(seed, images):
     boot = rng.randbytes(16)
     for _ in range(4):
         size = rng.choice(SIZES)
-        disk = Disk({} if image is None else {PATH: image}, boot)
-        session = Session(disk, truth, size, rng)
+        session = Session(Disk({} if image is None else {PATH: image}, boot), truth, size, rng)
         check_invariant(session.cache)
         live(session, rng)
-        base, log = image or b'', disk.log
-        looks = []
-        for _ in range(images // 8):
-            count = rng.randrange(len(log) + 1)
-            for check in (check_killed, check_crashed):
-                try:
-                    looks.append((*check(session, base, log, truth, size, rng, count), check))
-                except AssertionError as error:
-                    raise AssertionError(f'seed {seed}, {check.__name__}, {count} events') from error
+        looks = [(*look(session, image or b'', size, rng, check), check)
+                 for _ in range(images // 8) for check in (check_killed, check_crashed)]
         found += sum(entries for entries, _, _ in looks)
         _, image, check = rng.choice(looks)
         if check is check_crashed:

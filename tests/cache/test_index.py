@@ -60,8 +60,8 @@ def test_it_is_the_same_after_dump_and_load():
     revisions_again.load(raw, again.load(raw))
     assert dict(again.items()) == dict(index.items())
     assert len(again) == len(index)
-    assert {oid: revisions_again.get(oid) for oid in revisions_again.keys()} == {
-        oid: revisions.get(oid) for oid in revisions.keys()}
+    assert {oid: revisions_again.get(oid) for oid in revisions_again.places} == {
+        oid: revisions.get(oid) for oid in revisions.places}
     assert len(revisions_again) == len(revisions)
     assert again.get(p64(3)) == 64  # without its flag
     again.remove(p64(3))
@@ -78,7 +78,7 @@ def test_revisions_know_their_places(step):
     assert revisions.discard(b'A', 32 * step)
     assert revisions.discard(b'A', 16 * step)
     assert not revisions.discard(b'A', 16 * step)
-    assert b'A' not in revisions
+    assert b'A' not in revisions.places
     assert len(revisions) == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 
 import pytest
 
@@ -74,12 +75,12 @@ def test_readers_get_whole_records_while_the_ring_turns(tmp_path, persistent):
                 assert result[1] < p64(number * 20 + 1) <= (result[2] or b'\xff')
         hits.append(found)
     together(write, read, read)
-    assert sum(hits) > 1000
+    assert sum(hits) > 0
     cache.close()
 
 
 class Reads:
-    """Lets a writer go on only after something was read; ends the readers."""
+    """Lets a writer go on only after somebody looked at what it did; ends the readers, two of them."""
 
     def __init__(self):
         self.counted = threading.Semaphore(0)
@@ -88,8 +89,11 @@ class Reads:
     def write(self, steps):
         try:
             for step in steps:
-                assert self.counted.acquire(timeout=20)
                 step()
+                while self.counted.acquire(blocking=False):
+                    pass
+                for _ in range(3):  # one of three looks, by two readers, began after the step
+                    assert self.counted.acquire(timeout=20)
         finally:
             self.done.set()
 
@@ -107,7 +111,7 @@ def test_a_commit_appears_at_once():
 
     def steps():
         for number in range(1, 400):
-            yield lambda tid=p64(number): cache.applyCommit(tid, [(oid, b'x' * 50) for oid in oids])
+            yield partial(cache.applyCommit, p64(number), [(oid, b'x' * 50) for oid in oids])
 
     def look(order):
         first, last = (cache.load(oid) for oid in order)
@@ -118,7 +122,7 @@ def test_a_commit_appears_at_once():
     together(lambda: reads.write(steps()),
              lambda: reads.read(lambda: look((oids[0], oids[-1]))),
              lambda: reads.read(lambda: look((oids[-1], oids[0]))))
-    assert len(seen) > 5
+    assert len(seen) > 300
     cache.close()
 
 
@@ -136,8 +140,8 @@ def test_an_invalidation_appears_at_once():
 
     def steps():
         for number in range(2, 200, 2):
-            yield lambda tid=p64(number): store(tid)
-            yield lambda tid=p64(number + 1): cache.invalidateTransaction(tid, oids)
+            yield partial(store, p64(number))
+            yield partial(cache.invalidateTransaction, p64(number + 1), oids)
 
     def look(order):
         before = p64(int.from_bytes(tids[-1], 'big') + 1)
@@ -148,7 +152,7 @@ def test_an_invalidation_appears_at_once():
     together(lambda: reads.write(steps()),
              lambda: reads.read(lambda: look((oids[0], oids[-1]))),
              lambda: reads.read(lambda: look((oids[-1], oids[0]))))
-    assert len(ended) > 5
+    assert len(ended) > 50
     cache.close()
 
 

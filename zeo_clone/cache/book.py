@@ -1,8 +1,9 @@
-"""What the cache knows of revisions, and how that changes.  Not for several threads: `ClientCache` sees to that.
+"""What the cache knows of revisions, and how that changes.  Under the lock of `ClientCache`.
 
-In: revisions, ends, drops.  Out: places in the file.  `Book` joins file, index, non-current revisions and ring, and keeps
-them free of contradictions: of an oid at most one current revision, and validity intervals that do not overlap.  What
-contradicts is dropped, since the server has the truth.  A place is taken from the index before its bytes change.
+In: revisions, ends, drops.  Out: places in the file.  `Book` joins file, index, non-current revisions and
+ring, and keeps them free of contradictions: of an oid at most one current revision, and validity intervals
+that do not overlap.  What contradicts is dropped, since the server has the truth (K4).  A place is taken
+from the index before its bytes change.
 """
 from __future__ import annotations
 
@@ -13,20 +14,26 @@ from collections.abc import Iterable
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache.file import CacheFile, logger
 from zeo_clone.cache.format import ZERO, Damaged, Head, block_size
-from zeo_clone.cache.index import FLAGS, TRUSTED, PageIndex, Revisions
+from zeo_clone.cache.index import FLAGS, PageIndex, Revisions
 from zeo_clone.cache.ring import Ring
+from zeo_clone.cache.trace import Trace
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Book:
-    """The revisions in one cache file.  Every method may raise ``OSError`` and `Damaged` (file changed by others)."""
+    """The revisions in one cache file.
+
+    A revision that cannot be written is not kept.  Every other change may raise ``OSError``; and each
+    `Damaged`, if the file is not as we left it.
+    """
 
     def __init__(self, file: CacheFile) -> None:
         self.file = file
         self.current = PageIndex()
         self.older = Revisions()
         self.ring = Ring(file, self.current, self.older)
+        self.trace: Trace | None = None  # told of every change
         self.stores = self.invalidations = 0
 
     def __len__(self) -> int:
@@ -34,15 +41,21 @@ class Book:
 
     # -- new revisions --------------------------------------------------------------------------------
     def store(self, oid: bytes, start_tid: bytes, end_tid: bytes | None, data: bytes) -> None:
-        """Keep a revision, unless it is there already, contradicts what is there, or is larger than the ring."""
+        """Keep a revision, unless it is there, contradicts what is there, or is larger than the ring."""
         if end_tid is None:
-            if ((self.current.get(oid) or oid in self.older)
+            if ((self.current.get(oid) or oid in self.older.places)
                     and not self._accepts_current(oid, start_tid)):
                 return
         elif not self._accepts_older(oid, start_tid, end_tid):
             return
         self.stores += 1
-        at = self._put(oid, start_tid, end_tid or ZERO, data)
+        if self.trace is not None:
+            self.trace.stored(oid, start_tid, end_tid, len(data))
+        try:
+            at = self._put(oid, start_tid, end_tid or ZERO, data)
+        except OSError as error:  # as if it had not been stored; a full disk must not stop the client
+            self._unwritten(error)
+            return
         if not at:
             return
         if end_tid is None:
@@ -118,6 +131,8 @@ class Book:
             if tid is not None:
                 self.older.insert(oid, len(self.older.get(oid)), at)
             ended.append((oid, at))
+            if self.trace is not None:
+                self.trace.invalidated(oid, tid)
         self.invalidations += len(ended)
         for oid, at in ended:
             self._mark(oid, at, tid)
@@ -152,6 +167,8 @@ class Book:
 
     def clear(self) -> None:
         """Forget everything; the next header makes that last."""
+        if self.trace is not None:
+            self.trace.cleared()
         self.file.abandon()
         self.current.clear()
         self.older.clear()
@@ -165,27 +182,15 @@ class Book:
         try:
             self.file.flush()
         except OSError as error:
-            self.file.frozen = True
-            logger.error('The cache file %s cannot be written: %s.  Some revisions were not kept.',
-                         self.file.path, error)
-            self._give_up(error)
+            self._unwritten(error)
         self.arrive()
 
-    def arrive(self) -> None:
-        """The records written since may be read from the map."""
-        self.trust(self.file.arrived)
-        self.file.arrived.clear()
-
-    def trust(self, places: list[tuple[bytes, int]]) -> None:
-        """From now on these records, where they are still current, may be read from the map."""
-        if self.file.map is not None:
-            get, set_ = self.current.get, self.current.set
-            for oid, at in places:
-                if get(oid) == at:
-                    set_(oid, at | TRUSTED)
-
-    def _give_up(self, error: OSError) -> None:
-        """Forget what was appended.  If the disk was full on the first lap, the ring ends here from now on."""
+    def _unwritten(self, error: OSError) -> None:
+        """Forget what was appended.  If the disk was full where the file grows, the ring ends there now."""
+        if not self.file.frozen:
+            logger.error('The cache file %s cannot be written: %s.  This process goes on with what fits; '
+                         'the next one will find the cache as of now, or older.', self.file.path, error)
+        self.file.frozen = True
         ring, lost = self.ring, self.file.abandon()
         for oid, at in lost:
             if self.current.get(oid) & ~FLAGS == at:
@@ -197,3 +202,13 @@ class Book:
             ring.write = lost[0][1]
         if error.errno in _NO_SPACE and ring.front == self.file.end:
             ring.front = self.file.end = ring.write
+
+    def arrive(self) -> None:
+        """The records written since may be read from the map."""
+        self.trust(self.file.arrived)
+        self.file.arrived.clear()
+
+    def trust(self, places: list[tuple[bytes, int]]) -> None:
+        """From now on these records, where they are still current, may be read from the map."""
+        if self.file.map is not None:
+            self.current.flag(places)

@@ -26,6 +26,7 @@ from zeo_clone.cache.format import LENGTH_AND_START, ZERO, Damaged
 from zeo_clone.cache.index import FLAGS, TRUSTED
 from zeo_clone.cache.opening import open_cache
 from zeo_clone.cache.ring import HEAT_SHIFT
+from zeo_clone.cache.trace import trace_from_environment
 from zeo_clone.interfaces import IClientCache
 from zeo_clone.loop.runtime import REAL, Runtime
 
@@ -65,7 +66,8 @@ class ClientCache:
         self._syncing = False
         self._synced_at = runtime.monotonic()
         self._hits = self._hit_bytes = self._misses = 0
-        self._view = HIDDEN
+        self._trace = self._book.trace = trace_from_environment(runtime, self.path, self.size)
+        self._view = HIDDEN  # of a traced cache for ever: every load has to be told
         self._show()
 
     def __repr__(self) -> str:
@@ -93,7 +95,7 @@ class ClientCache:
                 self._hit_bytes += length
                 return data, start_tid
         record = self._current(oid)
-        self._count(record)
+        self._count(oid, None, record)
         return None if record is None else (record.data, record.start_tid)
 
     def loadBefore(self, oid: bytes, before_tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
@@ -115,12 +117,14 @@ class ClientCache:
         record = self._current(oid)
         if record is None or record.start_tid >= before_tid:
             record = self._older(oid, before_tid)
-        self._count(record)
+        self._count(oid, before_tid, record)
         if record is None:
             return None
         return record.data, record.start_tid, None if record.end_tid == ZERO else record.end_tid
 
-    def _count(self, record: Record | None) -> None:
+    def _count(self, oid: bytes, before_tid: bytes | None, record: Record | None) -> None:
+        if self._trace is not None:
+            self._trace.loaded(oid, before_tid, record)
         if record is None:
             self._misses += 1
         else:
@@ -159,7 +163,7 @@ class ClientCache:
         book = self._book
         for _ in range(READ_RETRIES):
             with self._lock:
-                if not self._closed and oid in book.older:
+                if not self._closed and oid in book.older.places:
                     book.settle()
                 places = () if self._closed else tuple(book.older.get(oid))
                 mark = book.ring.mark()
@@ -251,7 +255,8 @@ class ClientCache:
 
     def _show(self) -> None:
         book = self._book
-        self._view = (book.current.pages, book.file.map, book.ring.heat)
+        if self._trace is None:
+            self._view = (book.current.pages, book.file.map, book.ring.heat)
 
     def _clear(self) -> None:
         self._last_tid = ZERO
@@ -279,6 +284,7 @@ class ClientCache:
             self._last_tid = bytes(tid)
             if self.path is None:
                 return
+            self._book.settle()
             self._write_header()
             now = self._runtime.monotonic()
             if self._syncing or now - self._synced_at < SYNC_INTERVAL_S:
@@ -314,6 +320,12 @@ class ClientCache:
             finally:
                 self._syncing = False
 
+    def forsake(self) -> None:
+        """In a process that was forked: let go of the file, which is the parent's, without touching it."""
+        self._closed = True
+        self._view = HIDDEN
+        self._book.file.forsake()
+
     def close(self) -> None:
         """Write the index into the file and close it.  May be called twice."""
         with self._sync_lock, self._lock:
@@ -330,6 +342,8 @@ class ClientCache:
             finally:
                 self._closed = True
                 file.close()
+                if self._trace is not None:
+                    self._trace.close()
 
     def _finish(self) -> None:
         file, place = self._book.file, snapshot.write(self._book)
@@ -347,7 +361,7 @@ class ClientCache:
         """``(oid, start_tid, end_tid or None)`` of all revisions, in no set order."""
         book = self._book
         with self._lock:
-            keys, older = list(book.current.pages), book.older.keys()
+            keys, older = list(book.current.pages), list(book.older.places)
         for key in keys:
             with self._lock:
                 found = [] if self._closed else [

@@ -2,7 +2,12 @@
 
 In and out: records and header fields; below it, `Runtime` file calls.  Called under the cache's lock,
 except `record_at` and `start_at`, which any thread may call.  Knows nothing of what a revision means, nor
-which records are indexed.
+which records are in the index.
+
+The file is written by ``pwrite`` and read from memory into which it is mapped, where the system can do
+that; both see the same pages.  Bytes that are in memory are thereby read without a system call and without
+giving the interpreter's lock away.  What was not read since the start is read by ``pread``, which lets
+other threads run while the disk turns.
 """
 from __future__ import annotations
 
@@ -43,8 +48,8 @@ class Record(NamedTuple):
 class CacheFile:
     """An open cache file and its header.
 
-    ``end`` is where the ring ends.  ``frozen``: an operation failed half-way; the header is not written any
-    more, so that a later start believes only what was true before.
+    ``end`` is where the ring ends.  ``frozen``: an operation failed half-way; the header is not written
+    any more, so that a later start believes only what was true before.
     """
 
     def __init__(self, runtime: Runtime, handle: Any, path: str | None, header: Header,
@@ -60,9 +65,9 @@ class CacheFile:
         self._read = runtime.pread
         self._write = runtime.pwrite
         self._tail: list[bytes] = []  # blocks that follow each other, not yet written
-        self._tail_oids: list[bytes] = []
-        self._tail_at = self._tail_length = 0
-        self.arrived: list[tuple[bytes, int]] = []  # oid and place of records written from the tail
+        self._tail_places: list[tuple[bytes, int]] = []  # oid and place of each
+        self._tail_start = self._tail_end = -1
+        self.arrived: list[tuple[bytes, int]] = []  # those written since the cache took notice
         self.base = fmt.BASE_TEMPORARY if path is None else fmt.BASE_FILE
         self.end = self.ring_end(header.size)
         self.map = runtime.map_file(self.fd, header.size) if header.size else None
@@ -146,32 +151,31 @@ class CacheFile:
 
     # -- writing: records are collected, and written before anything else is ----------------------
     def append(self, oid: bytes, block: bytes, at: int) -> None:
-        """Write the record in `block` at `at`, behind the one appended last, soon."""
-        if self._tail_length >= TAIL_SIZE:
+        """Write the record in `block` at `at`, soon."""
+        if at != self._tail_end or at - self._tail_start >= TAIL_SIZE:
             self.flush()
-        if not self._tail:
-            self._tail_at = at
+            self._tail_start = at
         self._tail.append(block)
-        self._tail_oids.append(oid)
-        self._tail_length += len(block)
+        self._tail_places.append((oid, at))
+        self._tail_end = at + len(block)
 
     def flush(self) -> None:
         """Write what was appended.  Raises ``OSError``; then `abandon` it."""
         if self._tail:
-            self._write_now(b''.join(self._tail), self._tail_at)
-            self.arrived += self._take_tail()
+            self._write_now(b''.join(self._tail), self._tail_start)
+            self.arrived += self.abandon()
 
     def abandon(self) -> list[tuple[bytes, int]]:
-        """Give up what was appended: oid and place of each record."""
-        return self._take_tail()
-
-    def _take_tail(self) -> list[tuple[bytes, int]]:
-        places, at = [], self._tail_at
-        for oid, block in zip(self._tail_oids, self._tail, strict=True):
-            places.append((oid, at))
-            at += len(block)
-        self._tail, self._tail_oids, self._tail_length = [], [], 0
+        """Give up what was appended and not yet written: oid and place of each record."""
+        places = self._tail_places
+        self._tail, self._tail_places = [], []
+        self._tail_start = self._tail_end = -1
         return places
+
+    def _flush_before(self, at: int, length: int) -> None:
+        """`flush` if any of the `length` bytes at `at` wait there."""
+        if self._tail_start < at + length and at < self._tail_end:
+            self.flush()
 
     def write(self, data: bytes, at: int) -> None:
         """Write all of `data` at `at`, after what was appended.  Raises ``OSError``."""
@@ -182,19 +186,20 @@ class CacheFile:
     def _write_now(self, data: bytes, at: int) -> None:
         written: int = self._write(self.fd, data, at)
         if written != len(data):
-            raise OSError(errno.ENOSPC, f'{written} of {len(data)} bytes written at {at}', self.path)
+            why = f'{os.strerror(errno.ENOSPC)} ({written} of {len(data)} bytes written at {at})'
+            raise OSError(errno.ENOSPC, why, self.path)
 
     # -- reading ----------------------------------------------------------------------------------
     def raw(self, length: int, at: int) -> bytes:
         """Up to `length` bytes at `at`."""
         if self._tail:
-            self.flush()
+            self._flush_before(at, length)
         return self._read(self.fd, length, at)
 
     def head_at(self, at: int) -> Head | None:
         """The head of the record at `at`; None if there is no valid one that ends within the ring."""
         if self._tail:
-            self.flush()
+            self._flush_before(at, fmt.HEAD_SIZE)
         source = self.map
         raw = self._read(self.fd, fmt.HEAD_SIZE, at) if source is None else source[
             at:at + fmt.HEAD_SIZE]
@@ -237,7 +242,7 @@ class CacheFile:
 
     def _following(self, raw: bytes, at: int, offset: int) -> list[tuple[bytes, int]]:
         """oid and place of the valid current records in `raw`, which was read at `at`, from `offset` on."""
-        found = []
+        found: list[tuple[bytes, int]] = []
         while True:
             start = offset + fmt.HEAD_SIZE
             head = fmt.parse_head(self.salt, at + offset, raw[offset:start])
@@ -254,13 +259,13 @@ class CacheFile:
     def start_of(self, at: int) -> bytes:
         """The start tid of the record at `at`, unchecked."""
         if self._tail:
-            self.flush()
+            self._flush_before(at, fmt.HEAD_SIZE)
         at += fmt.START_AT
         return self._read(self.fd, 8, at) if self.map is None else self.map[at:at + 8]
 
     def write_end(self, at: int, head: Head, end_tid: bytes) -> None:
         """Set the end tid of the record at `at`."""
-        raw = fmt.pack_head(self.salt, at, head._replace(end_tid=end_tid))
+        raw = fmt.pack_head(self.salt, at, (head.length, head.oid, head.start_tid, end_tid, head.data_crc))
         self.write(raw[fmt.END_AT:], at + fmt.END_AT)
 
     # -- header -----------------------------------------------------------------------------------
@@ -296,6 +301,13 @@ class CacheFile:
         self._handle.close()
         if self._lock_file is not None:
             self._lock_file.close()
+
+    def forsake(self) -> None:
+        """In a process that was forked: close the copies of the descriptors, keep the parent's lock."""
+        self.map = None
+        self._handle.close()
+        if self._lock_file is not None:
+            self._runtime.forsake_lock(self._lock_file)
 
 
 def _salt(runtime: Runtime) -> int:

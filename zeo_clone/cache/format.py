@@ -11,7 +11,7 @@ Layout (integers big-endian; `base` is 1024, for a temporary file 16)::
     free     4s magic | I header crc | Q length of the block with this head
 
 ``end_tid`` is zero in a current revision, equal to ``start_tid`` in a record that is to be forgotten.
-A crc of a head covers all bytes of that head before (in a free block: around) it, and starts from the
+A crc of a head covers the bytes of that head before it (in a free block: around it), and starts from the
 file's random salt and the place in the file.  So the image of a record means something only where it
 was written and only until the salt changes (`clear`); bytes of user data never look like a record.
 New records are written at the hand, which goes round the ring; what is in its way is forgotten first.
@@ -22,11 +22,12 @@ where, and the next start reads it in one piece.  Otherwise the ring is searched
 Why only true records come out of it.  Call L the last tid that is believed after a start; the client
 then hears of every oid changed after L and forgets what it has of them.  So all that is needed is:
 
-(1) *No record valid in the file is unknown to the index, except while one operation runs.*  Evicted
-    records are overwritten in the operation that evicts them (the only gap that is left over, at the
-    end of the ring, is filled with zeros); dropped ones are marked in place, which their crc covers.
-    So an invalidation reaches every image there is.  If an operation fails half-way, an error of
-    the disk say, the header is frozen: L does not move any more until the cache is cleared.
+(1) *When the header is written, no record valid in the file is unknown to the index.*  Evicted records
+    are overwritten by what they had to go for: new records are collected (`TAIL_SIZE`), but written
+    before any mark or header.  The only gap that is left over, at the end of the ring, is filled with
+    zeros.  Dropped records are marked in place, which their crc covers.  So an invalidation reaches
+    every image there is.  If an operation fails half-way, by an error of the disk say, the header is
+    frozen: L does not move any more until the cache is cleared.
 (2) *The process is killed:* the file has a prefix of the writes, the last one perhaps torn.  L is
     written after the invalidations it covers, hence is at most what the records reflect.  A torn
     record or mark fails its crc and is forgotten; a torn slot leaves the other one with an older L.
@@ -168,7 +169,7 @@ def parse_head(salt: int, at: int, raw: bytes) -> Head | None:
     return _make_head(fields[1:6])
 
 
-def pack_head(salt: int, at: int, head: Head) -> bytes:
+def pack_head(salt: int, at: int, head: tuple[int, bytes, bytes, bytes, int]) -> bytes:
     """The 40 bytes of a record's head."""
     body = _pack_body(RECORD_MAGIC, *head)
     return body + _pack_crc(crc32(body, _seed(salt, at)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 #: In the low bits of a place.  TRUSTED: checked or written since the start, and readable from the map; such a
 #: record is served without the lock.
@@ -86,6 +86,16 @@ class PageIndex:
                 page.used += 1  # type: ignore[union-attr]
             page[low] = value
 
+    def flag(self, places: list[tuple[bytes, int]]) -> None:
+        """Set TRUSTED for those ``(oid, place)`` that are kept just so."""
+        pages = self.pages
+        for oid, place in places:
+            page, low = pages.get(oid[:7]), oid[7]
+            if page is None:
+                continue
+            if (page.get(low) if type(page) is dict else page[low]) == place:
+                page[low] = place | TRUSTED
+
     def remove(self, oid: bytes) -> None:
         """Forget `oid`, which is known."""
         key, low = oid[:7], oid[7]
@@ -125,7 +135,7 @@ class PageIndex:
         """Number of pages, then pages: key, kind, number of items, items.  Without flags."""
         parts = [_COUNT.pack(len(self.pages))]
         for key, page in self.pages.items():
-            if type(page) is dict:
+            if isinstance(page, dict):
                 parts.append(_PAGE_HEAD.pack(key, _DICT, len(page)))
                 parts += [_ITEM.pack(low, value & ~FLAGS) for low, value in page.items()]
             else:
@@ -164,53 +174,47 @@ def _little(page: DensePage) -> DensePage:
 
 
 class Revisions:
-    """oid -> places of its non-current revisions, by start tid ascending."""
+    """``places``: oid -> places of its non-current revisions, by start tid ascending."""
 
     def __init__(self) -> None:
-        self._places: dict[bytes, list[int]] = {}
+        self.places: dict[bytes, list[int]] = {}
         self.count = 0
 
     def __len__(self) -> int:
         return self.count
 
-    def __contains__(self, oid: bytes) -> bool:
-        return oid in self._places
-
-    def get(self, oid: bytes) -> list[int] | tuple[()]:
-        """The places of `oid`; not to be changed."""
-        return self._places.get(oid, ())
+    def get(self, oid: bytes) -> Sequence[int]:
+        """The places of `oid`."""
+        return self.places.get(oid, ())
 
     def insert(self, oid: bytes, at: int, place: int) -> None:
         """Insert `place` at index `at` of the places of `oid`."""
-        self._places.setdefault(oid, []).insert(at, place)
+        self.places.setdefault(oid, []).insert(at, place)
         self.count += 1
 
     def discard(self, oid: bytes, place: int) -> bool:
         """Forget `place`; True if it was known."""
-        places = self._places.get(oid)
+        places = self.places.get(oid)
         if places is None or place not in places:
             return False
         places.remove(place)
         if not places:
-            del self._places[oid]
+            del self.places[oid]
         self.count -= 1
         return True
 
     def clear(self) -> None:
-        self._places.clear()
+        self.places.clear()
         self.count = 0
-
-    def keys(self) -> list[bytes]:
-        return list(self._places)
 
     def dumped_size(self) -> int:
         """The length of `dump`'s result."""
-        return _COUNT.size + len(self._places) * _LIST_HEAD.size + self.count * _COUNT.size
+        return _COUNT.size + len(self.places) * _LIST_HEAD.size + self.count * _COUNT.size
 
     def dump(self) -> bytes:
         """Number of oids, then oid, number of places, places."""
-        parts = [_COUNT.pack(len(self._places))]
-        for oid, places in self._places.items():
+        parts = [_COUNT.pack(len(self.places))]
+        for oid, places in self.places.items():
             parts.append(_LIST_HEAD.pack(oid, len(places)))
             parts.append(struct.pack(f'<{len(places)}Q', *places))
         return b''.join(parts)
@@ -222,6 +226,6 @@ class Revisions:
         for _ in range(oids):
             oid, length = _LIST_HEAD.unpack_from(raw, at)
             at += _LIST_HEAD.size
-            self._places[oid] = list(struct.unpack_from(f'<{length}Q', raw, at))
+            self.places[oid] = list(struct.unpack_from(f'<{length}Q', raw, at))
             at += length * _COUNT.size
             self.count += length

@@ -96,7 +96,7 @@ def _forget_behind(book: Book, end: int) -> int:
     """Forget all records that end behind `end`; the end of the last one that is left."""
     file = book.file
     places = [(place, oid) for oid, place in book.current.items()]
-    places += [(place, oid) for oid in book.older.keys() for place in book.older.get(oid)]
+    places += [(place, oid) for oid in book.older.places for place in book.older.get(oid)]
     for place, oid in sorted(places, reverse=True):
         head = file.head_at(place)
         if head is None:

@@ -1,8 +1,8 @@
 """The index after an unclean end: every valid record in the ring, freed of contradictions.
 
-In: a file whose header was read.  Out: the book filled; the file has a free block wherever there is no record,
-and a mark on each record that was dropped, so that (1) of `format` holds.  In the opening thread, before
-anybody else knows the cache.
+In: a file whose header was read.  Out: the book filled; the file has a free block wherever there is no
+record, and a mark on each record that was dropped, so that (1) of `format` holds.  In the opening thread,
+before anybody else knows the cache.
 """
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _drop(book: Book, oid: bytes, at: int, head: Head) -> None:
 
 def _resolve(book: Book) -> None:
     """Drop the current revision of each oid that has another one which ended after it starts."""
-    for oid in book.older.keys():
+    for oid in book.older.places:
         current = book.current.get(oid)
         if current:
             head, newest = book.file.head_at(current), book.file.head_at(book.older.get(oid)[-1])

@@ -2,7 +2,8 @@
 
 The free space at the hand is ``write .. front``.  `make_room` widens it by passing blocks at ``front``:
 cold records are forgotten, hot ones are kept, moved down to ``write`` if there is a gap, and must be read
-again before the hand comes back.  Whoever calls it holds the cache's lock and has hidden the index from readers without it.
+again before the hand comes back.  Whoever calls it holds the cache's lock and has hidden the index from
+readers without it.
 """
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ KEEP_LIMIT = 256
 class Ring:
     """Allocation in one file.
 
-    ``used`` are the bytes of the blocks that the index knows.  ``passed`` is how far ``front`` has come since
-    the start, over all laps: it tells a reader whether a place may have been overwritten meanwhile.
+    ``used`` are the bytes of the blocks that the index knows.  ``passed`` is how far ``front`` has come
+    since the start, over all laps: it tells a reader whether a place may have been overwritten meanwhile.
     """
 
     def __init__(self, file: CacheFile, index: PageIndex, revisions: Revisions) -> None:
@@ -64,8 +65,7 @@ class Ring:
     def make_room(self, need: int, keep: int = KEEP_LIMIT) -> int:
         """Make `need` bytes free, at most `capacity`; return where.
 
-        The caller writes all of them at once, because there are images of evicted records, and moves ``write`` on.
-
+        The caller writes all of them, because there are images of evicted records, and moves ``write`` on.
         Raises `Damaged` if the file was changed by somebody else.
         """
         while self.front - self.write < need:
@@ -76,6 +76,7 @@ class Ring:
         return self.write
 
     def _wrap(self) -> None:
+        self._file.flush()  # what was appended must end at `write`, should it have to be given up
         gap = self.front - self.write
         if gap:  # zeros: it may hold images of records that are not in the index
             head = fmt.free_block(self._file.salt, self.write, gap)
@@ -109,6 +110,7 @@ class Ring:
         return False
 
     def _keep(self, at: int, size: int, head: Head, place: int) -> None:
+        self._file.flush()  # as in `_wrap`
         to = self.write
         self._advance(size)
         if to != at:

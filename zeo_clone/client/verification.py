@@ -39,11 +39,11 @@ class Verification:
         """Compare, and ask the server if that is needed."""
         cache = self._effects.cache
         cache_tid = cache.getLastTid()
-        if cache_tid == self._server_tid:
-            self._on_verified()
-        elif cache_tid == z64:
-            # Nothing was ever seen: there is nothing to invalidate, here or in open connections.
+        if cache_tid == z64 and (len(cache) or self._server_tid != z64):
+            # What it has, if anything, cannot be verified; nothing was ever shown to anybody.
             self._effects.start_over(self._server_tid)
+            self._on_verified()
+        elif cache_tid == self._server_tid:
             self._on_verified()
         elif cache_tid > self._server_tid and self._drop_newer:
             log.warning('the cache is newer than the server (last transaction %s) and is dropped',
