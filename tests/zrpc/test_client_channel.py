@@ -13,7 +13,7 @@ import pytest
 
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
-from zeo_clone.zrpc.channel.client import ConnectionLost
+from zeo_clone.zrpc.channel.client import HOT_AFTER, ConnectionLost
 
 # ---- calls and replies ---------------------------------------------------------------------------
 
@@ -201,6 +201,17 @@ def test_role_returns_to_the_loop_when_nobody_waits(connect):
     call.result()
     connection.server.notify(2)
     assert connection.notes.notice() == ('notice', (2,), connection.loop_thread.ident)
+
+
+def test_role_returns_to_the_loop_after_many_calls_one_after_the_other(connect):
+    """While a connection is hot the loop does not listen between calls; when they end, it does again."""
+    connection = connect()
+    for number in range(3 * HOT_AFTER):
+        call = connection.call(number)
+        connection.server.reply(connection.server.call(), number)
+        assert call.result() == number
+    connection.server.notify('last')
+    assert connection.notes.notice() == ('notice', ('last',), connection.loop_thread.ident)
 
 
 def test_without_a_thread_notices_are_handled_by_whoever_turns_the_loop(connect):

@@ -43,8 +43,8 @@ class Loader:
     def read(self, call: Callable[[ClientChannel], Any]) -> Any:
         """``call(channel)``, and once more if the connection breaks meanwhile."""
         deadline = 0.0
+        link = self._manager.ready
         while True:
-            link = self._manager.ready
             if link is None:
                 now = self._runtime.monotonic()
                 deadline = deadline or now + self._wait_timeout_s
@@ -56,6 +56,7 @@ class Loader:
             except ClientDisconnected:
                 if channel.fate is None:
                     raise  # the server itself said so
+                link = None  # the manager does not give out one that is about to be buried
 
     def load(self, oid: bytes, tid: bytes) -> Any:
         """loadBefore of what is not in the cache."""

@@ -33,6 +33,15 @@ def close_application_loop() -> None:
         one.close()
 
 
+def orphan_application_loop() -> None:
+    """In a process that was forked: the loop is the parent's."""
+    global _lock
+    _lock = REAL.lock()  # the other one may be held by a thread that does not exist here
+    for one in _application_loop:
+        one.orphan()
+    _application_loop.clear()
+
+
 # Registered before those of the rooms above, hence called after them.
 atexit.register(close_application_loop)
 

@@ -34,6 +34,7 @@ class Loop:
         self._closed = False
         self._turn_lock = runtime.rlock()  # protects the turn: one thread at a time runs it
         self._thread_ident: int | None = None
+        self.runs_itself = False  # `run` is under way: timers ring without anybody's doing
         self.poller.set_interest(self._trigger.fileno(), READ)
 
     def __repr__(self) -> str:
@@ -87,9 +88,13 @@ class Loop:
 
     def run(self) -> None:
         """Turn until `stop`, or until `close` was called from within."""
-        while not (self._stopping or self._closed):
-            self.turn(None)
-        self._stopping = False
+        self.runs_itself = True
+        try:
+            while not (self._stopping or self._closed):
+                self.turn(None)
+            self._stopping = False
+        finally:
+            self.runs_itself = False
 
     def turn(self, timeout_s: float | None) -> None:
         """Wait at most `timeout_s` seconds (None: for ever) for events and deliver them once."""
@@ -133,6 +138,18 @@ class Loop:
         """Close every dispatcher that is still registered."""
         for dispatcher in list(self._dispatchers.values()):
             self._call(dispatcher.handle_close)
+
+    def orphan(self) -> None:
+        """In a process that was forked: drop copies of descriptors, touch nothing that is the parent's.
+
+        Locks may be held by threads that do not exist here: none is taken.
+        """
+        self._closed = True
+        for dispatcher in list(self._dispatchers.values()):
+            dispatcher.orphan()
+        self._dispatchers.clear()
+        self._trigger.close()
+        self.poller.close()
 
     def close(self) -> None:
         """Close all dispatchers and release poller and trigger.  May be called twice."""

@@ -11,6 +11,7 @@ import logging
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.runtime import Socket
+from zeo_clone.loop.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ class Dispatcher:
             self.loop.unregister(self)
             self.socket.close()
 
+    def orphan(self) -> None:
+        """In a process that was forked: drop the copy of the descriptor; the peer notices nothing."""
+        self.closed = True
+        self.socket.close()
+
     # ---- to be overridden ---------------------------------------------------------------------
 
     def handle_read(self) -> None:
@@ -96,6 +102,10 @@ class Acceptor(Dispatcher):
     #: Pause after an error such as "too many open files", in seconds.
     PAUSE_S = 0.25
 
+    def __init__(self, loop: Loop, sock: Socket) -> None:
+        super().__init__(loop, sock)
+        self._throttle = Throttle(loop.runtime.monotonic)
+
     def handle_read(self) -> None:
         for _ in range(self.PER_TURN):
             try:
@@ -103,8 +113,10 @@ class Acceptor(Dispatcher):
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.warning('%r cannot accept a connection, trying again in %s s: %s',
-                            self, self.PAUSE_S, error)
+                more = self._throttle.admits(str(error))
+                if more is not None:
+                    log.warning('%r cannot accept a connection, trying again in %s s: %s%s',
+                                self, self.PAUSE_S, error, more)
                 self.set_interest(0)
                 self.loop.call_later(self.PAUSE_S, self._resume)
                 return

@@ -18,6 +18,7 @@ import random
 import select
 import selectors
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -31,6 +32,14 @@ IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY})
 AF_UNIX: int | None = getattr(socket, 'AF_UNIX', None)
 AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 Socket = socket.socket
+#: Linux's struct ucred: process, user and group id.
+PEERCRED = struct.Struct('3i')
+assert PEERCRED.size == 12
+#: TCP's own heartbeat, as far as the system lets us choose: probes after 10 s of silence, every 10 s; the
+#: connection breaks after 30 s without an answer, to a probe or to data.
+KEEP_ALIVE = tuple((getattr(socket, name), value) for name, value in (
+    ('TCP_KEEPIDLE', 10), ('TCP_KEEPINTVL', 10), ('TCP_KEEPCNT', 2), ('TCP_USER_TIMEOUT', 30_000))
+    if hasattr(socket, name))
 
 
 class Endpoint(NamedTuple):
@@ -88,13 +97,19 @@ class Runtime:
         return sock
 
     def tune(self, sock: Socket) -> None:
-        """Set the options of an established TCP connection: no Nagle delay, TCP keep-alive."""
+        """Set the options of an established TCP connection: no Nagle delay, and a peer whose host has
+        vanished is noticed by the system."""
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEP_ALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
-    def listen(self, endpoint: Endpoint, backlog: int = 1024) -> Socket:
-        """A non-blocking socket that listens at `endpoint`.  Raises ``OSError``."""
+    def listen(self, endpoint: Endpoint, backlog: int = 1024, mode: int | None = None) -> Socket:
+        """A non-blocking socket that listens at `endpoint`; `mode` is that of a unix socket's file.
+
+        Raises ``OSError``.
+        """
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -103,11 +118,20 @@ class Runtime:
             if endpoint.family == AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(endpoint.sockaddr)
+            if mode is not None:
+                os.chmod(endpoint.sockaddr, mode)  # nobody can connect before `listen`
             sock.listen(backlog)
         except BaseException:
             sock.close()
             raise
         return sock
+
+    def peer_credentials(self, sock: Socket) -> tuple[int, int] | None:
+        """``(process id, user id)`` of the other end of a unix socket, where the system tells."""
+        if not hasattr(socket, 'SO_PEERCRED'):
+            return None
+        pid, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
+        return pid, uid
 
     def connect_error(self, sock: Socket) -> int:
         """The pending error number of a socket whose connect was under way; 0 when connected."""
@@ -155,6 +179,10 @@ class Runtime:
         Raises ``zc.lockfile.LockError`` when somebody holds it, else ``OSError``.
         """
         return zc.lockfile.LockFile(path, content_template='{pid} {hostname}')
+
+    def forsake_lock(self, lock: zc.lockfile.LockFile) -> None:
+        """In a process that was forked: drop the copy of a lock, which stays its parent's."""
+        lock._fp.close()  # its own close() would unlock it for both
 
     def temporary_file(self, directory: str | None = None) -> IO[bytes]:
         """An unnamed binary file, gone when closed.  `directory` default: the system's."""

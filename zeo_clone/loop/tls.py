@@ -11,6 +11,12 @@ import ssl
 from zeo_clone.loop.runtime import Runtime, Socket
 from zeo_clone.loop.transport import READ_SIZE, Transport
 
+#: Plain bytes that are encrypted at once: a large message is never in memory twice as a whole.
+ENCRYPT_SIZE = 1 << 20
+#: What OpenSSL calls the first bytes of a peer that does not speak TLS.
+NOT_TLS = frozenset({'WRONG_VERSION_NUMBER', 'HTTP_REQUEST', 'HTTPS_PROXY_REQUEST', 'UNKNOWN_PROTOCOL',
+                     'UNSUPPORTED_PROTOCOL', 'RECORD_LAYER_FAILURE', 'PACKET_LENGTH_TOO_LONG'})
+
 
 class TLSTransport(Transport):
     """A `Transport` whose bytes are encrypted.  Certificate and protocol faults are ``ssl.SSLError``,
@@ -29,11 +35,14 @@ class TLSTransport(Transport):
         if not server_side:
             self._shake()
 
+    @property
+    def established(self) -> bool:
+        return self._shaken
+
     def write(self, data: bytes) -> None:
         with self._lock:
             if self._shaken:
-                self._tls.write(data)
-                super().write(self._outgoing.read())
+                self._encrypt(data)
             else:
                 self._early.append(data)
 
@@ -56,38 +65,72 @@ class TLSTransport(Transport):
             else:
                 self._incoming.write_eof()
             if not self._shaken and not self._shake():
-                return None if data else b''
-            plain = self._decrypt()
-        return plain or (None if data else b'')
+                return None
+            plain, ended = self._decrypt()
+        return plain or (b'' if ended or not data else None)
 
     def _shake(self) -> bool:
         try:
             self._tls.do_handshake()
-            self._shaken = True
         except ssl.SSLWantReadError:
-            pass
-        finally:
-            self._put_out()  # an alert that says what is wrong goes out, too
-        if self._shaken:
-            early, self._early = self._early, []
-            for data in early:
-                self.write(data)
-            super().flush()
-        return self._shaken
+            self._put_out()
+            return False
+        except ssl.SSLError as error:
+            try:
+                self._put_out()  # an alert that says what is wrong
+            except OSError:
+                pass  # the peer has gone; its reason is in `error`
+            raise _explained(error) from error
+        self._shaken = True
+        self._put_out()
+        early, self._early = self._early, []
+        for data in early:
+            self.write(data)
+        super().flush()
+        return True
 
-    def _decrypt(self) -> bytes:
+    def _encrypt(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            count = self._tls.write(rest[:ENCRYPT_SIZE])
+            rest = rest[count:]
+            super().write(self._outgoing.read())
+
+    def _decrypt(self) -> tuple[bytes, bool]:
+        """What has arrived, and whether that is the end of the stream."""
         pieces = []
+        ended = False
         try:
             while piece := self._tls.read(READ_SIZE):
                 pieces.append(piece)
+            ended = True
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            pass  # the end of the stream; frames tell whether it was cut
+            ended = True  # frames tell whether something is missing
         self._put_out()
-        return b''.join(pieces)
+        return b''.join(pieces), ended
 
     def _put_out(self) -> None:
         if self._outgoing.pending:
             super().write(self._outgoing.read())
             super().flush()
+
+
+def is_fault(error: OSError) -> bool:
+    """Is it more than a hang-up: a certificate that is not accepted, a peer that speaks no TLS?"""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
+
+
+def _explained(error: ssl.SSLError) -> ssl.SSLError:
+    """The error of a handshake, with what it probably means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error
+    if isinstance(error, ssl.SSLEOFError):
+        meaning = ('the other side closed the connection during the TLS handshake; perhaps it does not '
+                   'speak TLS, or does not accept our certificate')
+    elif error.reason in NOT_TLS:
+        meaning = 'the other side does not seem to speak TLS'
+    else:
+        return error
+    return type(error)(error.errno or 1, f'{meaning} ({error.reason or error})')

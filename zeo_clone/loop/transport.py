@@ -32,6 +32,11 @@ class Transport:
     def __repr__(self) -> str:
         return f'<{type(self).__name__} fd {self.socket.fileno()}, {self.queued} bytes queued>'
 
+    @property
+    def established(self) -> bool:
+        """Can bytes of the application pass?  Under TLS, not before the end of its handshake."""
+        return True
+
     def write(self, data: bytes) -> None:
         """Queue `data` only; `flush` sends it together with what else is queued."""
         self._queue.append(data)

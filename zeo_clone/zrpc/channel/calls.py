@@ -24,6 +24,9 @@ class ClientHandler(Protocol):
     def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
         """The server called a client's method.  An exception drops the connection (C17)."""
 
+    def handle_silence(self) -> None:
+        """The reader has waited for a while and nothing came.  Only if the channel was told how long."""
+
     def handle_lost(self, error: Exception) -> None:
         """The connection has gone; waiting calls fail right after this.  Called exactly once."""
 

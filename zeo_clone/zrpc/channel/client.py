@@ -37,26 +37,37 @@ COLLECT_SIZE = 64 * 1024
 HIGH_WATER = 4 << 20
 #: Pieces still read from a connection that is given up: more than a socket can have buffered before.
 LAST_PIECES = 256
+#: A connection on which this many calls are made one after the other becomes *hot*: the loop is not given
+#: the read interest back between calls, which would cost two system calls each time ...
+HOT_AFTER = 64
+#: ... until fewer than these are made ...
+HOT_CALLS = 10
+#: ... in so many seconds.  For so long at most a notice waits when the calls suddenly end.
+HOT_INTERVAL_S = 0.01
 
 
 class ClientChannel(Dispatcher):
     """One connection to a server."""
 
     def __init__(self, loop: Loop, transport: Transport, core: ClientCore,
-                 handler: ClientHandler) -> None:
+                 handler: ClientHandler, silence_s: float | None = None) -> None:
         super().__init__(loop, transport.socket)
         self.transport = transport
         self.core = core
         self.runtime = loop.runtime
         self._handler = handler
+        self._silence_s = silence_s  # a waiting reader tells its handler of so long a silence
         self._send_lock = self.runtime.lock()  # protects the transport's output and _fate
         self._fate: Exception | None = None  # why it is closed, or about to be
-        self._role_lock = self.runtime.lock()  # protects the next five
+        self._role_lock = self.runtime.lock()  # protects the next eight
         self._reader: PendingCall | Reader | None = None  # None: the loop, once it is readable
         self._followers: deque[PendingCall] = deque()
         self._listening = False  # the loop polls for input while nobody else reads
         self._write_wanted = False
         self._mask = 0
+        self._calls = 0  # since the last look at them
+        self._hot = False
+        self._looking = False  # a look at the calls is planned
         self._applying: int | None = None  # the thread that is in a handler or callback
         self.last_received = self.runtime.monotonic()
         self.buried = self.runtime.event()  # set at the very end
@@ -70,6 +81,10 @@ class ClientChannel(Dispatcher):
     def fate(self) -> Exception | None:
         """Why it is closed, or about to be; None while it is in use."""
         return self._fate
+
+    def has_input(self) -> bool:
+        """Is something of the server being processed, or waiting for that?"""
+        return self._applying is not None or self.closed or self.runtime.wait(self.fd, True, False, 0)
 
     def is_applying(self) -> bool:
         """Is the calling thread in a callback of this channel?"""
@@ -154,6 +169,15 @@ class ClientChannel(Dispatcher):
         if self._take_role(BUSY):
             self._pass_role()
 
+    def orphan(self) -> None:
+        """In a process that was forked: the connection is the parent's; whoever uses it here gets an error.
+        """
+        super().orphan()
+        self._fate = ClientStorageError('this process was forked; the connection is its parent\'s')
+        self._send_lock, self._role_lock = self.runtime.lock(), self.runtime.lock()
+        self._reader = GONE
+        self.buried.set()
+
     # ---- sending, any thread --------------------------------------------------------------------
 
     def _new_call(self, on_reply: Callable[[Any], Any] | None) -> PendingCall:
@@ -234,8 +258,10 @@ class ClientChannel(Dispatcher):
             if not self._take_role(pending):
                 pending.wakeup.acquire()
             while not pending.done:
-                self.runtime.wait(self.fd, True, False, None)
-                self._receive()
+                if self.runtime.wait(self.fd, True, False, self._silence_s):
+                    self._receive()
+                else:
+                    self._handler.handle_silence()
         finally:
             self._leave(pending)
 
@@ -271,6 +297,10 @@ class ClientChannel(Dispatcher):
                     self._reader = follower
                     follower.wakeup.release()
                     break
+            self._calls += 1
+            if self._calls >= HOT_AFTER and not self._looking and self.loop.runs_itself:
+                self._looking = True
+                self.loop.door(self._look_at_calls)
             self._poll()
             return True
 
@@ -290,7 +320,7 @@ class ClientChannel(Dispatcher):
         # Under the role lock.
         if self.closed or not self._listening:
             return
-        mask = READ if self._reader is None or self._reader is LOOP else 0
+        mask = READ if self._reader is LOOP or self._reader is None and not self._hot else 0
         if self._write_wanted:
             mask |= WRITE
         if mask != self._mask:
@@ -316,6 +346,9 @@ class ClientChannel(Dispatcher):
         self._applying = self.runtime.get_ident()
         try:
             data = self.transport.receive()
+            if self.transport.queued:
+                with self._send_lock:  # TLS may have something to say of its own accord
+                    self._want_write(bool(self.transport.queued))
             if data:
                 self.last_received = self.runtime.monotonic()
                 for event in self.core.receive_data(data):
@@ -389,6 +422,15 @@ class ClientChannel(Dispatcher):
                 self.loop.register(self)
                 self._listening = True
                 self._poll()
+
+    def _look_at_calls(self) -> None:
+        with self._role_lock:
+            calls, self._calls = self._calls, 0
+            self._hot = self._looking = calls >= HOT_CALLS and not self.closed
+            self._poll()
+            again = self._hot
+        if again:
+            self.loop.call_later(HOT_INTERVAL_S, self._look_at_calls)
 
     def handle_read(self) -> None:
         if self._take_role(LOOP):
