@@ -46,12 +46,20 @@ setup(
             'ruff',
             'setuptools>=70.1',  # builds the wheel that the tests install
             'trustme',           # certificates for tests
+            'zodburi',           # finds our entry point
             'zope.testing',      # ZODB's own tests, which run against us, need it
         ],
     },
     entry_points={
         'console_scripts': [
             'runzeo = zeo_clone.runzeo:main',
+            'zeo-nagios = zeo_clone.nagios:main',
+            'zeo-status = zeo_clone.status:main',
+            'zeoctl = zeo_clone.zeoctl:main',
+            'zeopack = zeo_clone.scripts.zeopack:main',
+        ],
+        'zodburi.resolvers': [
+            'zeo-clone = zeo_clone.uri:resolve',
         ],
     },
 )

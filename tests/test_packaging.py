@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 import zeo_clone
+from tests.support.certificates import make_certificates
 from tests.support.json_process import child_environment
 from tests.support.runzeo_process import Runzeo
+from tests.support.tool_process import run_tool
+from zeo_clone.addresses import format_address
 
 CHECKOUT = Path(__file__).parent.parent
 PACKAGE = CHECKOUT / 'zeo_clone'
@@ -26,6 +29,8 @@ LIMIT_S = 120
 
 #: Distributions whose name is not that of the package that they install.
 DISTRIBUTIONS = {'zc': 'zc.lockfile', 'zope': 'zope.interface'}
+#: What single functions can do without, or say how to install.
+OPTIONAL = {'matplotlib'}
 
 
 def call(*command, cwd=None):
@@ -98,7 +103,7 @@ def test_wheel_requires_what_the_package_imports(wheel):
                 imported.update(alias.name.partition('.')[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.partition('.')[0])
-    foreign = imported - sys.stdlib_module_names - {'zeo_clone'}
+    foreign = imported - sys.stdlib_module_names - {'zeo_clone'} - OPTIONAL
     assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= requirements(wheel)
 
 
@@ -132,6 +137,78 @@ def test_package_run_as_a_script_prints_where_to_start(environment, tmp_path):
     output = call(environment / 'python', '-m', 'zeo_clone', cwd=tmp_path)
     assert 'runzeo -a localhost:9100 -f Data.fs' in output
     assert "zeo_clone.connection(('localhost', 9100))" in output
+
+
+def commands_of_the_wheel():
+    """Names of the commands that setup.py declares."""
+    setup = (CHECKOUT / 'setup.py').read_text(encoding='utf-8')
+    return re.findall(r"^ *'([\w-]+) = zeo_clone[\w.]*:main',$", setup, re.MULTILINE)
+
+
+def test_wheel_has_all_commands():
+    assert sorted(commands_of_the_wheel()) == ['runzeo', 'zeo-nagios', 'zeo-status', 'zeoctl', 'zeopack']
+
+
+@pytest.mark.parametrize('name', commands_of_the_wheel())
+def test_installed_command_explains_itself(environment, tmp_path, name):
+    """T1"""
+    code, output, complaints = run_tool('', '--help', command=[environment / name], cwd=tmp_path,
+                                        path=tmp_path)
+    assert (code, complaints) == (0, '')
+    assert re.match(f'usage: {name} ', output, re.IGNORECASE)
+
+
+def test_installed_commands_work_with_tls(environment, tmp_path):
+    """T1"""
+    make_certificates(tmp_path)
+    (tmp_path / 'zeo.conf').write_text("""
+        <zeo>
+          address 127.0.0.1:0
+          <ssl>
+            certificate server.pem
+            authenticate ca.pem
+          </ssl>
+        </zeo>
+        <filestorage>
+          path Data.fs
+        </filestorage>""")
+    tls = ['--ssl-ca', 'ca.pem', '--ssl-cert', 'client.pem', '--ssl-hostname', 'localhost']
+    with Runzeo('-C', 'zeo.conf', command=[environment / 'runzeo'], cwd=tmp_path, path=tmp_path) as server:
+        address = format_address(server.ready().address)
+        for name, code in [('zeo-nagios', 1), ('zeo-status', 0), ('zeopack', 0)]:  # 1: it is empty
+            done = run_tool('', address, *tls, command=[environment / name], cwd=tmp_path, path=tmp_path)
+            assert done[0] == code, done
+            done = run_tool('', address, '--timeout', '0.5', command=[environment / name], cwd=tmp_path,
+                            path=tmp_path)
+            assert done[0] == {'zeo-nagios': 2}.get(name, 1), done
+        assert server.stop() == 0
+
+
+def test_installed_zeoctl_starts_and_stops(environment, tmp_path):
+    """T1"""
+    (tmp_path / 'zeo.conf').write_text(
+        f'<zeo>\naddress {tmp_path}/zeo.sock\n</zeo>\n<mappingstorage>\n</mappingstorage>\n<runner>\n'
+        f'program {environment}/runzeo -C {tmp_path}/zeo.conf\nsocket-name {tmp_path}/zdsock\n</runner>')
+
+    def zeoctl(action):
+        return run_tool('', '-C', 'zeo.conf', action, command=[environment / 'zeoctl'], cwd=tmp_path,
+                        path=tmp_path)
+
+    try:
+        assert zeoctl('start')[0] == 0
+        assert zeoctl('status')[1].startswith('program running; pid=')
+    finally:
+        code, output, _ = zeoctl('stop')
+    assert (code, zeoctl('status')[0]) == (0, 3), output
+
+
+def test_installed_package_has_a_resolver_for_zodburi(environment, tmp_path):
+    pytest.importorskip('zodburi')
+    output = call(environment / 'python', '-c', """if 1:
+        import zodburi
+        factory, options = zodburi.resolve_uri('zeo-clone://localhost:9100/?storage=1&database_name=main')
+        print(factory.__module__, options['database_name'])""", cwd=tmp_path)
+    assert output == 'zeo_clone.uri main\n'
 
 
 # -- README -------------------------------------------------------------------------------------------

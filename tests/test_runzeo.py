@@ -13,6 +13,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
+import zeo_clone
 from tests.support.runzeo_process import Runzeo, run, ruok
 from zeo_clone import runzeo
 from zeo_clone.Exceptions import ClientDisconnected
@@ -435,3 +436,28 @@ def test_event_log_that_cannot_be_written_is_an_error(configuration, tmp_path):
     assert code == 1
     assert last_line(log).startswith('runzeo: cannot write the log: ')
     assert last_line(log).endswith('see the <eventlog> section')
+
+
+# -- without serving ----------------------------------------------------------------------------------
+
+def test_check_says_what_would_be_served_and_opens_nothing(tmp_path):
+    (tmp_path / 'zeo.conf').write_text(
+        '<zeo>\naddress 127.0.0.1:9100\n</zeo>\n<filestorage>\npath Data.fs\n</filestorage>\n'
+        '<mappingstorage other>\n</mappingstorage>')
+    code, output, log = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    assert (code, log) == (0, '')
+    assert output == ("would serve storage '1' (Data.fs) at 127.0.0.1:9100\n"
+                      "would serve storage 'other' (MappingStorage) at 127.0.0.1:9100\n")
+    assert os.listdir(tmp_path) == ['zeo.conf']
+
+
+def test_check_finds_mistakes(tmp_path):
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 9100\nadress 1\n</zeo>')
+    code, output, log = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    assert (code, output) == (2, '')
+    assert "'adress' is not a known key name; allowed in <zeo>: <ssl>, address, " in log
+    assert 'zeo.conf, line 3)' in log
+
+
+def test_version_is_that_of_the_package():
+    assert run('--version') == (0, f'runzeo {zeo_clone.__version__}\n', '')

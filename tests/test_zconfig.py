@@ -57,6 +57,12 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           invalidation-age 2h
           transaction-timeout 90
           client-conflict-resolution true
+          max-connections 50
+          handshake-timeout 3
+          frame-limit 1MB
+          output-limit 2MB
+          socket-mode 600
+          heartbeat 1m
           pid-filename $INSTANCE/zeo.pid
         </zeo>
         <filestorage main>
@@ -74,7 +80,9 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
     assert configuration.zeo.pid_filename == f'{tmp_path}/zeo.pid'
     assert configuration.zeo.options == {
         'read_only': True, 'invalidation_queue_size': 7, 'invalidation_age': 7200,
-        'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None}
+        'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None,
+        'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
+        'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'socket_mode': 0o600}
     assert list(configuration.storages) == ['main', '1']
     assert configuration.storages['main'].config.path == f'{tmp_path}/Data.fs'
     assert configuration.eventlog is not None
@@ -87,25 +95,35 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
     assert configuration.zeo.pid_filename is None
     assert configuration.zeo.options == {
         'read_only': False, 'invalidation_queue_size': 100, 'invalidation_age': None,
-        'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None}
+        'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None,
+        'max_connections': 10_000, 'handshake_timeout_s': 10, 'heartbeat_s': 10,
+        'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'socket_mode': None}
     assert configuration.storages == {}
     assert configuration.eventlog is configuration.runner is None
 
 
 @pytest.mark.parametrize(('text', 'message', 'line'), [
     ('<zeo>\naddress localhost\n</zeo>', "bad address 'localhost': the port is missing; allowed:", 2),
-    ('<zeo>\naddress 1\nadress 2\n</zeo>', "'adress' is not a known key name", 3),
+    ('<zeo>\naddress 1\nadress 2\n</zeo>',
+     "'adress' is not a known key name; allowed in <zeo>: <ssl>, address, read-only, ", 3),
+    ('<zeo>\naddress 1\n<ssl>\ncert 2\n</ssl>\n</zeo>',
+     "'cert' is not a known key name; allowed in <ssl>: certificate, key, ", 4),
+    ('<zeo>\naddress 1\n</zeo>\n<filestorage>\npat x\n</filestorage>',
+     "'pat' is not a known key name; allowed in <filestorage>: path, ", 5),
     ('<zeo>\naddress 1\naddress 2\n</zeo>', "'address' does not support multiple values", 3),
     ('<zeo>\n</zeo>', "no values for 'address'; 1 required", 2),
-    ('<zeo>\naddress 1\nread-only perhaps\n</zeo>', 'perhaps', 3),
+    ('<zeo>\naddress 1\nread-only perhaps\n</zeo>',
+     "'perhaps' is neither yes nor no, true nor false, on nor off", 3),
     ('<zeo>\naddress 1\ntransaction-timeout soon\n</zeo>', "'soon' is not a time: a whole number", 3),
     ('<zeo>\naddress 1\ntransaction-timeout -1\n</zeo>', "'-1' is not a time: a whole number", 3),
     ('<zeo>\naddress 1\ninvalidation-age -1s\n</zeo>', "'-1s' is not a time", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size -1\n</zeo>', '-1 is less than 0', 3),
+    ('<zeo>\naddress 1\ninvalidation-queue-size x\n</zeo>', "'x' is not a whole number", 3),
     ('<zeo>\naddress 1\npid-filename /no/such/zeo.pid\n</zeo>', '/no/such/zeo.pid', 3),
     ('<zeo>\naddress 1\n<ssl>\ncertificate no.pem\n</ssl>\n</zeo>', 'no.pem is not an existing file', 4),
     ('<zeo>\naddress 1\n<ssl>\npassword-function no.such\n</ssl>\n</zeo>', "cannot import 'no.such'", 4),
-    ('<zeo>\naddress 1\n</zeo>\n<filestorag>\n</filestorag>', "unknown type name: 'filestorag'", 4),
+    ('<zeo>\naddress 1\n</zeo>\n<filestorag>\n</filestorag>',
+     "unknown type name: 'filestorag'; allowed: <zeo>, <", 4),
     ('<zeo>\naddress 1\n</zeo>\n' + 2 * '<mappingstorage a>\n</mappingstorage>\n',
      "must not be re-used within the same container:'a'", 7),
 ])
@@ -203,6 +221,17 @@ def test_example_shows_every_key_of_the_server_with_its_default(load, tmp_path, 
             assert shown[1] == info.getdefault().value
 
 
+@pytest.mark.parametrize('section', ['zeo', 'ssl', 'clientstorage', 'zeo-clone-client'])
+def test_every_key_has_a_description(section):
+    schema = ZConfig.loadSchema(zconfig.SCHEMA)
+    if section not in ('zeo', 'ssl'):
+        schema = ZConfig.loadSchemaFile(io.StringIO(
+            '<schema><import package="ZODB"/><import package="zeo_clone"/></schema>'))
+    keys = list(schema.gettype(section))
+    assert len(keys) > 5
+    assert [key for key, info in keys if not (info.description or info.sectiontype.description)] == []
+
+
 # -- sections for clients -------------------------------------------------------------------------
 
 def client_section(text):
@@ -236,6 +265,8 @@ def test_all_keys_of_clientstorage_arrive(tmp_path):
           server-sync true
           wait-timeout 5
           client-label instance 3
+          heartbeat 1m
+          drop-newer-cache yes
           name Main
         </clientstorage>""")
     assert section.addresses == [('localhost', 9100), ('::1', 9101), f'{tmp_path}/zeo.sock']
@@ -243,7 +274,8 @@ def test_all_keys_of_clientstorage_arrive(tmp_path):
         'storage': 'archive', 'cache_size': 5 << 20, 'cache': f'{tmp_path}/main.zec',
         'blob_dir': f'{tmp_path}/blobs', 'shared_blob_dir': True, 'blob_cache_size': 1 << 30,
         'blob_cache_size_check': 20, 'read_only': True, 'read_only_fallback': True, 'server_sync': True,
-        'wait_timeout': 5, 'client_label': 'instance 3', 'name': 'Main'}
+        'wait_timeout': 5, 'client_label': 'instance 3', 'name': 'Main', 'heartbeat': 60,
+        'drop_newer_cache': True}
     assert section.name == 'main'
 
 
@@ -286,6 +318,7 @@ def test_open_makes_a_client_storage_each_time(kind, monkeypatch):
     ('<clientstorage>\n</clientstorage>', 'server'),
     ('<clientstorage>\nserver localhost\n</clientstorage>', 'the port is missing'),
     ('<clientstorage>\nserver 1\nwait-timeout -1\n</clientstorage>', 'is not a time'),
+    ('<clientstorage>\nserver 1\ncache-size huge\n</clientstorage>', "'huge' is not a size: a whole number"),
     ('<clientstorage>\nserver 1\nclient main\n</clientstorage>', "'client' is not a known key name"),
 ])
 def test_mistake_in_a_client_section_is_refused(text, message):
@@ -305,6 +338,31 @@ def test_database_is_opened_from_a_file(kind, server, tmp_path):
             assert conn.db().storage.is_connected()
     with contextlib.closing(ZODB.config.databaseFromURL(str(path))) as db, db.transaction() as conn:
         assert conn.root()['count'] == 2
+
+
+def test_zope_finds_the_section_in_its_configuration(server):
+    """As Zope does it: a section of its own that is a ZODB database with a mount point."""
+    schema = ZConfig.loadSchemaFile(io.StringIO("""
+        <schema>
+          <import package="ZODB"/>
+          <sectiontype name="zodb_db" datatype="ZODB.config.ZODBDatabase" extends="zodb">
+            <multikey name="mount-point" attribute="mount_points"/>
+          </sectiontype>
+          <multisection type="zodb_db" name="+" attribute="databases"/>
+        </schema>"""))
+    configuration, _ = ZConfig.loadConfigFile(schema, io.StringIO(f"""
+        %import zeo_clone
+        <zodb_db main>
+          mount-point /
+          cache-size 5000
+          <clientstorage>
+            server {format_address(server.addr)}
+            name main storage
+          </clientstorage>
+        </zodb_db>"""))
+    with contextlib.closing(configuration.databases[0].open()) as db, db.transaction() as conn:
+        assert db.storage.getName().startswith('main storage')
+        assert conn.root()._p_jar.db() is db
 
 
 def test_component_is_found_in_the_package_root():

@@ -11,6 +11,11 @@ Open a connection:  python
                     >>> conn = zeo_clone.connection(('localhost', 9100))
                     >>> conn.root()['hello'] = 'world'
                     >>> transaction.commit()
+
+Look after it:      zeo-status localhost:9100      what it does just now
+                    zeopack localhost:9100         remove old revisions
+                    zeo-nagios localhost:9100      for monitoring
+                    zeoctl -C zeo.conf start       run it in the background
 """
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import ZConfig
 
+import zeo_clone
 from zeo_clone import zconfig
 from zeo_clone.addresses import Address, format_address, parse_address
 from zeo_clone.process import Signals, StartError, notify, pid_file, start_logging
@@ -63,6 +64,9 @@ def command_line() -> argparse.ArgumentParser:
                         help='seconds that a client may hold the commit lock between vote and finish; '
                              'the default is 30; 0 is no limit')
     parser.add_argument('--pid-file', metavar='PATH', help='where to write the process id while serving')
+    parser.add_argument('--check', action='store_true',
+                        help='only say whether options and configuration are right; open nothing')
+    parser.add_argument('--version', action='version', version=f'runzeo {zeo_clone.__version__}')
     return parser
 
 
@@ -149,6 +153,13 @@ def serve(settings: Settings, signals: Signals) -> None:
         notify('STOPPING=1')
 
 
+def describe(settings: Settings) -> str:
+    """What would be served, and where, in lines."""
+    place = format_address(settings.address)
+    return '\n'.join(f'would serve storage {source.name!r} ({source.place}) at {place}'
+                     for source in settings.sources)
+
+
 def run(settings: Settings) -> int:
     """Serve as `settings` say; the exit code.  Raises `StartError`."""
     start_logging(settings.eventlog)
@@ -169,7 +180,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     given = command_line().parse_args(args)
     try:
-        return run(read_settings(given))
+        settings = read_settings(given)
+        if given.check:
+            print(describe(settings))
+            return 0
+        return run(settings)
     except StartError as error:
         print(f'runzeo: {error}', file=sys.stderr)
         return error.exit_code

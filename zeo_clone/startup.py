@@ -12,16 +12,21 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from zc.lockfile import LockError
 
 from zeo_clone.addresses import Address, format_address
-from zeo_clone.loop.runtime import AF_UNIX, Socket
-from zeo_clone.process import StartError
+from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
+from zeo_clone.process import StartError, notify
+from zeo_clone.statustable import format_bytes
 
 ADDRESS_IN_USE = 2  # exit code
+#: While a storage is being opened, the log and the service manager hear of it this often, in seconds ...
+PATIENCE_S = 10.0
+#: ... and the service manager is asked to wait so much longer each time.
+EXTENSION_S = 60
 
 logger = logging.getLogger('zeo_clone')
 
@@ -41,8 +46,10 @@ def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
     storages: dict[str, Any] = {}
     try:
         for source in sources:
-            logger.info('opening storage %r (%s)', source.name, source.place)
-            storages[source.name] = _open_storage(source)
+            what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
+            logger.info('%s', what)
+            with patience(what, PATIENCE_S):
+                storages[source.name] = _open_storage(source)
     except BaseException:
         close_storages(storages)
         raise
@@ -52,6 +59,37 @@ def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
 def close_storages(storages: dict[str, Any]) -> None:
     for storage in storages.values():
         storage.close()
+
+
+def _describe_place(place: str) -> str:
+    """`place`, and if it is a file, its size, and why opening it may take long."""
+    try:
+        size = os.path.getsize(place)
+    except (OSError, ValueError):
+        return place
+    if size and not os.path.isdir(place) and not os.path.exists(f'{place}.index'):
+        return f'{place}, {format_bytes(size)}; there is no {place}.index, so all of it must be read'
+    return f'{place}, {format_bytes(size)}'
+
+
+@contextlib.contextmanager
+def patience(what: str, interval_s: float, runtime: Runtime = REAL) -> Iterator[None]:
+    """As long as the block runs, tell the log and the service manager now and then that `what` goes on."""
+    done = runtime.event()
+    started = runtime.monotonic()
+
+    def tell() -> None:
+        while not done.wait(interval_s):
+            text = f'still {what}: {runtime.monotonic() - started:.0f} s'
+            logger.info('%s', text)
+            notify(f'STATUS={text}\nEXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}')
+
+    thread = runtime.start_thread(tell, 'zeo_clone patience')
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _open_storage(source: StorageSource) -> Any:

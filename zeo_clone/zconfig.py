@@ -20,6 +20,8 @@ from typing import Any
 import ZConfig
 from ZConfig.datatypes import stock_datatypes
 
+from zeo_clone.confighelp import explain
+
 DEFAULT_STORAGE = '1'
 SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
 CERTIFICATE_SUFFIXES = ('.pem', '.crt')
@@ -28,6 +30,7 @@ CERTIFICATE_SUFFIXES = ('.pem', '.crt')
 CLIENT_KEYWORDS = (
     'storage', 'cache_size', 'blob_dir', 'shared_blob_dir', 'blob_cache_size', 'blob_cache_size_check',
     'read_only', 'read_only_fallback', 'server_sync', 'wait_timeout', 'client_label', 'name',
+    'heartbeat', 'drop_newer_cache',
     # zeo-clone-client only
     'client', 'var', 'min_disconnect_poll', 'max_disconnect_poll', 'wait', 'drop_cache_rather_verify',
     'username', 'password', 'realm',
@@ -38,10 +41,41 @@ CLIENT_KEYWORDS = (
 
 def count(text: str) -> int:
     """A whole number, 0 or greater."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise ValueError(f'{text!r} is not a whole number') from None
     if number < 0:
         raise ValueError(f'{text} is less than 0')
     return number
+
+
+def boolean(text: str) -> bool:
+    """``yes``, ``no``, ``true``, ``false``, ``on`` or ``off``."""
+    try:
+        return bool(stock_datatypes['boolean'](text))
+    except ValueError:
+        raise ValueError(f'{text!r} is neither yes nor no, true nor false, on nor off') from None
+
+
+def octal(text: str) -> int:
+    """Permissions of a file: ``660``."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f'{text!r} are no permissions: three octal digits, like 660')
+    return mode
+
+
+def byte_size(text: str) -> int:
+    """A number of bytes: ``5000``, ``100KB``, ``20MB``, ``1GB``."""
+    try:
+        return count(str(stock_datatypes['byte-size'](text)))
+    except ValueError:
+        raise ValueError(f'{text!r} is not a size: a whole number of bytes, 0 or more, or a number with a '
+                         'suffix KB, MB or GB') from None
 
 
 def seconds(text: str) -> int:
@@ -133,6 +167,12 @@ class ServerSection:
             'invalidation_queue_size': section.invalidation_queue_size,
             'invalidation_age': section.invalidation_age,
             'transaction_timeout': section.transaction_timeout,
+            'max_connections': max(1, section.max_connections),
+            'handshake_timeout_s': max(1, section.handshake_timeout),
+            'heartbeat_s': max(1, section.heartbeat),
+            'frame_limit': max(1024, section.frame_limit),
+            'output_limit': section.output_limit,
+            'socket_mode': section.socket_mode,
             'client_conflict_resolution': section.client_conflict_resolution,
             'ssl': section.ssl and server_context(section.ssl),
         }
@@ -200,21 +240,15 @@ def server_section(keys: str, default_address: str) -> ServerSection:
     """
     if not re.search(r'^\s*address\s', keys, re.MULTILINE):
         keys += f'\naddress {default_address}'
-    return _load('<zeo>', ZConfig.loadConfigFile, io.StringIO(f'<zeo>\n{keys}\n</zeo>\n')).zeo
+    text = f'<zeo>\n{keys}\n</zeo>\n'
+    return _load('<zeo>', ZConfig.loadConfigFile, io.StringIO(text), text).zeo
 
 
-def _load(place: str, loader: Callable[..., tuple[Any, Any]], source: object) -> Configuration:
+def _load(place: str, loader: Callable[..., tuple[Any, Any]], source: object,
+          text: str | None = None) -> Configuration:
     schema = ZConfig.loadSchema(SCHEMA)
     try:
         configuration: Configuration = loader(schema, source)[0]
     except (ZConfig.ConfigurationError, ValueError) as error:
-        raise ZConfig.ConfigurationError(_one_line(error, place), place) from error
+        raise ZConfig.ConfigurationError(explain(schema, error, place, text), place) from error
     return configuration
-
-
-def _one_line(error: Exception, source: str) -> str:
-    # ZConfig knows the place of most mistakes, but not every message of it tells.
-    message = ' '.join(str(getattr(error, 'message', error)).split())
-    line: int | None = getattr(error, 'lineno', None)
-    place = getattr(error, 'url', None) or source
-    return f'{message} ({place}, line {line})' if line and line > 0 else f'{message} ({place})'

@@ -1,0 +1,77 @@
+"""What is allowed where a configuration is wrong: makes ZConfig's complaints complete.
+
+In: a schema, an error of ZConfig, the configuration's text or place.  Out: one line that names mistake, what
+is allowed instead, file and line.  Reads the file again to find out which section the line is in; refuses to
+know what any key means.
+"""
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+#: A line that opens a section, or closes one.
+OPENING = re.compile(r'\s*<\s*([^/\s>]+)[^>]*?(/?)>\s*')
+CLOSING = re.compile(r'\s*</\s*([^\s>]+)\s*>\s*')
+UNKNOWN_KEY = ' is not a known key name'
+UNKNOWN_TYPE = 'unknown type name: '
+
+
+def explain(schema: Any, error: Exception, place: str, text: str | None = None) -> str:
+    """`error` in one line.  `place` is the file or URL, `text` the configuration if it came from none."""
+    # ZConfig knows the place of most mistakes, but not every message of it tells.
+    message = ' '.join(str(getattr(error, 'message', error)).split())
+    line: int = getattr(error, 'lineno', None) or 0
+    place = getattr(error, 'url', None) or place
+    if line > 0:
+        message += _allowed(schema, message, _read(place) if text is None else text, line)
+        return f'{message} ({place}, line {line})'
+    return f'{message} ({place})'
+
+
+def _allowed(schema: Any, message: str, text: str, line: int) -> str:
+    """The end of the sentence, or nothing if that is not known."""
+    section = _section_at(text, line)
+    if message.endswith(UNKNOWN_KEY) and section is not None:
+        keys = _keys(schema, section)
+        return f"; allowed in <{section}>: {', '.join(keys)}" if keys else ''
+    if message.startswith(UNKNOWN_TYPE) and section is None:
+        return f"; allowed: {', '.join(_sections(schema))}, and what packages named with %import define"
+    return ''
+
+
+def _section_at(text: str, line: int) -> str | None:
+    """The type of the innermost section around a line, counted from 1; None outside of all."""
+    opened: list[str] = []
+    for content in text.splitlines()[:line - 1]:
+        if CLOSING.fullmatch(content):
+            del opened[-1:]
+        elif (found := OPENING.fullmatch(content)) and not found[2]:
+            opened.append(found[1].lower())
+    return opened[-1] if opened else None
+
+
+def _keys(schema: Any, section: str) -> list[str]:
+    try:
+        section_type = schema.gettype(section)
+    except Exception:  # of an imported package, whose schema is not ours
+        return []
+    return [key if key else f'<{info.sectiontype.name}>' for key, info in section_type]
+
+
+def _sections(schema: Any) -> list[str]:
+    found: list[str] = []
+    for _, info in schema:
+        kind = info.sectiontype
+        found += sorted(kind.getsubtypenames()) if kind.isabstract() else [kind.name]
+    return [f'<{name}>' for name in found]
+
+
+def _read(place: str) -> str:
+    """The text at a path or a file's URL; nothing if it cannot be read."""
+    path = unquote(urlsplit(place).path) if place.startswith('file:') else place
+    try:
+        with open(path, encoding='utf-8', errors='replace') as file:
+            return file.read()
+    except (OSError, ValueError):
+        return ''

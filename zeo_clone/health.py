@@ -1,0 +1,163 @@
+"""Ask a server how it does: the `ruok` conversation, which needs no storage and leaves nothing in its log.
+
+In: an address, a time-out, perhaps TLS.  Out: ``{storage id: server_status}``, or `NoAnswer` with one line
+that says what is wrong.  Blocks the calling thread, never longer than the time-out; a thread of its own
+resolves names, because that cannot be cut short.  It knows nothing but frames of the protocol.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any, NamedTuple
+
+from zeo_clone.addresses import Address, format_address
+from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.loop.runtime import AF_UNIX, IN_PROGRESS, REAL, Endpoint, Runtime
+from zeo_clone.loop.tls import TLSTransport
+from zeo_clone.loop.transport import Transport
+from zeo_clone.zrpc.frames import FrameReader, frame
+
+#: The answer of a server with some thousand storages fits into this.
+MAX_ANSWER = 64 << 20
+#: A server says its protocol first, a letter and digits.
+MAX_GREETING = 16
+
+Status = dict[str, dict[str, Any]]
+
+
+class NoAnswer(Exception):
+    """The server could not be reached, or did not say how it does; one line that says why."""
+
+
+class TLS(NamedTuple):
+    """Encryption: an ``ssl.SSLContext``, and the name to look for in the server's certificate."""
+
+    context: Any
+    hostname: str | None
+
+
+class _Deadline:
+    """A point in time, `timeout_s` seconds from its making."""
+
+    def __init__(self, timeout_s: float, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._timeout_s = timeout_s
+        self._end = runtime.monotonic() + timeout_s
+
+    def left(self) -> float:
+        """Seconds left, more than 0.  Raises `NoAnswer` when there are none."""
+        left = self._end - self._runtime.monotonic()
+        if left <= 0:
+            raise NoAnswer(f'no answer within {self._timeout_s:g} s')
+        return left
+
+
+def ask(address: Address, timeout_s: float, tls: TLS | None = None, runtime: Runtime = REAL) -> Status:
+    """What the server at `address` says about each of its storages.  Raises `NoAnswer`."""
+    deadline = _Deadline(timeout_s, runtime)
+    try:
+        return _ask_any(address, tls, deadline, runtime)
+    except NoAnswer as error:
+        raise NoAnswer(f'{format_address(address)}: {error}') from None
+
+
+def _ask_any(address: Address, tls: TLS | None, deadline: _Deadline, runtime: Runtime) -> Status:
+    host = None if isinstance(address, str) else address[0] or 'localhost'
+    complaint = 'the host has no address'
+    for endpoint in _endpoints(address, deadline, runtime):
+        found = _try(endpoint, host, tls, deadline, runtime)
+        if not isinstance(found, str):
+            return found
+        complaint = found
+    raise NoAnswer(complaint)
+
+
+def _try(endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
+         runtime: Runtime) -> Status | str:
+    """The answer, or what is wrong with this one of the host's addresses."""
+    try:
+        return _ask_one(endpoint, host, tls, deadline, runtime)
+    except (OSError, ValueError, ProtocolError) as error:  # ValueError: TLS without a host name
+        return ' '.join(str(getattr(error, 'strerror', None) or error).split())
+
+
+def _endpoints(address: Address, deadline: _Deadline, runtime: Runtime) -> list[Endpoint]:
+    if isinstance(address, str):
+        if AF_UNIX is None:
+            raise NoAnswer('this system has no unix sockets; use HOST:PORT')
+        return [Endpoint(AF_UNIX, address)]
+    host, port = address
+    found: list[Endpoint] = []
+    errors: list[Exception] = []
+    done = runtime.event()
+
+    def resolve() -> None:
+        try:
+            found.extend(runtime.resolve(host or 'localhost', port))
+        except (OSError, UnicodeError) as error:
+            errors.append(error)
+        done.set()
+
+    runtime.start_thread(resolve, 'zeo_clone name resolution')
+    done.wait(deadline.left())
+    deadline.left()
+    if errors:
+        raise NoAnswer(f'the name cannot be resolved: {getattr(errors[0], "strerror", errors[0])}')
+    return found
+
+
+def _ask_one(endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
+             runtime: Runtime) -> Status:
+    with contextlib.closing(runtime.socket(endpoint.family)) as sock:
+        code = sock.connect_ex(endpoint.sockaddr)
+        if code in IN_PROGRESS:
+            _wait(sock.fileno(), False, True, deadline, runtime)
+            code = runtime.connect_error(sock)
+        if code:
+            raise OSError(code, os.strerror(code))
+        if tls is None:
+            transport = Transport(sock, runtime)
+        else:
+            transport = TLSTransport(sock, runtime, tls.context, server_side=False,
+                                     server_hostname=tls.hostname or host)
+        return _converse(transport, deadline, runtime)
+
+
+def _converse(transport: Transport, deadline: _Deadline, runtime: Runtime) -> Status:
+    reader = FrameReader(MAX_GREETING)
+    contents: list[bytes] = []
+    while len(contents) < 2:
+        data = transport.receive()
+        if data is None:
+            _wait(transport.socket.fileno(), True, bool(transport.queued), deadline, runtime)
+            transport.flush()
+            continue
+        if not data:
+            raise NoAnswer('it closed the connection without an answer')
+        for content in reader.feed(data):
+            contents.append(content)
+            if len(contents) == 1:
+                _check_greeting(content)
+                reader.limit = MAX_ANSWER
+                transport.send(frame(b'ruok'))
+    return _read_answer(contents[1])
+
+
+def _wait(fd: int, read: bool, write: bool, deadline: _Deadline, runtime: Runtime) -> None:
+    runtime.wait(fd, read, write, deadline.left())
+
+
+def _check_greeting(greeting: bytes) -> None:
+    if not (greeting[:1] in (b'Z', b'M') and greeting[1:].isdigit()):
+        raise NoAnswer(f'it does not speak the protocol: it began with {greeting!r}')
+
+
+def _read_answer(content: bytes) -> Status:
+    try:
+        status = json.loads(content)
+    except (ValueError, RecursionError):
+        status = None
+    if not isinstance(status, dict) or not all(isinstance(value, dict) for value in status.values()):
+        raise NoAnswer(f'it answered with something else than its status: {content[:100]!r}')
+    return status

@@ -1,0 +1,133 @@
+"""zeo-status: what a server does just now, for people, or as JSON.
+
+In: a command line, the server's answers to `ruok`.  Out: a table on stdout, with ``--watch`` again and again;
+an exit code.  Asks by a health check, which is cheap and leaves nothing in the server's log (N9).
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+
+from zeo_clone.addresses import Address, format_address, parse_address
+from zeo_clone.health import TLS, NoAnswer, Status, ask
+from zeo_clone.loop.runtime import REAL
+from zeo_clone.statustable import Sample, table
+from zeo_clone.tooloptions import add_tls_options, argument, positive, tls_from
+
+TIMEOUT_S = 10.0
+WATCH_S = 2.0
+#: What a terminal is told: go home, and clear from there on.
+CLEAR = '\033[H\033[J'
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of zeo-status' options."""
+    parser = argparse.ArgumentParser(
+        prog='zeo-status', description='Show what a server does: its storages, clients and commit lock.',
+        epilog='Exit codes: 0 it answered; 1 it did not; 2 the command line is wrong.')
+    parser.add_argument('address', metavar='ADDRESS', type=argument(parse_address),
+                        help='PORT, HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, with a / in it')
+    parser.add_argument('--json', action='store_true', help='print the answer as JSON, one line each time')
+    parser.add_argument('--watch', nargs='?', const=WATCH_S, type=argument(positive), metavar='SECONDS',
+                        help='do it again every so many seconds (2), with rates, until Ctrl-C')
+    parser.add_argument('--count', type=int, metavar='N', help='with --watch: N times')
+    parser.add_argument('--timeout', type=argument(positive), default=TIMEOUT_S, metavar='SECONDS',
+                        help='give up after this time without an answer; the default is 10')
+    add_tls_options(parser)
+    return parser
+
+
+class Screen:
+    """Prints reports; on a terminal each takes the place of the one before."""
+
+    def __init__(self, watching: bool) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._watching = watching
+        self._printed = 0
+
+    def show(self, lines: Sequence[str]) -> None:
+        """A report."""
+        if self._terminal:
+            columns = shutil.get_terminal_size().columns  # 0: it does not know (Python 3.10)
+            lines = [line[:columns or None] for line in lines]
+            if self._watching:
+                print(CLEAR, end='')
+        elif self._printed:
+            print()
+        self._printed += 1
+        print('\n'.join(lines), flush=True)
+
+
+class Watcher:
+    """Asks one server and keeps its last answer, to tell rates."""
+
+    def __init__(self, address: Address, timeout_s: float, tls: TLS | None, as_json: bool) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._tls = tls
+        self._as_json = as_json
+        self._before: Sample | None = None
+        self.answered = False  # the last time
+
+    def report(self) -> list[str]:
+        """The lines of a new report; of a complaint if there is no answer."""
+        try:
+            status = ask(self._address, self._timeout_s, self._tls)
+        except NoAnswer as error:
+            self._before, self.answered = None, False
+            return [f'no answer from {error}']
+        self.answered = True
+        return [json.dumps(status)] if self._as_json else self._table(status)
+
+    def _table(self, status: Status) -> list[str]:
+        now = Sample(status, REAL.monotonic())
+        before, self._before = self._before, now
+        return table(f'server at {format_address(self._address)}', now, before)
+
+
+def watch(watcher: Watcher, as_json: bool, interval_s: float, count: int | None) -> None:
+    """Report every `interval_s` seconds, `count` times or until Ctrl-C."""
+    screen, pause = Screen(watching=True), REAL.event()
+    while count is None or count > 0:
+        lines = watcher.report()
+        if as_json:
+            print(lines[0], file=sys.stdout if watcher.answered else sys.stderr, flush=True)
+        else:
+            screen.show(lines)
+        if count is not None:
+            count -= 1
+        if count != 0:
+            pause.wait(interval_s)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Report; the exit code.  `args` defaults to the command line."""
+    parser = command_line()
+    given = parser.parse_args(args)
+    try:
+        tls = tls_from(given)
+    except ValueError as error:
+        parser.error(str(error))
+    watcher = Watcher(given.address, given.timeout, tls, given.json)
+    try:
+        if given.watch is not None:
+            watch(watcher, given.json, given.watch, given.count)
+        else:
+            lines = watcher.report()
+            if not watcher.answered:
+                print(f'zeo-status: {lines[0]}', file=sys.stderr)
+                return 1
+            Screen(watching=False).show(lines)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:  # of head or less
+        sys.stderr.close()
+        return 0
+    return 0 if watcher.answered else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

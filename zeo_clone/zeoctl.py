@@ -1,0 +1,85 @@
+"""zeoctl: start, stop and watch the server in the background, with zdaemon.
+
+In: a command line, and the ``<runner>`` section of the same zeo.conf that the server reads.  Out: what
+zdaemon does and says.  Without that section the program is runzeo with this very file.
+
+zdaemon starts its watching process by running this command again, with a mark in the environment.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ZConfig
+from zdaemon import zdctl
+
+from zeo_clone import zconfig
+from zeo_clone.confighelp import explain
+
+USAGE = """\
+Usage: zeoctl -C ZEO.CONF [options] ACTION
+
+Control a server that runs in the background.  The <runner> section of ZEO.CONF says how.
+
+Actions: start, stop, restart, status, fg (run in the foreground), kill [SIGNAL], wait, show,
+logtail, logreopen, help.
+
+Options, which take the place of what the section says:
+  -C, --configure URL        configuration: file or URL
+  -p, --program PROGRAM      what to run; without a <runner> section it is runzeo
+                             with the same configuration
+  -s, --socket-name PATH     socket of the watching process
+  -t, --transcript FILE      file for the server's output
+  -z, --directory DIR        directory to run in
+  -u, --user USER            user to run as
+  -m, --umask MASK           umask to run with
+  -b, --backoff-limit N      longest pause between two starts, in seconds
+  -f, --forever              keep starting it, however often it ends
+  -x, --exit-codes LIST      exit codes after which it is not started again
+  -T, --start-timeout N      how long a start may take, in seconds
+  -d, --daemon               detach from the terminal
+  -h, --help                 this text
+      --version              version of zdaemon
+"""
+
+
+class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
+    """zdctl's options, read by our schema."""
+
+    __doc__ = USAGE
+    schemadir = os.path.dirname(zconfig.SCHEMA)
+
+    def __init__(self) -> None:
+        self.program: list[str] | None = None
+        super().__init__()
+        self.required_map.pop('program', None)
+
+    def load_configfile(self) -> None:
+        """Of zdaemon.  Complaints are those of runzeo."""
+        try:
+            super().load_configfile()
+        except (ZConfig.ConfigurationError, ValueError) as error:
+            self.usage(explain(self.schema, error, self.configfile))
+
+    def realize(self, *args: Any, **keywords: Any) -> None:
+        """Read the command line and the configuration; exits with 2 if something is wrong."""
+        keywords.setdefault('doc', USAGE)
+        super().realize(*args, **keywords)
+        if self.program is None:
+            if self.configfile is None:
+                self.usage('name a configuration with -C, or a program with -p')
+            place = self.configfile if '://' in self.configfile else os.path.abspath(self.configfile)
+            self.program = [sys.executable, '-m', 'zeo_clone.runzeo', '-C', place]
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Do what `args`, by default the command line, say.  Exits through ``SystemExit``."""
+    given = list(sys.argv[1:] if args is None else args)
+    manages = os.environ.get('DAEMON_MANAGER_MODE')
+    return zdctl.main(given) if manages else zdctl.main(given, Options())
+
+
+if __name__ == '__main__':
+    sys.exit(main())
