@@ -1,0 +1,151 @@
+"""What the documentation says works as it stands there."""
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from tests.docs.pages import CHECKOUT, DOCS, Reader, blocks
+
+PAGES = sorted(path.name for path in DOCS.glob('*.md'))
+#: Pages whose blocks are all followed, one after the other.
+FOLLOWED = [page for page in PAGES if page != 'client.md']
+#: Blocks that are for other machines; the tests below look at them.
+ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate'}
+INSTALL = ('install',)
+FOLLOWABLE = {'sh', 'python', 'conf'}
+
+
+@pytest.fixture
+def reader(tmp_path):
+    directory = tmp_path / 'reader'
+    directory.mkdir()
+    with Reader(directory) as reader:
+        yield reader
+
+
+def only_block(page, language):
+    found, = (block for block in blocks(page) if block.language == language)
+    return found
+
+
+@pytest.mark.parametrize('page', FOLLOWED)
+def test_everything_on_the_page_works(page, reader):
+    if page == 'tls.md' and shutil.which('openssl') is None:
+        pytest.skip('there is no openssl')
+    followed = reader.follow(page)
+    assert followed > 0
+    assert {block.language for block in blocks(page) if block.words != INSTALL} <= FOLLOWABLE | ELSEWHERE
+    assert followed == sum(block.language not in ELSEWHERE and block.words != INSTALL
+                           for block in blocks(page))
+
+
+def test_everything_on_the_page_about_the_client_works(reader):
+    server = next(block for block in blocks('cache.md') if block.words == ('server',))
+    assert reader.do(server)
+    assert reader.follow('client.md') == len(blocks('client.md')) > 0
+
+
+def test_install_lines_are_those_of_readme():
+    install = next(block.text for block in blocks('getting-started.md') if block.words == INSTALL)
+    readme = (CHECKOUT / 'README.md').read_text(encoding='utf-8')
+    for line in install.splitlines()[:-1]:
+        assert f'{line} && ' in readme
+
+
+def test_getting_started_counts(reader):
+    reader.follow('getting-started.md')
+    assert re.search(r'^2$.*^storage 1: up .*^2$', reader.output, re.MULTILINE | re.DOTALL)
+
+
+def test_warm_cache_page_shows_the_same_data_twice(reader):
+    reader.follow('cache.md')
+    assert 'cold {}\nwarm {}\n' in reader.output
+
+
+def test_blob_page_reads_the_blob_back_in_both_ways(reader):
+    reader.follow('blobs.md')
+    assert reader.output == "b'a very large picture'\n" * 2
+
+
+def test_backup_of_the_operations_page_has_the_data(reader):
+    reader.follow('operations.md')
+    assert ((reader.directory / 'restored' / 'Data.fs').read_bytes()
+            == (reader.directory / 'Data.fs').read_bytes())
+    assert (reader.directory / 'restored' / 'blobs' / '.layout').exists()
+
+
+def test_log_of_the_operations_page_is_reopened(reader):
+    reader.follow('operations.md')
+    assert 'serving storage' in (reader.directory / 'zeo.log.1').read_text()
+
+
+def test_job_for_cron_packs(reader):
+    for block in blocks('operations.md'):
+        if block.words in [('zeo.conf',), ('server',)]:
+            assert reader.do(block)
+    *times, command = only_block('operations.md', 'cron').text.strip().split(None, 5)
+    assert all(re.fullmatch(r'\*|\d+', time) for time in times)
+    reader.run('bash', '-c', reader.adapt(command))
+
+
+def test_unit_for_systemd_is_one(reader):
+    unit = configparser.RawConfigParser(strict=True)
+    unit.optionxform = str
+    text = only_block('operations.md', 'unit').text
+    unit.read_string(text)
+    program, *arguments = shlex.split(unit['Service']['ExecStart'])
+    assert program.endswith('/bin/runzeo')
+    (reader.directory / 'zeo.conf').write_text(
+        next(block.text for block in blocks('operations.md') if block.words == ('zeo.conf',)))
+    reader.run('runzeo', '--check', *arguments)
+    assert unit['Service']['Type'] == 'notify'
+    if shutil.which('systemd-analyze'):
+        # The user and the files are not on this machine; everything else must be known to systemd.
+        path = reader.directory / 'zeo.service'
+        path.write_text(text.replace(program, '/bin/true').replace('User=zeo\n', ''))
+        done = subprocess.run(['systemd-analyze', 'verify', str(path)], text=True, capture_output=True,
+                              timeout=60)
+        assert 'Unknown' not in done.stderr, done.stderr
+
+
+def test_container_runs_what_runzeo_understands(reader):
+    text = only_block('operations.md', 'dockerfile').text
+    program, *arguments = re.search(r'^CMD (\[.*\])$', text, re.MULTILINE)[1].strip('[]').split(', ')
+    assert program == '"runzeo"'
+    reader.run('runzeo', '--check', *(argument.strip('"') for argument in arguments))
+    assert re.search(r'^HEALTHCHECK CMD zeo-nagios ', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r'\]\(([^)]+)', (DOCS / page).read_text(encoding='utf-8')):
+        if '://' in target:
+            continue
+        name, _, anchor = target.partition('#')
+        path = DOCS / name if name else DOCS / page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r'^#+ (.*)$', path.read_text(encoding='utf-8'), re.MULTILINE)
+            assert anchor in [re.sub(r'[^\w -]', '', text).lower().replace(' ', '-') for text in headings]
+
+
+def proven():
+    """Numbers of requirements that docstrings of tests claim."""
+    found = set()
+    for path in (CHECKOUT / 'tests').rglob('test_*.py'):
+        for docstring in re.findall(r'"""(.*?)"""', path.read_text(encoding='utf-8'), re.DOTALL):
+            found.update(re.findall(r'\b[BCKLNST]\d+[a-c]?\b', docstring))
+    return found
+
+
+def test_every_promise_has_a_test():
+    text = (DOCS / 'guarantees.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| .* \| ([BCKLNST]\d.*) \|$', text, re.MULTILINE)
+    promised = {number for row in rows for number in row.split(', ')}
+    assert len(promised) > 40
+    assert promised - proven() == set()
