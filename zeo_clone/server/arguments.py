@@ -69,6 +69,13 @@ def record(value: Any) -> bytes:
     raise bad(value, 'bytes')
 
 
+def token(value: Any) -> bytes:
+    """What a client calls itself: 16 bytes that nobody can guess."""
+    if type(value) is bytes and len(value) == 16:
+        return value
+    raise bad(value, '16 bytes')
+
+
 def transaction_id(value: Any) -> int | str | bytes:
     """What a client calls its transaction: a number, or a short text."""
     if type(value) is int:

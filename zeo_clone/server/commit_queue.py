@@ -26,6 +26,10 @@ class CommitQueue(Generic[Member]):
         """How many wait for the lock."""
         return len(self._waiting)
 
+    def in_line(self) -> list[Member]:
+        """Who waits for the lock, the next one first."""
+        return list(self._waiting)
+
     def request(self, member: Member) -> bool:
         """Queue `member`; True if it holds the lock now."""
         if member is self.holder or member in self._waiting:

@@ -40,20 +40,27 @@ class Listener(Acceptor):
             self.loop.runtime.tune(sock)
             peer = str(Endpoint(0, address))
         else:
-            peer = f'unix socket, descriptor {sock.fileno()}'
+            peer = _describe_unix_peer(self.loop.runtime, sock)
         self._on_connect(sock, peer)
 
 
-def open_listeners(loop: Loop, address: Address,
-                   on_connect: OnConnect) -> tuple[list[Listener], Address]:
+def _describe_unix_peer(runtime: Runtime, sock: Socket) -> str:
+    credentials = runtime.peer_credentials(sock)
+    if credentials is None:
+        return f'unix socket, descriptor {sock.fileno()}'
+    return 'unix socket, pid {}, uid {}'.format(*credentials)
+
+
+def open_listeners(loop: Loop, address: Address, on_connect: OnConnect,
+                   socket_mode: int | None = None) -> tuple[list[Listener], Address]:
     """Listen at `address`: the listeners, all with one port, and the address with the port that they
-    have.
+    have.  `socket_mode`: permissions of a unix socket's file; None leaves them to the umask.
 
     Without a host they listen at all interfaces.  Raises OSError that names the address.
     """
     try:
         if isinstance(address, str):
-            sockets = [_listen_unix(loop.runtime, address)]
+            sockets = [_listen_unix(loop.runtime, address, socket_mode)]
         else:
             sockets = _listen_tcp(loop.runtime, *address)
             address = (address[0], sockets[0].getsockname()[1])
@@ -115,18 +122,18 @@ def _listen_everywhere(runtime: Runtime, host: str | None, port: int) -> list[So
     return sockets
 
 
-def _listen_unix(runtime: Runtime, path: str) -> Socket:
+def _listen_unix(runtime: Runtime, path: str, mode: int | None) -> Socket:
     if AF_UNIX is None:
         raise OSError(errno.EAFNOSUPPORT, 'this system has no unix sockets; use HOST:PORT')
     endpoint = Endpoint(AF_UNIX, path)
     try:
-        return runtime.listen(endpoint)
+        return runtime.listen(endpoint, mode=mode)
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not _is_left_behind(runtime, path):
             raise
     log.info('removing the unix socket %s that a server left behind', path)
     runtime.remove(path)
-    return runtime.listen(endpoint)
+    return runtime.listen(endpoint, mode=mode)
 
 
 def _is_left_behind(runtime: Runtime, path: str) -> bool:

@@ -23,7 +23,6 @@ from zeo_clone.server.iterators import Iterators
 from zeo_clone.server.operations import Operation
 
 if TYPE_CHECKING:
-    from zeo_clone.server.served import ServedStorage
     from zeo_clone.server.session import Session
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,9 @@ log = logging.getLogger(__name__)
 MAX_NEW_OIDS = 100
 #: Methods beyond ZEO's, for clients that know them: ``iterator_batch(iterator id, bytes)``.
 #: ``heartbeat(seconds)``: as ping, and the client will be heard of at least this often.
-EXTENSIONS = ['iterator_batch', 'heartbeat']
+#: ``identify(token, number)``: who the client is, and the number of its last transaction so far;
+#: ``commit_outcome(number)``: what became of one of its transactions, as in `outcomes` (C11).
+EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome']
 #: Arguments of a method that a storage itself offers (``getExtensionMethods``).
 MAX_EXTENSION_ARGS = 10
 #: A longer history is looked up in a worker thread.
@@ -88,6 +89,14 @@ def ping(session: Session) -> None:
     """That it is answered is the answer."""
 
 
+def identify(session: Session, token: bytes, number: int) -> None:
+    session.identify(token, number)
+
+
+def commit_outcome(session: Session, number: int) -> tuple[str, bytes | None]:
+    return session.commit_outcome(number)
+
+
 def heartbeat(session: Session, interval: float) -> None:
     session.expect_beats(interval)
 
@@ -138,18 +147,21 @@ def get_invalidations(session: Session, tid: bytes) -> Any:
     served = session.served
     entry = served.invalidations_after(tid)
     if entry is not None or not served.remembers(tid):
+        served.verified(session.name, tid, entry is not None)
         return entry
     # The storage itself knows.  What is committed meanwhile is in the history.
     until, result = served.last_tid(), Deferred()
     log.info('%s: was away for long; looking for changes in storage %r', session.name, served.name)
     session.slow(partial(changed_between, served.storage, tid, until)).when_settled(
-        partial(_add_recent, served, until, result))
+        partial(_add_recent, session, tid, until, result))
     return result
 
 
-def _add_recent(served: ServedStorage, until: bytes, result: Deferred, oids: list[bytes] | None,
+def _add_recent(session: Session, tid: bytes, until: bytes, result: Deferred, oids: list[bytes] | None,
                 error: BaseException | None) -> None:
+    served = session.served
     recent = served.invalidations_after(until)
+    served.verified(session.name, tid, error is None and oids is not None and recent is not None)
     if error is not None:
         result.fail(error)
     elif oids is None or recent is None:
@@ -301,6 +313,8 @@ METHODS: dict[str, Method] = {
     'set_client_label': _oneway(set_client_label, a.name),
     'ping': _call(ping),
     'heartbeat': _call(heartbeat, a.seconds),
+    'identify': _call(identify, a.token, a.count),
+    'commit_outcome': _call(commit_outcome, a.count),
     'get_info': _call(get_info),
     'getExtensionMethods': _call(get_extension_methods),
     'server_status': _call(server_status),

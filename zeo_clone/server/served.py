@@ -20,6 +20,7 @@ from zeo_clone.server.absence import is_recent
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
 from zeo_clone.server.history import History
+from zeo_clone.server.outcomes import Outcomes
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.watchdog import Watchdog
@@ -65,6 +66,7 @@ class ServedStorage:
         self.wrapper = StorageWrapper(loop.runtime.get_ident, self._invalidated_elsewhere,
                                       self._reset_elsewhere, resolve=not client_conflict_resolution)
         self._unusable = False  # it is stuck in a transaction: tpc_begin would wait for ever
+        self.outcomes: Outcomes[Listener] = Outcomes()
         self._queue: CommitQueue[Transactor] = CommitQueue()
         self._watchdog = Watchdog(loop, timeout_s)
         self._warned_at = -WARN_INTERVAL_S
@@ -91,10 +93,17 @@ class ServedStorage:
     def invalidations_after(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
         """``(last tid, [oid, ...])``: what was written after `tid`; None if that is not known."""
         self._drain()
-        found = self._history.after(tid)
+        return self._history.after(tid)
+
+    def verified(self, client: str, tid: bytes, found: bool) -> None:
+        """The cache of `client`, at `tid`, was brought up to date, or could not be."""
         self.stats.verifications += 1
-        self.stats.verifications_failed += found is None
-        return found
+        if not found:
+            self.stats.verifications_failed += 1
+            why = 'is older than what is remembered (invalidation-queue-size)'
+            if tid > self._history.last_tid:
+                why = 'is newer than the storage'
+            log.warning('%s: its cache %s and is dropped (storage %r)', client, why, self.name)
 
     def remembers(self, tid: bytes) -> bool:
         """May the storage itself be asked what was written after `tid`?"""

@@ -16,6 +16,7 @@ import ZODB.event
 from zeo_clone.addresses import Address, parse_address
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import REAL, Runtime, Socket
+from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
 from zeo_clone.server.heartbeat import INTERVAL_S, Heartbeat
@@ -23,8 +24,9 @@ from zeo_clone.server.listen import open_listeners, remove_unix_socket, warn_if_
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.workers import Workers
-from zeo_clone.zrpc.channel.server import ServerChannel
+from zeo_clone.zrpc.channel.server import OUTPUT_LIMIT, ServerChannel
 from zeo_clone.zrpc.connection import ServerCore
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ class StorageServer:
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
     resolve conflicts, not the server.  Raises ValueError for a bad address, OSError if it cannot listen
     there; then the storages stay open.  `close` closes them.
+
+    ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
+    read before it is disconnected; ``socket_mode``: permissions of a unix socket.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
@@ -71,7 +76,8 @@ class StorageServer:
                  client_conflict_resolution: bool = False, *, runtime: Runtime = REAL,
                  max_connections: int = MAX_CONNECTIONS,
                  handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
-                 heartbeat_s: float = INTERVAL_S) -> None:
+                 heartbeat_s: float = INTERVAL_S, frame_limit: int = DEFAULT_LIMIT,
+                 output_limit: int = OUTPUT_LIMIT, socket_mode: int | None = None) -> None:
         address = parse_address(addr)
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
@@ -81,13 +87,16 @@ class StorageServer:
         self._ssl = ssl
         self._max_connections = max_connections
         self._handshake_timeout_s = handshake_timeout_s
+        self._frame_limit = frame_limit
+        self._output_limit = output_limit
+        self._throttle = Throttle(runtime.monotonic)
         self._sessions: dict[Session, None] = {}
         self._thread: Any = None
         self._close_lock = runtime.lock()  # protects _closed
         self._closed = False
         self._loop = Loop(runtime)
         try:
-            self._listeners, self.addr = open_listeners(self._loop, address, self._connected)
+            self._listeners, self.addr = open_listeners(self._loop, address, self._connected, socket_mode)
         except BaseException:
             self._loop.close()
             raise
@@ -151,10 +160,13 @@ class StorageServer:
 
     def _connected(self, sock: Socket, peer: str) -> None:
         if len(self._sessions) >= self._max_connections:
-            log.warning('%s: refused: there are %d connections already', peer, len(self._sessions))
+            more = self._throttle.admits('refused')
+            log.log(logging.DEBUG if more is None else logging.WARNING,
+                    '%s: refused: there are %d connections already%s', peer, len(self._sessions), more or '')
             sock.close()
             return
-        channel = ServerChannel(self._loop, self._make_transport(sock), ServerCore())
+        channel = ServerChannel(self._loop, self._make_transport(sock), ServerCore(self._frame_limit),
+                                self._output_limit)
         session = Session(self, channel, peer)
         self._sessions[session] = None
         self._loop.call_later(self._handshake_timeout_s, partial(self._check_handshake, session))

@@ -53,8 +53,11 @@ class Session:
         self.is_z4 = False
         self.read_only = True
         self._peer = peer
+        self._label = ''
+        self._came = server.runtime.monotonic()
         self._channel = channel
         self._core = channel.core
+        self._token: bytes | None = None  # who the client is, over several connections
         self._beat_s: float | None = None  # the client promised to be heard this often
         self.downloads = Downloads(self)
         self._iterators = Iterators(server.runtime)
@@ -121,10 +124,12 @@ class Session:
         done = Deferred()
         work = partial(served.storage.pack, time, served.wrapper.references)
         self.server.packers.run(served, work).when_settled(partial(self._packed, served, done))
+        served.stats.packing_time = self.server.runtime.time()
         return done
 
     def _packed(self, served: ServedStorage, done: Deferred, _: Any,
                 error: BaseException | None) -> None:
+        served.stats.packing_time = None
         if error is not None:
             done.fail(error)
             return
@@ -157,6 +162,26 @@ class Session:
                  ' for reading' if read_only else '', self._core.protocol)
         return tid
 
+    def identify(self, token: bytes, number: int) -> None:
+        """The client is `token`.  Its earlier connection, should there be one, is closed (C11)."""
+        if self._token is not None:
+            raise ValueError('this connection has said who it is already')
+        self._token = token
+        before = self.served.outcomes.arrive(token, number, self)
+        if before is not None:
+            before.disconnect('the same client has connected again')
+
+    def note_outcome(self, transaction_id: object, tid: bytes | None) -> None:
+        """Remember how a transaction of the client ended."""
+        if self._token is not None and type(transaction_id) is int:
+            self.served.outcomes.note(self._token, transaction_id, tid)
+
+    def commit_outcome(self, number: int) -> tuple[str, bytes | None]:
+        """What became of the client's transaction `number`."""
+        if self._token is None:
+            raise ValueError('this connection has not said who it is')
+        return self.served.outcomes.find(self._token, number)
+
     def expect_beats(self, interval: float) -> None:
         """The client will be heard of once in `interval` seconds."""
         self._beat_s = max(interval, heartbeat.SHORTEST_S)
@@ -171,8 +196,17 @@ class Session:
 
     def set_label(self, label: str) -> None:
         """The client's own name for itself, for log lines."""
-        label = ''.join(c if c.isprintable() else '?' for c in label[:MAX_LABEL])
+        self._label = label = ''.join(c if c.isprintable() else '?' for c in label[:MAX_LABEL])
         self.name = f'{self._peer} ({label})' if label else self._peer
+
+    def describe(self) -> dict[str, Any]:
+        """Of `Listener`: ``age`` in seconds, ``sent``, ``received`` and ``queued`` in bytes."""
+        sent, received, queued = self._channel.traffic
+        return {'address': self._peer, 'label': self._label, 'protocol': self._core.protocol,
+                'read_only': self.read_only,
+                'age': round(self.server.runtime.monotonic() - self._came, 3),
+                'sent': sent, 'received': received, 'queued': queued,
+                'transaction': self.transactor.phase_name}
 
     # ---- what comes from the client ---------------------------------------------------------------
 
@@ -331,6 +365,8 @@ class Session:
         self.server.forget(self)
         if self._served is not None:
             self._served.part(self)
+            if self._token is not None:
+                self._served.outcomes.leave(self._token, self)
         self.downloads.close()
         self._iterators.close()
         if self._transactor is not None:

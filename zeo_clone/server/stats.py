@@ -13,6 +13,7 @@ class Stats:
     """What has happened to one storage since `start_time` (seconds since the epoch)."""
 
     def __init__(self, start_time: float) -> None:
+        self._start_time = start_time
         self._start = datetime.datetime.fromtimestamp(start_time).ctime()
         self.loads = 0
         self.stores = 0
@@ -21,11 +22,15 @@ class Stats:
         self.active_txns = 0
         self.conflicts = 0
         self.conflicts_resolved = 0
+        self.invalidations = 0  # objects that clients were told to forget, once for each transaction
+        self.verifications = 0  # caches that were to be brought up to date ...
+        self.verifications_failed = 0  # ... and were too old for that
+        self.packing_time: float | None = None  # since when the storage is packed; None: it is not
         self.lock_time: float | None = None  # since when the commit lock is held; None: it is free
 
     def as_dict(self, connections: int, waiting: int, last_tid: bytes,
-                failure: str | None) -> dict[str, Any]:
-        """All keys of ``server_status``; `failure` is the text of a storage's failure, or None."""
+                failure: str | None, now: float) -> dict[str, Any]:
+        """The counters of ``server_status``; `failure` is the text of a storage's failure, or None."""
         return {
             'connections': connections,
             'loads': self.loads,
@@ -41,4 +46,9 @@ class Stats:
             'timeout-thread-is-alive': True,  # the loop itself watches over time-outs
             'last-transaction': last_tid.hex(),
             'failed': failure,
+            'uptime': round(now - self._start_time, 3),
+            'packing': None if self.packing_time is None else round(now - self.packing_time, 3),
+            'invalidations': self.invalidations,
+            'verifications': self.verifications,
+            'verifications_failed': self.verifications_failed,
         }

@@ -42,6 +42,9 @@ class Client(Protocol):
     def send_oneway(self, name: str, args: tuple[object, ...]) -> None:
         """Call a method of the client."""
 
+    def note_outcome(self, transaction_id: object, tid: bytes | None) -> None:
+        """Remember that a transaction was committed; `tid` None: it is not known whether."""
+
     def disconnect(self, reason: str) -> None:
         """Close the connection; logs `reason`."""
 
@@ -66,6 +69,11 @@ class Transactor:
         was_idle, is_idle = type(self.phase) is Idle, type(phase) is Idle
         self.served.stats.active_txns += was_idle - is_idle
         self.phase = phase
+
+    @property
+    def phase_name(self) -> str:
+        """``idle``, ``begun``, ``waiting``, ``replaying``, ``resolving``, ``voted`` or ``doomed``."""
+        return type(self.phase).__name__.lower()
 
     def new_operations(self) -> Operations:
         """A place to keep operations until the vote."""
@@ -130,7 +138,10 @@ class Transactor:
     def finish(self, transaction_id: object) -> bytes:
         """``tpc_finish``; the tid."""
         self._check(transaction_id)
-        return self.phase.finish()
+        self.client.note_outcome(transaction_id, None)  # until it is known
+        tid = self.phase.finish()
+        self.client.note_outcome(transaction_id, tid)
+        return tid
 
     def abort(self, transaction_id: object) -> None:
         """``tpc_abort``.  Nothing happens for a transaction that is not under way."""

@@ -1,0 +1,73 @@
+"""Outcomes: what became of the transactions whose reply a client may have lost (C11).
+
+A client says who it is by a token that nobody can guess, and numbers its transactions.  Per client the last
+committed one is remembered; that is enough, since a client has one at a time.  Loop thread only; gone when
+the server ends.
+"""
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+#: Clients without a connection that are remembered; each takes some 300 bytes.
+MAX_IDLE = 10_000
+
+COMMITTED, NOT_COMMITTED, UNKNOWN = 'committed', 'not committed', 'unknown'
+
+Member = TypeVar('Member')
+
+
+class Record(Generic[Member]):
+    """What is known of one client."""
+
+    __slots__ = ('floor', 'member', 'number', 'tid')
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor  # of transactions up to this number only `number` is known
+        self.member: Member | None = None  # the client's session
+        self.number = 0  # the last transaction that was committed, if it was
+        self.tid: bytes | None = None  # None: the storage failed in it
+
+
+class Outcomes(Generic[Member]):
+    """Of one storage."""
+
+    def __init__(self) -> None:
+        self._live: dict[bytes, Record[Member]] = {}
+        self._idle: OrderedDict[bytes, Record[Member]] = OrderedDict()  # gone longest first
+
+    def arrive(self, token: bytes, number: int, member: Member) -> Member | None:
+        """The client `token`, whose last transaction so far was `number`, is now `member`.
+
+        Returns what it was before, if that is still there: to be closed, so that nothing in flight can
+        be committed any more.
+        """
+        record = self._live.get(token) or self._idle.pop(token, None) or Record(number)
+        self._live[token] = record
+        before, record.member = record.member, member
+        return before
+
+    def leave(self, token: bytes, member: Member) -> None:
+        """`member` has gone.  Nothing if the client is another one by now."""
+        record = self._live.get(token)
+        if record is None or record.member is not member:
+            return
+        record.member = None
+        self._idle[token] = self._live.pop(token)
+        while len(self._idle) > MAX_IDLE:
+            self._idle.popitem(last=False)
+
+    def note(self, token: bytes, number: int, tid: bytes | None) -> None:
+        """Transaction `number` was committed as `tid`; None: the storage failed when it was asked to."""
+        record = self._live.get(token)
+        if record is not None:
+            record.number, record.tid = number, tid
+
+    def find(self, token: bytes, number: int) -> tuple[str, bytes | None]:
+        """What became of transaction `number`, and its tid if it was committed."""
+        record = self._live.get(token)
+        if record is not None and number == record.number:
+            return (UNKNOWN, None) if record.tid is None else (COMMITTED, record.tid)
+        if record is not None and number > max(record.number, record.floor):
+            return NOT_COMMITTED, None
+        return UNKNOWN, None
