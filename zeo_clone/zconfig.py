@@ -21,6 +21,7 @@ import ZConfig
 from ZConfig.datatypes import stock_datatypes
 
 from zeo_clone.confighelp import explain
+from zeo_clone.loop.certificates import ServerContext
 
 DEFAULT_STORAGE = '1'
 SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
@@ -104,9 +105,10 @@ def server_context(section: Any) -> ssl.SSLContext:
     for key in ('check_hostname', 'server_hostname'):
         if getattr(section, key) is not None:
             raise ValueError(f"{key.replace('_', '-')} is for clients, not for the server's <ssl>")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     _load_certificates(context, section, ssl.Purpose.CLIENT_AUTH)
+    context.watch(section.certificate, section.key, section.password_function or _no_password)
     return context
 
 

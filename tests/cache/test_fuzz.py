@@ -1,6 +1,6 @@
 """K1: whatever bytes are in the file, opening gives a cache, and what it answers is true.
 
-``ZEO_CLONE_HEAVY=1`` tries 20,000 files instead of 600.
+``ZEO_CLONE_HEAVY=1`` tries 16,000 files instead of 480.
 """
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def serve_steps(fake):
         return position[0].pop(0)[0] if position[0] else None
 
     def record_start(connection, iid, tid):
-        records[1] = list(dict(((t[0], r) for t, r in TRANSACTIONS))[tid])
+        records[1] = list({t[0]: r for t, r in TRANSACTIONS}[tid])
         return 1
 
     def record_next(connection, rid):

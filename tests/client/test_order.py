@@ -44,7 +44,10 @@ class Wrapper:
     untransform_record_data = transform_record_data
 
 
-def serve_one(fake, data=b'old', tid=p64(1)):
+FIRST = p64(1)
+
+
+def serve_one(fake, data=b'old', tid=FIRST):
     fake.tid = tid
     record = [data, tid, None]
     fake.answers['loadBefore'] = lambda connection, oid, before: tuple(record)

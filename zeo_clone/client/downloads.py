@@ -70,7 +70,7 @@ class Downloads:
         expected = 3 if name == 'receiveBlobChunk' else 2
         if len(args) != expected or any(type(arg) is not bytes for arg in args):
             raise ProtocolError(f'the server calls {name} with wrong arguments')
-        download = self._running.get(args[:2])  # type: ignore[arg-type]
+        download = self._running.get(args[:2])
         if download is None:
             raise ProtocolError('the server sends a blob that was not asked for')
         if name == 'receiveBlobChunk':

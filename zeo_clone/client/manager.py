@@ -332,7 +332,8 @@ class Manager:
         if was_ready:
             more = self._throttle.admits(f'lost {link.target}')
             log.log(logging.DEBUG if more is None else logging.WARNING,
-                    'the connection to the server at %s was lost: %s%s', link.target, _text(error), more or '')
+                    'the connection to the server at %s was lost: %s%s', link.target, _text(error),
+                    more or '')
             self._effects.lost(error)
             self._owner.manager_lost(link)
         self._loop.door(functools.partial(self._bereaved, link))

@@ -17,7 +17,7 @@ INFO_TYPES: dict[str, tuple[type, ...]] = {
 
 def is_tid(value: object) -> bool:
     """Is it 8 bytes, as oids and tids are?"""
-    return type(value) is bytes and len(value) == 8  # type: ignore[arg-type]
+    return type(value) is bytes and len(value) == 8
 
 
 def check_oids(value: object) -> list[bytes]:

@@ -55,7 +55,8 @@ class ServedStorage:
     """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever."""
 
     def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
-                 timeout_s: float | None, history_age_s: float | None = None, client_conflict_resolution: bool = False) -> None:
+                 timeout_s: float | None, history_age_s: float | None = None,
+                 client_conflict_resolution: bool = False) -> None:
         self.loop = loop
         self.name = name
         self.storage = storage

@@ -61,7 +61,8 @@ class StorageServer:
 
     ``invalidation_queue_size``: transactions that are remembered for clients that come back.
     ``invalidation_age``: seconds; for clients that were away for longer than these transactions, but not
-    for longer than that, the storage itself is searched.  ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
+    for longer than that, the storage itself is searched.
+    ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
     resolve conflicts, not the server.  Raises ValueError for a bad address, OSError if it cannot listen
     there; then the storages stay open.  `close` closes them.

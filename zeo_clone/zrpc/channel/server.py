@@ -79,6 +79,11 @@ class ServerChannel(Dispatcher):
         """Bytes that wait to be sent."""
         return self.transport.queued
 
+    @property
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received, and waiting to be sent."""
+        return self.transport.sent, self.transport.received, self.transport.queued
+
     def start(self, handler: ServerHandler) -> None:
         """Greet the client and listen to it."""
         self.handler = handler
