@@ -1,0 +1,135 @@
+"""N5 to N8, S8: limits of a server, over real sockets."""
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import stat
+import threading
+
+import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.MappingStorage import MappingStorage
+
+from tests.client.fake_server import p64
+from tests.connections.test_finding import commit
+from zeo_clone import zconfig
+from zeo_clone.client.storage import ClientStorage
+from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.StorageServer import StorageServer
+
+
+def test_too_many_open_files_do_not_stop_the_acceptor(server_process):
+    """N5: EMFILE for real, in a process of its own: it complains once, and serves again afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f'/proc/{server_process.pid}/fd'))
+    resource.prlimit(server_process.pid, resource.RLIMIT_NOFILE, (used + 2, hard))
+    sockets = [socket.create_connection(server_process.address) for _ in range(6)]
+    sockets[0].settimeout(20)
+    sockets[1].settimeout(20)
+    assert sockets[0].recv(6) == sockets[1].recv(6) == b'\0\0\0\2Z5'
+    for sock in sockets:
+        sock.close()
+    with_room = ClientStorage(server_process.address, wait_timeout=20)
+    with_room.ping()
+    with_room.close()
+    assert 'cannot accept a connection' in server_process.log()
+
+
+def test_connections_have_a_limit(new_server, client, caplog):
+    """N6: one more is refused, with a line; when one has gone there is room again."""
+    server = new_server(max_connections=2)
+    first, second = client(server.addr), client(server.addr)
+    with pytest.raises(ClientDisconnected):
+        client(server.addr, wait_timeout=0.3)
+    lines = [record for record in caplog.records if 'connections already' in record.message
+             and record.levelno >= logging.WARNING]
+    assert len(lines) == 1  # N15
+    first.close()
+    client(server.addr, wait_timeout=20).ping()
+    second.ping()
+
+
+def test_a_silent_peer_is_dropped(new_server):
+    """N6."""
+    server = new_server(handshake_timeout_s=0.05)
+    with socket.create_connection(server.addr) as sock:
+        sock.settimeout(20)
+        assert sock.recv(100) == b'\0\0\0\2Z5'
+        assert sock.recv(100) == b''
+
+
+def test_a_message_above_the_frame_limit(new_server, client):
+    """N7: the connection is closed with a line; others go on."""
+    server = new_server(frame_limit=100_000)
+    storage = client(server.addr)
+    other = client(server.addr)
+    meta = TransactionMetaData()
+    with pytest.raises(ClientDisconnected):
+        storage.tpc_begin(meta)
+        storage.store(p64(1), bytes(8), b'x' * 200_000, '', meta)
+        storage.tpc_vote(meta)
+    storage.tpc_abort(meta)
+    other.ping()
+    commit(storage, p64(1))
+
+
+def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
+    """N8: above the output limit, invalidations included; the others are served meanwhile."""
+    server = new_server(output_limit=1 << 20)
+    lazy = client(server.addr, io_thread=False)  # nobody turns its loop
+    writer = client(server.addr)
+    gone = threading.Event()
+    forget = server.forget
+    server.forget = lambda session: (forget(session), gone.set())
+    session = next(iter(server._sessions))
+    session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    notice = session._core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
+    for _ in range(20):
+        server._loop.door(lambda: session.send(notice))
+    assert gone.wait(20)
+    assert 'it does not read' in caplog.text
+    commit(writer, p64(1))
+    lazy.close()
+
+
+def test_limits_can_be_configured(tmp_path):
+    """N6, N7, N8, S8: keys of ``<zeo>``; without them the defaults of StorageServer."""
+    path = tmp_path / 'zeo.conf'
+    path.write_text('<zeo>\naddress 1\nmax-connections 50\nhandshake-timeout 5\nframe-limit 1MB\n'
+                    'output-limit 2MB\nsocket-mode 660\n</zeo>')
+    options = zconfig.load(str(path)).zeo.options
+    assert {key: options[key] for key in ('max_connections', 'handshake_timeout_s', 'frame_limit',
+                                          'output_limit', 'socket_mode')} == {
+        'max_connections': 50, 'handshake_timeout_s': 5, 'frame_limit': 1 << 20,
+        'output_limit': 2 << 20, 'socket_mode': 0o660}
+    path.write_text('<zeo>\naddress 1\n</zeo>')
+    options = zconfig.load(str(path)).zeo.options
+    defaults = StorageServer.__init__.__kwdefaults__
+    for key in ('max_connections', 'handshake_timeout_s', 'frame_limit', 'output_limit', 'socket_mode'):
+        assert options[key] == defaults[key]
+
+
+@pytest.mark.parametrize('text', ['999', 'rw', '1000', '-1'])
+def test_permissions_that_are_none(text):
+    with pytest.raises(ValueError, match='no permissions'):
+        zconfig.octal(text)
+
+
+@pytest.mark.parametrize('mode', [0o600, 0o666])
+def test_a_unix_socket_has_the_mode_that_was_asked_for(tmp_path, new_server, client, mode):
+    """S8."""
+    path = str(tmp_path / 'socket')
+    new_server({'1': MappingStorage()}, path, socket_mode=mode)
+    assert stat.S_IMODE(os.stat(path).st_mode) == mode
+    client(path).ping()
+
+
+def test_who_connects_to_a_unix_socket_is_in_the_log(tmp_path, new_server, client, caplog):
+    """S8."""
+    caplog.set_level(logging.INFO)
+    path = str(tmp_path / 'socket')
+    new_server({'1': MappingStorage()}, path)
+    client(path).ping()
+    assert f'unix socket, pid {os.getpid()}, uid {os.getuid()}: connected to storage' in caplog.text
