@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from tests.support.json_process import JsonProcess
-from tests.support.peer_env import peer_python
+from tests.support.peer_env import import_name, python_of
 from tests.support.server_process import package_path
 
 CONSOLE = Path(__file__).with_name('console.py')
@@ -57,13 +57,13 @@ def literal(text):
 
 
 class Console:
-    """One prompt; `package` is ``zeo_clone`` or ``ZEO``.  Runs when made."""
+    """One prompt; `package` is ``zeo_clone`` or one of ``peer_env``.  Runs when made."""
 
     def __init__(self, package='zeo_clone'):
         ours = package == 'zeo_clone'
         self.package = package
         self.process = JsonProcess(
-            CONSOLE, python=sys.executable if ours else peer_python(),
+            CONSOLE, python=sys.executable if ours else python_of(package),
             path=package_path() if ours else None, strict=ours)
 
     def __enter__(self):
@@ -74,7 +74,7 @@ class Console:
 
     def connect(self, address, **options):
         """Open ``storage``, ``db``, ``conn`` and ``root`` there."""
-        self.run(CONNECT.format(package=self.package, address=address, options=options))
+        self.run(CONNECT.format(package=import_name(self.package), address=address, options=options))
 
     def refresh(self):
         """Take in what others have committed, and begin a transaction."""

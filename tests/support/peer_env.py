@@ -1,4 +1,4 @@
-"""The environment in which real ZEO runs: made once per user, outside of the checkout.
+"""The environments in which real ZEO runs: made once per user, outside of the checkout.
 
 Out: the path of a Python interpreter that has ZEO and that has never heard of zeo_clone; real ZEO
 installs commands of the same names as ours, so the two never share an environment.
@@ -19,6 +19,10 @@ from pathlib import Path
 from tests.support.json_process import child_environment
 
 ZEO_VERSION = '6.2'
+OLD_ZEO_VERSION = '5.4.0'
+COMPANIONS = {OLD_ZEO_VERSION: ['ZODB<6']}  # it says nothing of an upper bound, but needs one
+#: How tests call a real ZEO: the package to import and, if it is not the usual one, the version.
+ZEO, OLD_ZEO = 'ZEO', f'ZEO {OLD_ZEO_VERSION}'
 COMPLETE = 'complete'  # written last; without it an environment is the left-over of a failure
 STEP_LIMIT_S = 600
 SHOWN_CHARACTERS = 2000
@@ -33,20 +37,30 @@ def cache_directory():
     return Path(given) if given else Path.home() / '.cache' / 'zeo_clone-tests'
 
 
+def import_name(package):
+    """What to import for `package`, ``zeo_clone``, `ZEO` or `OLD_ZEO`."""
+    return package.partition(' ')[0]
+
+
+def python_of(package):
+    """The interpreter that has `package`, which is `ZEO` or `OLD_ZEO`."""
+    return peer_python(version=package.partition(' ')[2] or ZEO_VERSION)
+
+
 @lru_cache
-def peer_python(*additional):
+def peer_python(*additional, version=ZEO_VERSION):
     """The interpreter of an environment with ZEO and the `additional` packages.
 
     Made if it does not exist.  Raises PeerEnvironmentError.
     """
     tag = f'{sys.implementation.name}{sys.version_info.major}.{sys.version_info.minor}'
-    directory = cache_directory() / '-'.join(['zeo', ZEO_VERSION, *additional, tag])
+    directory = cache_directory() / '-'.join(['zeo', version, *additional, tag])
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with open(f'{directory}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
             if not (directory / COMPLETE).exists():
-                make(directory, [f'ZEO=={ZEO_VERSION}', *additional])
+                make(directory, [f'ZEO=={version}', *COMPANIONS.get(version, ()), *additional])
     except OSError as error:
         raise PeerEnvironmentError(f'cannot make the environment {directory}: {error}. '
                                    f'Set ZEO_CLONE_PEERS to a writable directory.') from error

@@ -12,8 +12,8 @@ reply is the first line.  Requests::
     a request that fails ->  {"error": "ValueError: ..."}
 
 OPTIONS are ``address`` (default 127.0.0.1, port 0; a path for a unix socket), ``storages`` (default
-one MappingStorage; a list of objects with ``kind`` file, mapping or demo, the arguments of that
-storage, and optionally ``id``, else 1, 2, ...) and any keyword of StorageServer.
+one MappingStorage; a list of objects with ``kind``, see `make_storage`, the arguments of that storage,
+and optionally ``id``, else 1, 2, ...) and any keyword of StorageServer.
 
 The main thread reads requests, each server has a thread.  The process ends when stdin closes, so that
 it never outlives its parent, and on SIGTERM; both close servers and storages.  It refuses to know the
@@ -31,7 +31,12 @@ LOG_FORMAT = '%(levelname)s %(name)s %(message)s'
 
 
 def make_storage(kind, **arguments):
-    """A storage of `kind`; `arguments` are those of its class."""
+    """A storage of `kind`; `arguments` are those of its class.
+
+    file, mapping, demo (``base`` and ``changes`` are storages again); hex and server_hex transform the
+    records of their ``base``, or leave that to clients that do; blob adds a ``blob_dir`` to its
+    ``base``; client has an ``addr`` (fan-out).
+    """
     if kind == 'file':
         from ZODB.FileStorage import FileStorage
         path = arguments.pop('path')
@@ -44,7 +49,18 @@ def make_storage(kind, **arguments):
         parts = {name: make_storage(**arguments.pop(name))
                  for name in ('base', 'changes') if name in arguments}
         return DemoStorage(**parts, **arguments)
-    raise ValueError(f'unknown kind of storage: {kind!r}; known are file, mapping and demo')
+    if kind in ('hex', 'server_hex'):
+        from ZODB.tests.hexstorage import HexStorage, ServerHexStorage
+        cls = HexStorage if kind == 'hex' else ServerHexStorage
+        return cls(make_storage(**arguments.pop('base')), **arguments)
+    if kind == 'blob':
+        from ZODB.blob import BlobStorage
+        return BlobStorage(arguments.pop('blob_dir'), make_storage(**arguments.pop('base')))
+    if kind == 'client':
+        from zeo_clone.ClientStorage import ClientStorage
+        addr = arguments.pop('addr')
+        return ClientStorage(addr if isinstance(addr, str) else tuple(addr), **arguments)
+    raise ValueError(f'unknown kind of storage: {kind!r}')
 
 
 class Servers:

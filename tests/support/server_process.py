@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.json_process import ChildError, JsonProcess
-from tests.support.peer_env import peer_python
+from tests.support.peer_env import import_name, python_of
 
 SERVE = Path(__file__).with_name('serve.py')
 MAPPING = ({'kind': 'mapping'},)
@@ -47,9 +47,9 @@ class ServerHost:
     def __init__(self, package='zeo_clone', python=None):
         ours = package == 'zeo_clone'
         if python is None:
-            python = sys.executable if ours else peer_python()
+            python = sys.executable if ours else python_of(package)
         path = package_path() if ours else None
-        self.process = JsonProcess(SERVE, package, python=python, path=path, strict=ours)
+        self.process = JsonProcess(SERVE, import_name(package), python=python, path=path, strict=ours)
 
     def __enter__(self):
         return self

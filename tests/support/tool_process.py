@@ -1,0 +1,60 @@
+"""The commands as their users run them: a process, its output, an exit code.
+
+    code, out, err = run_tool('nagios', '127.0.0.1:9100')
+
+Belongs to one thread of the test.  A process that hangs is ended, and the test fails.
+"""
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+from tests.support.json_process import UNCAUGHT, child_environment
+from tests.support.server_process import package_path
+
+LIMIT_S = 60  # only a process that hangs meets it
+
+
+def tool_command(module):
+    """What runs ``zeo_clone.<module>``, with every warning an error."""
+    return [sys.executable, '-X', 'faulthandler', '-W', 'error', '-m', f'zeo_clone.{module}']
+
+
+def run_tool(module, *arguments, cwd=None, command=None, path=None, **environment):
+    """Run a command to its end: (exit code, stdout, stderr).  `command` is run in place of the module."""
+    done = subprocess.run(
+        [*(command or tool_command(module)), *map(str, arguments)], cwd=cwd, text=True,
+        env={**child_environment(path or package_path()), **environment}, stdin=subprocess.DEVNULL,
+        capture_output=True, timeout=LIMIT_S)
+    for complaint in UNCAUGHT:
+        assert complaint not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def run_at_terminal(module, *arguments, cwd=None):
+    """The same with a terminal as stdout and stderr: (exit code, what the terminal was sent)."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*tool_command(module), *map(str, arguments)], cwd=cwd, env=child_environment(package_path()),
+            stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    finally:
+        os.close(theirs)
+    shown = b''
+    try:
+        while True:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:  # Linux' way to say that the other end is closed
+                data = b''
+            if not data:
+                break
+            shown += data
+        code = process.wait(LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return code, shown.decode()
