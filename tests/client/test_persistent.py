@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,44 @@ def test_a_damaged_file_does_not_stop_a_client(fake, tmp_path, damage):
     storage.close()
     if damage:
         assert (tmp_path / 'main.zec.bad').read_bytes() == damage
+
+
+class Counting:
+    """A cache that counts how often each of its methods is called."""
+
+    def __init__(self, cache):
+        self._cache = cache
+        self.calls = Counter()
+
+    def __getattr__(self, name):
+        method = getattr(self._cache, name)
+
+        def counted(*args):
+            self.calls[name] += 1
+            return method(*args)
+
+        return counted
+
+    def __len__(self):
+        return len(self._cache)
+
+
+@pytest.mark.parametrize('objects', [10, 20_000])
+def test_reconnecting_costs_the_same_for_any_cache(fake, opened, objects):
+    """K9: only what has changed is touched, however much is cached."""
+    counting = Counting(ClientCache(None, 40_000_000))
+    counting.setLastTid(p64(1))
+    for number in range(objects):
+        counting.store(p64(number), p64(1), None, b'data')
+    fake.answers['getInvalidations'] = lambda connection, tid: (p64(5), [p64(3), p64(4)])
+    fake.tid = p64(5)
+    counting.calls.clear()
+    storage = opened(cache=counting)
+    assert storage.lastTransaction() == p64(5)
+    assert counting.calls['invalidate'] == 2
+    assert set(counting.calls) <= {'invalidate', 'getLastTid', 'setLastTid'}
+    assert sum(counting.calls.values()) < 20
+    assert len(counting) == objects - 2
 
 
 def commit(storage, rng, serials):
