@@ -39,6 +39,7 @@ setup(
         'zope.interface',
     ],
     extras_require={
+        'plot': ['matplotlib'],  # pictures of cache traces
         'test': [
             'hypothesis',
             'mypy',
@@ -46,7 +47,6 @@ setup(
             'ruff',
             'setuptools>=70.1',  # builds the wheel that the tests install
             'trustme',           # certificates for tests
-            'zodburi',           # finds our entry point
             'zope.testing',      # ZODB's own tests, which run against us, need it
         ],
     },

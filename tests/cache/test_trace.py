@@ -202,6 +202,6 @@ def test_a_plot_without_matplotlib_is_explained_after_the_numbers(tool, trace, c
     cache = ClientCache(size=50_000)
     cache.load(A)
     cache.close()
-    with pytest.raises(SystemExit, match='needs matplotlib:  pip install matplotlib'):
+    with pytest.raises(SystemExit, match='needs matplotlib:  pip install "zeo_clone'):
         tool.main([trace, '--plot', 'x.png'])
     assert capsys.readouterr().out.count('\n') >= 3

@@ -13,7 +13,7 @@ def save_plot(path: str, x: Sequence[float], y: Sequence[float], labels: tuple[s
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise SystemExit('--plot needs matplotlib:  pip install matplotlib') from None
+        raise SystemExit('--plot needs matplotlib:  pip install "zeo_clone[plot]"') from None
     figure = Figure()
     axes = figure.add_subplot()
     axes.plot(x, y, marker='o')
