@@ -61,6 +61,7 @@ def test_money_is_neither_made_nor_lost(server_process, client):
         said = [customer.communicate(timeout=60) for customer in customers]
     assert [errors for _, errors in said if 'Traceback' in errors] == []
     counts = [json.loads(text) for text, _ in said]
+    db.storage.ping()  # the last invalidation has arrived then
     with db.transaction() as connection:
         root = connection.root()
         look(root)

@@ -184,6 +184,8 @@ def test_transactions_of_several_threads(tls_client):
     dbs = [ZODB.DB(tls_client()) for _ in range(3)]
     with dbs[0].transaction() as connection:
         connection.root()['n'] = 0
+    for db in dbs:
+        db.storage.ping()  # the invalidation has arrived then
 
     def add(db):
         done = 0
@@ -200,6 +202,7 @@ def test_transactions_of_several_threads(tls_client):
         thread.start()
     for thread in threads:
         thread.join()
+    dbs[0].storage.ping()
     with dbs[0].transaction() as connection:
         total = connection.root()['n']
     for db in dbs:
