@@ -23,13 +23,13 @@ class ServerContext(ssl.SSLContext):
 
     _files: tuple[str, ...] = ()
     _stamps: tuple[Stamp, ...] = ()
-    _load: Callable[[], object] = staticmethod(lambda: None)
+    _password: Callable[[], str] | None = None
 
     def watch(self, certificate: str, key: str | None,
               password: Callable[[], str] | None = None) -> None:
         """Look after these files, which are in use now."""
         self._files = (certificate,) if key is None else (certificate, key)
-        self._load = lambda: self.load_cert_chain(certificate, key, password)
+        self._password = password
         self._stamps = self._look()
 
     def wrap_bio(self, *args: Any, **keywords: Any) -> ssl.SSLObject:
@@ -48,7 +48,7 @@ class ServerContext(ssl.SSLContext):
             if stamps == self._stamps:
                 return
             self._stamps = stamps  # a file that is bad is not tried again before it changes
-            self._load()
+            self.load_cert_chain(self._files[0], self._files[1] if self._files[1:] else None, self._password)
         except (OSError, ValueError) as error:
             log.error('the certificate in %s has changed and cannot be used, the one before stays in use: '
                       '%s', self._files[0], error)
