@@ -51,9 +51,13 @@ class JsonProcess:
         self._log = tempfile.TemporaryFile('a+b', prefix='zeo-clone-child-')  # both only append
         self._final_log = ''
         options = ['-X', 'faulthandler', *(['-W', 'error::ResourceWarning'] if strict else [])]
-        self._process = subprocess.Popen(
-            [python, *options, str(script), *arguments], env=child_environment(path),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
+        try:
+            self._process = subprocess.Popen(
+                [python, *options, str(script), *arguments], env=child_environment(path),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
+        except BaseException:
+            self._log.close()  # else the collector complains later, in a test that has nothing to do with it
+            raise
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 

@@ -4,7 +4,8 @@ Out: the path of a Python interpreter that has ZEO and that has never heard of z
 installs commands of the same names as ours, so the two never share an environment.
 
 The environments live in $ZEO_CLONE_PEERS, else in ``~/.cache/zeo_clone-tests``, one per version of ZEO,
-Python and set of additional packages.  A file lock lets one process make it while others wait.
+Python and set of additional packages.  A file lock lets one process make it while others wait.  They
+outlive the environment of the tests, so they are made from the interpreter below it.
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ COMPANIONS = {OLD_ZEO_VERSION: ['ZODB<6']}  # it says nothing of an upper bound,
 ZEO, OLD_ZEO = 'ZEO', f'ZEO {OLD_ZEO_VERSION}'
 COMPLETE = 'complete'  # written last; without it an environment is the left-over of a failure
 STEP_LIMIT_S = 600
+START_LIMIT_S = 60
 SHOWN_CHARACTERS = 2000
 
 
@@ -51,26 +53,58 @@ def python_of(package):
 def peer_python(*additional, version=ZEO_VERSION):
     """The interpreter of an environment with ZEO and the `additional` packages.
 
-    Made if it does not exist.  Raises PeerEnvironmentError.
+    Made if it does not exist or does not work any more.  Raises PeerEnvironmentError.
+    """
+    return environment_python('-'.join(['zeo', version, *additional]),
+                              [f'ZEO=={version}', *COMPANIONS.get(version, ()), *additional])
+
+
+def environment_python(name, requirements):
+    """The interpreter of the environment `name`, made with `requirements` if it does not exist or work.
+
+    The name of the Python is added to that of the environment.  Raises PeerEnvironmentError.
     """
     tag = f'{sys.implementation.name}{sys.version_info.major}.{sys.version_info.minor}'
-    directory = cache_directory() / '-'.join(['zeo', version, *additional, tag])
+    directory = cache_directory() / f'{name}-{tag}'
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with open(f'{directory}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
-            if not (directory / COMPLETE).exists():
-                make(directory, [f'ZEO=={version}', *COMPANIONS.get(version, ()), *additional])
+            if not works(directory):
+                make(directory, requirements)
     except OSError as error:
         raise PeerEnvironmentError(f'cannot make the environment {directory}: {error}. '
                                    f'Set ZEO_CLONE_PEERS to a writable directory.') from error
     return str(directory / 'bin' / 'python')
 
 
+def works(directory):
+    """Was the environment `directory` made to its end, and does its interpreter start?
+
+    It does not when the Python that it was made from has gone.
+    """
+    if not (directory / COMPLETE).exists():
+        return False
+    try:
+        started = subprocess.run([str(directory / 'bin' / 'python'), '-c', ''], env=child_environment(),
+                                 timeout=START_LIMIT_S, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return started.returncode == 0
+
+
+def base_python():
+    """The interpreter that stays when the environment in which this one runs is deleted."""
+    name = f'python{sys.version_info.major}.{sys.version_info.minor}'
+    base = Path(sys.base_prefix) / 'bin' / name
+    return str(base if base.exists() else Path(sys.executable).resolve())
+
+
 def make(directory, requirements):
     """Make the virtual environment `directory` with `requirements` from PyPI."""
     shutil.rmtree(directory, ignore_errors=True)
-    step([sys.executable, '-m', 'venv', str(directory)])
+    step([base_python(), '-m', 'venv', str(directory)])
     step([str(directory / 'bin' / 'python'), '-m', 'pip', 'install', '--quiet',
           '--disable-pip-version-check', *requirements])
     (directory / COMPLETE).write_text('\n'.join(requirements) + '\n')

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.support.json_process import ChildError
+from tests.support.json_process import ChildError, JsonProcess
 from tests.support.server_process import ServerHost, ServerProcess
 
 
@@ -82,3 +82,11 @@ def test_a_child_that_has_ended_is_told_with_its_log():
         os.kill(host.process.pid, signal.SIGKILL)
         with pytest.raises(ChildError, match=r'serve\.py pid \d+.*(ended|does not listen)'):
             host.start()
+
+
+def test_a_child_that_cannot_be_started_leaves_nothing_open(tmp_path):
+    """A file left open would fail whichever test runs when the collector finds it."""
+    before = set(os.listdir('/proc/self/fd'))
+    with pytest.raises(FileNotFoundError) as caught:  # whose traceback keeps the object alive
+        JsonProcess(tmp_path / 'script.py', python=str(tmp_path / 'no-python'))
+    assert set(os.listdir('/proc/self/fd')) == before, caught
