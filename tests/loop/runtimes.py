@@ -124,6 +124,8 @@ class VirtualEpoll:
 class Virtual(Runtime):
     """A clock that stands still but for waits, and a poller that a test feeds."""
 
+    eager_s = 0.0
+
     def __init__(self):
         self.monotonic = Clock()
         self.poller = VirtualEpoll(self.monotonic)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from zeo_clone.loop.eagerness import Eagerness
+
 if TYPE_CHECKING:
     from zeo_clone.loop.runtime import Runtime
 
@@ -41,6 +43,7 @@ class EpollPoller:
 
     def __init__(self, runtime: Runtime) -> None:
         self._epoll = runtime.epoll()  # type: ignore[misc]
+        self._eagerness = Eagerness(runtime)
         self._masks: dict[int, int] = {}  # single operations on it are atomic
         self._closed = False
 
@@ -59,7 +62,9 @@ class EpollPoller:
             self._epoll.register(fd, mask)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        ready: list[tuple[int, int]] = self._epoll.poll(timeout, self.MAX_EVENTS)
+        poll = self._epoll.poll
+        ready: list[tuple[int, int]] = (timeout != 0 and self._eagerness.look(poll, 0, self.MAX_EVENTS)
+                                        or poll(timeout, self.MAX_EVENTS))
         return ready
 
     def close(self) -> None:

@@ -32,6 +32,8 @@ IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY})
 AF_UNIX: int | None = getattr(socket, 'AF_UNIX', None)
 AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 Socket = socket.socket
+#: Longer than a load or a small commit takes a server, and about as long as waking a virtual processor.
+EAGER_S = 1e-4
 #: Linux's struct ucred: process, user and group id.
 PEERCRED = struct.Struct('3i')
 assert PEERCRED.size == 12
@@ -53,6 +55,13 @@ class Endpoint(NamedTuple):
             host, port = self.sockaddr[:2]
             return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
         return str(self.sockaddr)
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Runtime:
@@ -136,6 +145,18 @@ class Runtime:
     def connect_error(self, sock: Socket) -> int:
         """The pending error number of a socket whose connect was under way; 0 when connected."""
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    #: How long a thread looks for input before it sleeps, in seconds; see `eagerness`.  With a single
+    #: processor whoever looks would keep the peer from answering; under a virtual clock 0, too.
+    eager_s = EAGER_S if usable_processors() > 1 else 0.0
+    give_way = staticmethod(getattr(os, 'sched_yield', lambda: None))
+
+    def input_poll(self, fd: int) -> Callable[[float], Any]:
+        """A function that tells whether there is input at `fd`; its argument is how long it may wait, in ms.
+        One thread at a time."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return poll.poll
 
     def wait(self, fd: int, read: bool, write: bool, timeout: float | None) -> bool:
         """Block until `fd` is ready; False after `timeout` seconds."""

@@ -16,6 +16,7 @@ from typing import Any
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Dispatcher
+from zeo_clone.loop.eagerness import Eagerness
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel.calls import (
@@ -68,6 +69,8 @@ class ClientChannel(Dispatcher):
         self._calls = 0  # since the last look at them
         self._hot = False
         self._looking = False  # a look at the calls is planned
+        self._eagerness = Eagerness(self.runtime)  # the reader's, as is the next
+        self._has_input = self.runtime.input_poll(self.fd)
         self._applying: int | None = None  # the thread that is in a handler or callback
         self.last_received = self.runtime.monotonic()
         self.buried = self.runtime.event()  # set at the very end
@@ -258,7 +261,8 @@ class ClientChannel(Dispatcher):
             if not self._take_role(pending):
                 pending.wakeup.acquire()
             while not pending.done:
-                if self.runtime.wait(self.fd, True, False, self._silence_s):
+                if (self._eagerness.look(self._has_input, 0)
+                        or self.runtime.wait(self.fd, True, False, self._silence_s)):
                     self._receive()
                 else:
                     self._handler.handle_silence()
