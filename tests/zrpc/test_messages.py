@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from tests.zrpc.helpers import IDS_31, OID, OIDS, TID, TRANSCRIPTS, VALUES, transcript
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.zrpc import marshal, messages
+from zeo_clone.zrpc import marshal, messages, shortcuts
 from zeo_clone.zrpc.messages import (
     KEEP_ALIVE,
     MAX_NAME,
-    Message,
     decode,
     encode_call,
     encode_error,
@@ -29,7 +28,7 @@ NAMES = st.text(st.characters(codec='ascii', exclude_characters='.'), max_size=M
 
 
 def general(content):
-    """What `content` means without any fast path: a Message, or the exception type."""
+    """What `content` means without any fast path: a message, or the exception type."""
     try:
         return messages._checked(marshal.loads(content))
     except ProtocolError:
@@ -52,17 +51,17 @@ def same(one, other):
 
 @given(IDS_31, NAMES, st.tuples(VALUES, VALUES))
 def test_two_way_call_comes_out_as_it_went_in(message_id, name, args):
-    assert same(decode(encode_call(message_id, name, args)), Message(message_id, 0, name, args))
+    assert same(decode(encode_call(message_id, name, args)), (message_id, 0, name, args))
 
 
 @given(NAMES, st.tuples(VALUES))
 def test_one_way_call_comes_out_as_it_went_in(name, args):
-    assert same(decode(encode_oneway(name, args)), Message(0, 1, name, args))
+    assert same(decode(encode_oneway(name, args)), (0, 1, name, args))
 
 
 @given(IDS_31 | st.tuples(OIDS, OIDS) | st.text(max_size=10, alphabet='abc'), VALUES)
 def test_reply_comes_out_as_it_went_in_with_any_id(message_id, value):
-    assert same(decode(encode_reply(message_id, value)), Message(message_id, 0, '.reply', value))
+    assert same(decode(encode_reply(message_id, value)), (message_id, 0, '.reply', value))
 
 
 def test_error_reply_is_a_class_name_with_a_state():
@@ -143,7 +142,7 @@ def test_fast_store_means_what_the_general_one_means(oid, serial, data, transact
 @example(5, b'x' * 70_000, TID, None)
 def test_fast_load_reply_means_what_the_general_one_means(message_id, data, serial, end):
     fast = encode_loaded(message_id, (data, serial, end))
-    assert fast[8:22] == messages._LOADED  # it did take the fast path
+    assert fast[8:22] == shortcuts._LOADED  # it did take the fast path
     assert pickle.loads(fast) == (message_id, 0, '.reply', (data, serial, end))
     assert same(decode(fast), decode(encode_reply(message_id, (data, serial, end))))
     assert same(decode(fast), general(fast))
@@ -167,12 +166,99 @@ def test_load_reply_to_an_id_that_is_not_ours_takes_the_general_path(message_id)
     assert decode(encode_loaded(message_id, revision)) == (message_id, 0, '.reply', revision)
 
 
+NUMBERS = st.integers(-1 << 31, (1 << 31) - 1)
+
+
+def means_the_same(fast, content, value):
+    """`fast` is what was sent in place of the general form `content` of `value`."""
+    assert shortcuts.decode(fast) is not None  # it did take the fast path, on both sides
+    assert same(pickle.loads(fast), value)
+    assert same(decode(fast), general(fast))
+    assert same(decode(fast), general(content))
+
+
+@given(NUMBERS, st.sampled_from(['vote', 'tpc_finish', 'tpc_abort']), NUMBERS)
+def test_fast_numbered_call_means_what_the_general_one_means(message_id, name, number):
+    value = (message_id, False, name, (number,))
+    means_the_same(encode_call(message_id, name, (number,)), marshal.dumps(value), value)
+
+
+@given(NUMBERS, st.none() | st.just([]) | st.binary(min_size=8, max_size=8))
+def test_fast_small_reply_means_what_the_general_one_means(message_id, value):
+    message = (message_id, 0, '.reply', value)
+    means_the_same(encode_reply(message_id, value), marshal.dumps(message), message)
+
+
+@given(NUMBERS, st.binary(max_size=300), st.binary(max_size=300))
+def test_fast_begin_means_what_the_general_one_means(number, user, description):
+    args = (number, user, description, {}, None, ' ')
+    means_the_same(encode_oneway('tpc_begin', args), marshal.dumps((0, True, 'tpc_begin', args)),
+                   (0, True, 'tpc_begin', args))
+
+
+@given(st.integers(1 - (1 << 63), (1 << 63) - 1), st.integers(1 - (1 << 63), (1 << 63) - 1))
+def test_fast_info_means_what_the_general_one_means(length, size):
+    args = ({'length': length, 'size': size},)
+    value = (0, True, 'info', args)
+    means_the_same(encode_oneway('info', args), marshal.dumps(value), value)
+
+
+@given(OIDS, st.lists(OIDS, min_size=1, max_size=30))
+@example(TID, [OID] * shortcuts.MAX_OIDS)
+@example(b'C\x08' * 4, [b'C\x08' * 4, b'\x08C' * 4, b'e\x86t.](C\x08'])
+def test_fast_invalidation_means_what_the_general_one_means(tid, oids):
+    args = (tid, oids)
+    means_the_same(encode_oneway('invalidateTransaction', args),
+                   marshal.dumps((0, True, 'invalidateTransaction', args)),
+                   (0, True, 'invalidateTransaction', args))
+
+
+@pytest.mark.parametrize(('name', 'args'), [
+    ('tpc_begin', ()), ('tpc_begin', (1, b'', b'', {}, None)), ('tpc_begin', ('x', b'', b'', {}, None, ' ')),
+    ('tpc_begin', (1 << 31, b'', b'', {}, None, ' ')), ('tpc_begin', (1, '', b'', {}, None, ' ')),
+    ('tpc_begin', (1, b'', '', {}, None, ' ')), ('tpc_begin', (1, b'', b'', {1: 2}, None, ' ')),
+    ('tpc_begin', (1, b'', b'', [], None, ' ')), ('tpc_begin', (1, b'', b'', {}, TID, ' ')),
+    ('tpc_begin', (1, b'', b'', {}, None, 'p')), ('tpc_begin', (True, b'', b'', {}, None, ' ')),
+    ('info', ()), ('info', ({},)), ('info', ({'size': 1, 'length': 1},)),
+    ('info', ({'length': 1 << 63, 'size': 1},)),
+    ('info', ({'length': 1, 'size': -1 << 63},)), ('info', ({'length': True, 'size': 1},)),
+    ('info', ({'length': 1, 'size': 1, 'x': 1},)), ('info', (None,)), ('info', ({'length': 1, 'size': 1}, 1)),
+    ('invalidateTransaction', (TID, [])), ('invalidateTransaction', (TID, [OID] * (shortcuts.MAX_OIDS + 1))),
+    ('invalidateTransaction', (TID, (OID,))), ('invalidateTransaction', (TID, [OID, b'short'])),
+    ('invalidateTransaction', (TID, [OID, 'x' * 8])), ('invalidateTransaction', (b'short', [OID])),
+    ('invalidateTransaction', (None, [OID])), ('invalidateTransaction', (TID, [OID], 1)),
+])
+def test_one_way_call_of_another_form_takes_the_general_path(name, args):
+    assert encode_oneway(name, args) == marshal.dumps((0, True, name, args))
+
+
+@pytest.mark.parametrize(('message_id', 'args'), [
+    (1, ()), (1, (1, 2)), (1, ('1',)), (1, (True,)), (1, (1 << 31,)), (1 << 31, (1,)), (-1 << 40, (1,))])
+def test_numbered_call_of_another_form_takes_the_general_path(message_id, args):
+    assert encode_call(message_id, 'vote', args) == marshal.dumps((message_id, False, 'vote', args))
+
+
+@pytest.mark.parametrize(('message_id', 'value'), [
+    (1, b'short'), (1, [1]), (1, ()), (1, 0), (1, False), (1, 'x' * 8), (1, {}), (1 << 31, None),
+    ((OID, TID), None), ('id', [])])
+def test_reply_of_another_form_takes_the_general_path(message_id, value):
+    assert encode_reply(message_id, value) == marshal.dumps((message_id, 0, '.reply', value))
+
+
 FAST = [encode_load(77, OID, TID), encode_load(1, b'C\x08' * 4, b'\x86t.' + b'C' * 5),
         encode_loaded(77, (b'', TID, None)), encode_loaded(77, (b'', TID, LATER)),
         encode_loaded(1, (b'some data', TID, None)), encode_loaded(1, (b'N\x87t.' * 5, TID, LATER)),
-        encode_loaded(1, (messages._LOADED * 2, b'N\x87t.C\x08C\x08', None)),
+        encode_loaded(1, (shortcuts._LOADED * 2, b'N\x87t.C\x08C\x08', None)),
         encode_store(OID, TID, b'', 77), encode_store(OID, TID, b'some data', 1),
-        encode_store(b'C\x08' * 4, b'B' * 8, b'J\0\0\0\0tt.', 1)]
+        encode_store(b'C\x08' * 4, b'B' * 8, b'J\0\0\0\0tt.', 1),
+        encode_call(77, 'vote', (5,)), encode_call(77, 'tpc_finish', (-5,)),
+        encode_call(1, 'tpc_abort', (5,)),
+        encode_reply(7, None), encode_reply(7, []), encode_reply(7, TID), encode_reply(7, b't.C\x08]t.N'),
+        encode_oneway('tpc_begin', (7, b'', b'', {}, None, ' ')),
+        encode_oneway('tpc_begin', (7, b'user', b'B\1\0\0\0}NX', {}, None, ' ')),
+        encode_oneway('info', ({'length': 3, 'size': 1 << 40},)),
+        encode_oneway('invalidateTransaction', (TID, [OID])),
+        encode_oneway('invalidateTransaction', (b'](C\x08](C\x08', [OID, b'C\x08' * 4, LATER]))]
 
 
 @pytest.mark.parametrize('content', FAST, ids=range(len(FAST)))
@@ -205,7 +291,7 @@ def test_fast_message_with_any_changes_means_what_it_generally_means(content, ch
 
 
 @given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda rest: b'\x80\x03(J' + rest)
-       | st.binary(max_size=60).map(lambda rest: b'\x80\x03(J\1\0\0\0' + messages._LOADED + rest))
+       | st.binary(max_size=60).map(lambda rest: b'\x80\x03(J\1\0\0\0' + shortcuts._LOADED + rest))
 def test_any_bytes_are_a_message_or_a_protocol_error(content):
     """S5."""
     assert same(answer(content), general(content))
