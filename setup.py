@@ -26,7 +26,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=['zeo_clone', 'zeo_clone.*']),
-    package_data={'zeo_clone': ['*.xml']},
+    package_data={'zeo_clone': ['*.xml'], 'zeo_clone.monitor': ['*.html']},
     install_requires=[
         'BTrees',
         'persistent',
@@ -39,14 +39,22 @@ setup(
         'zope.interface',
     ],
     extras_require={
-        'plot': ['matplotlib'],  # pictures of cache traces
+        'examples': ['bottle', 'chess', 'waitress'],  # for what is in examples/
+        'metrics': ['prometheus_client'],  # the server's metrics-address
+        'plot': ['matplotlib'],  # pictures of cache traces and of benchmarks
         'test': [
+            'bottle',  # bottle, chess, waitress: the examples need them
+            'chess',
             'hypothesis',
             'mypy',
+            'prometheus_client',
             'pytest',
+            'pytest-xdist',      # several tests at a time
             'ruff',
+            'selenium',          # a browser looks at the server's page
             'setuptools>=70.1',  # builds the wheel that the tests install
             'trustme',           # certificates for tests
+            'waitress',
             'zope.testing',      # ZODB's own tests, which run against us, need it
         ],
     },

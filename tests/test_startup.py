@@ -52,7 +52,7 @@ def lock_error(tmp_path, content):
     ('', 'another process has it open (lock file '),
     (' not a number\n', 'another process has it open (lock file '),
     (f' {2**22 + 1}\n', 'another process has it open (lock file '),  # more than Linux has processes
-])
+], ids=['running', 'empty', 'no number', 'not running'])
 def test_holder_of_a_lock_is_named_as_far_as_it_is_known(tmp_path, content, holder):
     """C14"""
     with pytest.raises(StartError) as caught:
