@@ -120,8 +120,8 @@ def _against_rooms(module, name):
         yield f'{module} imports {name}: only loop.runtime does'
     if name in NOT_IN_ZRPC and is_in(module, 'zrpc') and not is_in(module, 'zrpc.channel'):
         yield f'zrpc does no input and output: {module} imports {name}'
-    if name == 'ssl' and not (is_in(module, 'loop') or is_in(module, 'zconfig')):
-        yield f'{module} imports ssl: only loop and zconfig do'
+    if name == 'ssl' and not (is_in(module, 'loop') or is_in(module, 'tlsfiles')):
+        yield f'{module} imports ssl: only loop and tlsfiles do'
 
 
 @pytest.mark.parametrize('module', MODULES)
@@ -183,7 +183,7 @@ def test_an_arrow_that_goes_up_is_found(module, source):
     ('ClientStorage', 'from zeo_clone.client.link import Link'),
     ('StorageServer', 'from zeo_clone.server import session'),
     ('runzeo', 'from zeo_clone import StorageServer, zconfig'),
-    ('zconfig', 'import ssl'),
+    ('tlsfiles', 'import ssl'),
     ('', 'from . import ClientStorage, StorageServer'),
     ('client.link', 'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import threading'),
 ])

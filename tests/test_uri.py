@@ -56,6 +56,7 @@ def test_other_keys_are_for_the_database():
     ('zeo-clone://h:1/?wait=perhaps', "wait: 'perhaps' is neither a whole number nor true, yes, on, false,"),
     ('zeo-clone://h:1/?cache_size=big', "cache_size: 'big' is not a size: "),
     ('zeo-clone://h:1/?ssl_ca=/no/ca.pem', 'cannot use the TLS files: '),
+    ('zeo-clone://h:1/?ssl_crl=/no/crl.pem', 'crl /no/crl.pem: '),
 ])
 def test_mistake_is_named(text, message):
     with pytest.raises(ValueError, match='^bad URI ') as caught:

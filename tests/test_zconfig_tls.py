@@ -10,7 +10,7 @@ import ZConfig
 import ZODB.config
 from cryptography.hazmat.primitives import serialization
 
-from tests.support.certificates import make_certificates
+from tests.support.certificates import make_certificates, revocation_list
 from zeo_clone import zconfig
 
 
@@ -23,11 +23,11 @@ def certificates(tmp_path_factory):
     return make_certificates(tmp_path_factory.mktemp('certificates'))
 
 
-def shake_hands(server, client, host='localhost'):
-    """A TLS handshake in memory; raises ``ssl.SSLError`` of whoever refuses first."""
+def shake_hands(server, client, host='localhost', session=None):
+    """A TLS handshake in memory; raises ``ssl.SSLError`` of whoever refuses first.  The client's end."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [client.wrap_bio(to_client, to_server, server_hostname=host),
-            server.wrap_bio(to_server, to_client, server_side=True)]
+    end_of_client = client.wrap_bio(to_client, to_server, server_hostname=host, session=session)
+    ends = [end_of_client, server.wrap_bio(to_server, to_client, server_side=True)]
     for _ in range(10):
         for end in list(ends):
             try:
@@ -36,7 +36,7 @@ def shake_hands(server, client, host='localhost'):
                 continue
             ends.remove(end)
         if not ends:
-            return
+            return end_of_client
     raise AssertionError('the handshake does not end')
 
 
@@ -127,6 +127,48 @@ def test_without_authenticate_the_systems_authorities_are_trusted(
         shake_hands(server, client_context(authenticate=None, certificate=None))
 
 
+def test_revoked_client_is_refused(server_context, client_context, certificates, tmp_path):
+    """S6: with TLS 1.3 too, where the client's side has ended by then."""
+    (tmp_path / 'list.pem').write_bytes(revocation_list(certificates, 'client.pem'))
+    server = server_context(crl=str(tmp_path / 'list.pem'))
+    with pytest.raises(ssl.SSLCertVerificationError, match='revoked'):
+        shake_hands(server, client_context())
+    shake_hands(server, client_context(certificate='server.pem'))
+
+
+def test_revoked_server_is_refused(server_context, client_context, certificates, tmp_path):
+    """S6"""
+    (tmp_path / 'lists').mkdir()
+    (tmp_path / 'lists' / 'ca.crl').write_bytes(revocation_list(certificates, 'server.pem'))
+    client = client_context(crl=str(tmp_path / 'lists'))
+    with pytest.raises(ssl.SSLCertVerificationError, match='revoked'):
+        shake_hands(server_context(), client)
+    shake_hands(server_context(certificate='client.pem'), client)
+
+
+def test_list_that_is_out_of_date_lets_nobody_in(server_context, client_context, certificates, tmp_path):
+    """S6: somebody may keep the new ones away from us."""
+    (tmp_path / 'list.pem').write_bytes(revocation_list(certificates, age_days=2))
+    with pytest.raises(ssl.SSLCertVerificationError, match='CRL has expired'):
+        shake_hands(server_context(crl=str(tmp_path / 'list.pem')), client_context())
+
+
+def test_revocation_takes_effect_without_a_restart(server_context, client_context, certificates, tmp_path):
+    """S6: at the next connection, also of a client that would resume its session."""
+    path = tmp_path / 'list.pem'
+    path.write_bytes(revocation_list(certificates))
+    server, client = server_context(crl=str(path)), client_context()._context
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    session = shake_hands(server, client).session
+    assert shake_hands(server, client, session=session).session_reused
+    path.write_bytes(revocation_list(certificates, 'client.pem'))
+    with pytest.raises(ssl.SSLCertVerificationError, match='revoked'):
+        shake_hands(server, client, session=session)
+    path.unlink()
+    with pytest.raises(ssl.SSLCertVerificationError, match='revoked'):
+        shake_hands(server, client)
+
+
 @pytest.fixture
 def locked_key(certificates, tmp_path):
     """A file with the server's key that opens with `password`."""
@@ -155,6 +197,8 @@ def test_key_with_a_password_nobody_knows_is_refused_without_asking(server_conte
     ({'certificate': 'ca.pem'}, 'cannot use the TLS files: certificate'),
     ({'key': 'client.pem'}, 'cannot use the TLS files: certificate'),
     ({'authenticate': 'empty'}, 'the directory empty holds no certificates'),
+    ({'crl': 'empty'}, 'the directory empty holds no revocation lists'),
+    ({'crl': 'server.pem'}, 'holds certificates; only revocation lists belong there'),
 ])
 def test_unusable_server_tls_is_refused(server_context, tmp_path, monkeypatch, keys, message):
     monkeypatch.chdir(tmp_path)

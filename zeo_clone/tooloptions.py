@@ -44,6 +44,8 @@ def add_tls_options(parser: argparse.ArgumentParser) -> None:
                        help='trust the certificate authorities that the system trusts')
     group.add_argument('--ssl-ca', metavar='PATH',
                        help='certificates to trust instead: a PEM file or a directory')
+    group.add_argument('--ssl-crl', metavar='PATH',
+                       help='revoked certificates: a PEM file or a directory')
     group.add_argument('--ssl-cert', metavar='FILE', help='own certificate, PEM')
     group.add_argument('--ssl-key', metavar='FILE',
                        help="its private key, if that is not in the certificate's file")
@@ -58,13 +60,13 @@ def add_tls_options(parser: argparse.ArgumentParser) -> None:
 
 def tls_from(given: argparse.Namespace) -> TLS | None:
     """The TLS that a command line asks for, None if it asks for none.  Raises ``ValueError``."""
-    names = ('ssl', 'ssl_ca', 'ssl_cert', 'ssl_key', 'ssl_password_file', 'ssl_hostname',
+    names = ('ssl', 'ssl_ca', 'ssl_crl', 'ssl_cert', 'ssl_key', 'ssl_password_file', 'ssl_hostname',
              'ssl_no_hostname_check')
     if not any(getattr(given, name) for name in names):
         return None
     if given.ssl_key and not given.ssl_cert:
         raise ValueError('--ssl-key is given without --ssl-cert')
-    for path in (given.ssl_ca, given.ssl_cert, given.ssl_key):
+    for path in (given.ssl_ca, given.ssl_crl, given.ssl_cert, given.ssl_key):
         if path and not os.path.exists(path):
             raise ValueError(f'there is no file {path}')
     password = None
@@ -77,5 +79,5 @@ def tls_from(given: argparse.Namespace) -> TLS | None:
         password = lambda: text  # noqa: E731
     section = SimpleNamespace(
         certificate=given.ssl_cert, key=given.ssl_key, password_function=password,
-        authenticate=given.ssl_ca, check_hostname=not given.ssl_no_hostname_check)
+        authenticate=given.ssl_ca, crl=given.ssl_crl, check_hostname=not given.ssl_no_hostname_check)
     return TLS(zconfig.client_context(section), given.ssl_hostname)

@@ -41,7 +41,7 @@ CLIENT_KEYS: dict[str, Callable[[str], Any]] = {
 #: Keys that are not passed on to ClientStorage as they are.
 OTHER_KEYS: dict[str, Callable[[str], Any]] = {
     'debug': number, 'wait_for_server_on_startup': number, 'demostorage': number,
-    'ssl_ca': str, 'ssl_cert': str, 'ssl_key': str, 'ssl_hostname': str,
+    'ssl_ca': str, 'ssl_crl': str, 'ssl_cert': str, 'ssl_key': str, 'ssl_hostname': str,
 }
 
 
@@ -95,7 +95,7 @@ def _tls(uri: str, other: dict[str, Any]) -> dict[str, Any]:
         return {}
     section = SimpleNamespace(certificate=other.get('ssl_cert'), key=other.get('ssl_key'),
                               password_function=None, authenticate=other.get('ssl_ca'),
-                              check_hostname=True)
+                              crl=other.get('ssl_crl'), check_hostname=True)
     try:
         context = zconfig.client_context(section)
     except ValueError as error:

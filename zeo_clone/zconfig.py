@@ -9,23 +9,24 @@ A bad value raises ``ValueError``; ZConfig adds the file and the line.
 """
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import pkgutil
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ZConfig
 from ZConfig.datatypes import stock_datatypes
 
+from zeo_clone.addresses import Address, parse_address
 from zeo_clone.confighelp import explain
-from zeo_clone.loop.certificates import ServerContext
+from zeo_clone.loop.certificates import RenewedContext
+from zeo_clone.tlsfiles import TLSFiles
 
 DEFAULT_STORAGE = '1'
 SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
-CERTIFICATE_SUFFIXES = ('.pem', '.crt')
 
 #: Keywords of ClientStorage that a section passes on, when given, under the same name.
 CLIENT_KEYWORDS = (
@@ -88,6 +89,17 @@ def seconds(text: str) -> int:
                          'with a suffix s, m, h or d') from None
 
 
+def metrics_address(value: Any) -> Address:
+    """Where to listen for HTTP.  The package that makes metrics must be there."""
+    address = parse_address(value)
+    if isinstance(address, str):
+        raise ValueError(f'{value!r} is a path; metrics need HOST:PORT or PORT')
+    if importlib.util.find_spec('prometheus_client') is None:
+        raise ValueError("metrics-address needs the package prometheus_client, which is not installed: run "
+                         "pip install 'zeo_clone[metrics]', or remove the key")
+    return address
+
+
 def imported(name: str) -> Any:
     """The object with the dotted `name`."""
     try:
@@ -98,71 +110,34 @@ def imported(name: str) -> Any:
 
 # -- TLS ------------------------------------------------------------------------------------------
 
-def server_context(section: Any) -> ssl.SSLContext:
+def server_context(section: Any) -> RenewedContext:
     """The TLS context of a server, which lets in only clients that show a trusted certificate."""
     if not section.certificate:
         raise ValueError("the server's <ssl> section needs a certificate")
     for key in ('check_hostname', 'server_hostname'):
         if getattr(section, key) is not None:
             raise ValueError(f"{key.replace('_', '-')} is for clients, not for the server's <ssl>")
-    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
-    context.verify_mode = ssl.CERT_REQUIRED
-    _load_certificates(context, section, ssl.Purpose.CLIENT_AUTH)
-    context.watch(section.certificate, section.key, section.password_function or _no_password)
-    return context
+    return RenewedContext(_tls_files(section, True))
 
 
-def client_context(section: Any) -> ssl.SSLContext:
+def client_context(section: Any) -> RenewedContext:
     """The TLS context of a client, which talks only to a server that shows a trusted certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = section.check_hostname is not False
-    _load_certificates(context, section, ssl.Purpose.SERVER_AUTH)
-    return context
+    return RenewedContext(_tls_files(section, False))
 
 
-def _load_certificates(context: ssl.SSLContext, section: Any, purpose: ssl.Purpose) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A certificate that is named is trusted itself, without the authority that issued it.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        if section.certificate:
-            # Never let OpenSSL ask at the terminal: a server has none.
-            password = section.password_function or _no_password
-            context.load_cert_chain(section.certificate, section.key, password)
-        if section.authenticate:
-            _trust(context, section.authenticate)
-        else:
-            context.load_default_certs(purpose)
-    except OSError as error:
-        raise ValueError(f'cannot use the TLS files: certificate {section.certificate}, key '
-                         f'{section.key}, authenticate {section.authenticate}: {error}') from error
-
-
-def _no_password() -> str:
-    raise ValueError('the private key has a password; name a password-function that returns it')
-
-
-def _trust(context: ssl.SSLContext, path: str) -> None:
-    if not os.path.isdir(path):
-        context.load_verify_locations(cafile=path)
-        return
-    names = os.listdir(path)
-    if not any(name.endswith((*CERTIFICATE_SUFFIXES, '.0')) for name in names):
-        raise ValueError(f'the directory {path} holds no certificates: no .pem or .crt file, and none '
-                         'with a hashed name')
-    context.load_verify_locations(capath=path)  # hashed names: read when a client comes
-    for name in sorted(names):
-        if name.endswith(CERTIFICATE_SUFFIXES):
-            context.load_verify_locations(cafile=os.path.join(path, name))
+def _tls_files(section: Any, server_side: bool) -> TLSFiles:
+    return TLSFiles(server_side, section.certificate, section.key, section.password_function,
+                    section.authenticate, section.crl, section.check_hostname is not False)
 
 
 # -- sections -------------------------------------------------------------------------------------
 
 class ServerSection:
-    """``<zeo>``: `address`, `pid_filename`, and `options`, keywords for StorageServer."""
+    """``<zeo>``: `address`, `metrics_address`, `pid_filename`, and `options`, keywords for StorageServer."""
 
     def __init__(self, section: Any) -> None:
         self.address = section.address
+        self.metrics_address: Address | None = section.metrics_address
         self.pid_filename: str | None = section.pid_filename
         self.options: dict[str, Any] = {
             'read_only': section.read_only,
@@ -177,6 +152,7 @@ class ServerSection:
             'socket_mode': section.socket_mode,
             'client_conflict_resolution': section.client_conflict_resolution,
             'ssl': section.ssl and server_context(section.ssl),
+            'measure': section.metrics_address is not None,
         }
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import logging
 import ssl
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,6 +14,8 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 from ZODB.utils import maxtid, z64
 
+from tests.support.json_process import child_environment
+from tests.support.server_process import package_path
 from zeo_clone.Exceptions import ClientDisconnected
 
 
@@ -208,3 +212,58 @@ def test_transactions_of_several_threads(tls_client):
     for db in dbs:
         db.close()
     assert total == 30
+
+
+@pytest.mark.parametrize('when', ['it waits', 'it is busy'])
+def test_close_while_the_server_is_silent(new_server, client, contexts, when):
+    """N12: from another thread, twice, in the middle of a call; the call ends with it."""
+    server = new_server(ssl=contexts.server())
+    storage = client(server.addr, ssl=contexts.client(), ssl_server_hostname='localhost', cache_size=0)
+    asked, errors = threading.Event(), []
+    if when == 'it waits':
+        release = threading.Event()
+        server._loop.door(lambda: release.wait(20))  # it answers nobody
+    else:
+        release = None
+
+    def ask():
+        try:
+            while True:
+                asked.set()
+                storage.ping()
+        except ClientDisconnected as error:
+            errors.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert asked.wait(20)
+    closing = [threading.Thread(target=storage.close) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    for thread in [*closing, asking]:
+        thread.join(20)
+        assert not thread.is_alive()
+    if release is not None:
+        release.set()
+    assert len(errors) == 1 and 'closed' in errors[0]
+    storage.close()
+
+
+SCRIPT = """
+import ssl, sys, threading, zeo_clone
+context = ssl.create_default_context(cafile=sys.argv[1] + '/ca.pem')
+context.load_cert_chain(sys.argv[1] + '/client.pem')
+storage = zeo_clone.client(('127.0.0.1', int(sys.argv[2])), ssl=context, ssl_server_hostname='localhost')
+storage.ping()
+if sys.argv[3] == 'close':
+    storage.close()
+"""
+
+
+@pytest.mark.parametrize('mode', ['close', 'forget'])
+def test_a_script_ends_silently(tls_server, certificates, mode):
+    """N12: at the end of the interpreter, with -W error."""
+    command = [sys.executable, '-W', 'error', '-c', SCRIPT, certificates, str(tls_server.addr[1]), mode]
+    done = subprocess.run(command, env=child_environment(package_path()), capture_output=True, text=True,
+                          timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')

@@ -9,6 +9,7 @@ import pytest
 from ZODB.MappingStorage import MappingStorage
 
 import zeo_clone
+from tests.support.certificates import revocation_list
 from tests.support.tool_process import run_tool
 from zeo_clone import nagios
 from zeo_clone.addresses import format_address
@@ -82,6 +83,14 @@ def test_server_whose_certificate_is_not_trusted_is_critical(tls_server, certifi
     code, out = check(format_address(tls_server.addr), '--ssl-ca', certificates / 'stranger.pem')
     assert code == 2
     assert 'CERTIFICATE_VERIFY_FAILED' in out
+
+
+def test_server_whose_certificate_was_revoked_is_critical(tls_server, tls_options, certificates, tmp_path,
+                                                          check):
+    (tmp_path / 'crl.pem').write_bytes(revocation_list(certificates, 'server.pem'))
+    code, out = check(format_address(tls_server.addr), *tls_options, '--ssl-crl', tmp_path / 'crl.pem')
+    assert code == 2
+    assert 'revoked' in out
 
 
 def test_certificate_for_another_host_is_critical_unless_any_will_do(tls_server, tls_options, check):

@@ -1,56 +1,75 @@
-"""A server's TLS context that notices renewed certificates.
+"""A TLS context that notices renewed files.
 
-The files of certificate and key are looked at for each new connection; when one has changed they are read
-again, so that a renewal needs no restart.  What cannot be read is logged, and the old one stays in use.
-Authorities that are trusted are read once.  In the thread that accepts.
+The files of certificates, keys, authorities and revocation lists are looked at for each new connection; when
+one has changed a new context is made from all of them, so that a renewal needs no restart, and no session of
+before can be resumed by a peer that was revoked meanwhile.  What cannot be used is logged, and what was
+read before stays in use.  In the thread that accepts or connects.  It refuses to know what the files
+mean.
 """
 from __future__ import annotations
 
 import logging
 import os
 import ssl
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 
-#: Modification time in nanoseconds, size and inode of a file.
-Stamp = tuple[int, int, int]
+#: Modification time in nanoseconds, size and inode of a file; None if there is none.
+Stamp = tuple[int, int, int] | None
 
 
-class ServerContext(ssl.SSLContext):
-    """An ``ssl.SSLContext`` for servers; ``watch`` after the certificate has been loaded."""
+class Source(Protocol):
+    """Where contexts come from."""
 
-    _files: tuple[str, ...] = ()
-    _stamps: tuple[Stamp, ...] = ()
-    _password: Callable[[], str] | None = None
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, and directories of files, that are read."""
 
-    def watch(self, certificate: str, key: str | None,
-              password: Callable[[], str] | None = None) -> None:
-        """Look after these files, which are in use now."""
-        self._files = (certificate,) if key is None else (certificate, key)
-        self._password = password
-        self._stamps = self._look()
+    def context(self) -> ssl.SSLContext:
+        """A context of what is in them now.  Raises ``OSError`` or ``ValueError``."""
+
+
+class RenewedContext:
+    """What connections need of an ``ssl.SSLContext``, up to date.  Raises what `Source.context` raises."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._stamps = self._look()  # before they are read: a change meanwhile is noticed later
+        self._context = source.context()
 
     def wrap_bio(self, *args: Any, **keywords: Any) -> ssl.SSLObject:
         """For a new connection."""
-        if self._files:
-            self._refresh()
-        return super().wrap_bio(*args, **keywords)
+        stamps = self._look()
+        if stamps != self._stamps:
+            self._stamps = stamps  # files that are bad are not tried again before they change
+            self._renew()
+        return self._context.wrap_bio(*args, **keywords)
 
-    def _look(self) -> tuple[Stamp, ...]:
-        found = [os.stat(path) for path in self._files]
-        return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in found)
-
-    def _refresh(self) -> None:
+    def _renew(self) -> None:
+        paths = ', '.join(self._source.paths)
         try:
-            stamps = self._look()
-            if stamps == self._stamps:
-                return
-            self._stamps = stamps  # a file that is bad is not tried again before it changes
-            self.load_cert_chain(self._files[0], self._files[1] if self._files[1:] else None, self._password)
+            self._context = self._source.context()
         except (OSError, ValueError) as error:
-            log.error('the certificate in %s has changed and cannot be used, the one before stays in use: '
-                      '%s', self._files[0], error)
+            log.error('the TLS files %s have changed and cannot be used, what was read before stays in use: '
+                      '%s', paths, error)
         else:
-            log.info('the certificate in %s has changed and is used from now on', self._files[0])
+            log.info('the TLS files %s have changed and are used from now on', paths)
+
+    def _look(self) -> dict[str, Stamp]:
+        found = {}
+        for path in self._source.paths:
+            found[path] = stamp(path)
+            if os.path.isdir(path):
+                found.update({inside: stamp(inside) for name in os.listdir(path)
+                              for inside in [os.path.join(path, name)]})
+        return found
+
+
+def stamp(path: str) -> Stamp:
+    """What changes when the file at `path` does."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

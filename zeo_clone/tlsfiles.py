@@ -1,0 +1,104 @@
+"""TLS contexts from files: own certificate, whom to trust, what was revoked.
+
+In: paths.  Out: an ``ssl.SSLContext`` for one side of connections, made from what is in the files now.
+Runs in the thread that loads a configuration and, when the files have changed, in the one that accepts or
+connects.  It refuses to know where the paths come from and how long a context is used; that is the
+business of ``loop/certificates.py``.
+
+What cannot be used raises ``ValueError``.
+"""
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from typing import NamedTuple
+
+CERTIFICATE_SUFFIXES = ('.pem', '.crt')
+REVOCATION_SUFFIXES = ('.pem', '.crl')
+
+
+class TLSFiles(NamedTuple):
+    """The files of one side.  Both sides always verify each other."""
+
+    server_side: bool
+    certificate: str | None = None
+    key: str | None = None
+    password_function: Callable[[], str] | None = None
+    authenticate: str | None = None  # a file or directory
+    crl: str | None = None  # a file or directory
+    check_hostname: bool = True
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that is read."""
+        return tuple(path for path in (self.certificate, self.key, self.authenticate, self.crl) if path)
+
+    def context(self) -> ssl.SSLContext:
+        """A context of what is in the files now.  Raises ``ValueError``."""
+        if self.server_side:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.verify_mode = ssl.CERT_REQUIRED
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = self.check_hostname
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # A certificate that is named is trusted itself, without the authority that issued it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        try:
+            self._load(context)
+        except OSError as error:
+            raise ValueError(f'cannot use the TLS files: certificate {self.certificate}, key {self.key}, '
+                             f'authenticate {self.authenticate}, crl {self.crl}: {error}') from error
+        return context
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        if self.certificate:
+            # Never let OpenSSL ask at the terminal: a server has none.
+            context.load_cert_chain(self.certificate, self.key, self.password_function or _no_password)
+        if self.authenticate:
+            _trust(context, self.authenticate)
+        else:
+            context.load_default_certs(
+                ssl.Purpose.CLIENT_AUTH if self.server_side else ssl.Purpose.SERVER_AUTH)
+        if self.crl:
+            for path in _files(self.crl, REVOCATION_SUFFIXES, 'revocation lists: no .pem or .crl file'):
+                _revoke(context, path)
+            # The whole chain: an authority below the top can be revoked, too.
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def _no_password() -> str:
+    raise ValueError('the private key has a password; name a password-function that returns it')
+
+
+def _trust(context: ssl.SSLContext, path: str) -> None:
+    if os.path.isdir(path):
+        if any(name.endswith('.0') for name in os.listdir(path)):
+            context.load_verify_locations(capath=path)  # hashed names: read when a peer comes
+            if not any(name.endswith(CERTIFICATE_SUFFIXES) for name in os.listdir(path)):
+                return
+    what = 'certificates: no .pem or .crt file, and none with a hashed name'
+    for name in _files(path, CERTIFICATE_SUFFIXES, what):
+        context.load_verify_locations(cafile=name)
+
+
+def _revoke(context: ssl.SSLContext, path: str) -> None:
+    before = context.cert_store_stats()
+    context.load_verify_locations(cafile=path)
+    after = context.cert_store_stats()
+    if after['x509'] != before['x509']:
+        # It would be trusted from now on.
+        raise ValueError(f'{path} holds certificates; only revocation lists belong there')
+    if after['crl'] == before['crl']:
+        raise ValueError(f'{path} holds no revocation list that was not read before')
+
+
+def _files(path: str, suffixes: tuple[str, ...], what: str) -> list[str]:
+    """`path`, or, if it is a directory, the files in it with `suffixes`."""
+    if not os.path.isdir(path):
+        return [path]
+    names = sorted(name for name in os.listdir(path) if name.endswith(suffixes))
+    if not names:
+        raise ValueError(f'the directory {path} holds no {what}')
+    return [os.path.join(path, name) for name in names]
