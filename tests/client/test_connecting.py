@@ -1,6 +1,7 @@
 """Finding, losing and leaving servers."""
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -316,3 +317,19 @@ def test_without_an_io_thread_the_application_turns_the_loop(fake, opened):
     application_loop().runtime.wait(storage._manager.ready.channel.fd, True, False, 10)
     storage.sync()
     assert storage.lastTransaction() == p64(4)
+
+
+def test_a_link_on_which_a_send_has_failed_is_not_handed_out(fake, opened):
+    """C16: until the loop has buried it, which nobody turns here, it is ready in name only."""
+    storage = opened(io_thread=False)
+    manager = storage._manager
+    link = manager.link(10)
+    link.channel.socket.shutdown(socket.SHUT_WR)
+    link.channel.send('set_client_label', ('lost',), flush=True)
+    assert link.channel.fate is not None and not link.channel.closed
+    assert manager.ready is link
+    other = manager.link(10)
+    assert other is not link
+    assert other.channel.fate is None
+    storage.ping()
+    assert fake.called('ping') == 1

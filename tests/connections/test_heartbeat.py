@@ -55,7 +55,9 @@ def test_a_client_that_vanished_is_noticed(new_server, client, wire_to, caplog):
     server = new_server(heartbeat_s=INTERVAL_S)
     wire = wire_to(server)
     storage = client(wire.address, heartbeat=INTERVAL_S)
-    storage.ping()
+    session, = server._sessions
+    while session._beat_s is None:  # the promise comes from the I/O thread
+        storage.ping()
     gone = threading.Event()
     forget = server.forget
     server.forget = lambda session: (forget(session), gone.set())

@@ -11,6 +11,7 @@ import threading
 import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.MappingStorage import MappingStorage
+from ZODB.utils import maxtid
 
 from tests.client.fake_server import p64
 from tests.connections.test_finding import commit
@@ -18,6 +19,7 @@ from zeo_clone import zconfig
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.StorageServer import StorageServer
+from zeo_clone.zrpc.channel import server as server_channel
 
 
 def test_too_many_open_files_do_not_stop_the_acceptor(server_process):
@@ -92,6 +94,63 @@ def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
     assert 'it does not read' in caplog.text
     commit(writer, p64(1))
     lazy.close()
+
+
+def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client, contexts, caplog):
+    """N8: what waits is encrypted already; it counts all the same, and others are served meanwhile."""
+    server = new_server(output_limit=1 << 20, ssl=contexts.server())
+    options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost'}
+    lazy = client(server.addr, io_thread=False, **options)
+    session = next(iter(server._sessions))
+    writer = client(server.addr, **options)
+    gone = threading.Event()
+    forget = server.forget
+    server.forget = lambda session: (forget(session), gone.set())
+    session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    notice = session._core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
+    for _ in range(20):
+        server._loop.door(lambda: session.send(notice))
+    assert gone.wait(20)
+    assert session not in server._sessions
+    assert 'it does not read' in caplog.text
+    commit(writer, p64(1))
+    lazy.close()
+
+
+def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, monkeypatch):
+    """N8: above the high-water mark nothing more is processed for it, and it goes on when it reads."""
+    monkeypatch.setattr(server_channel, 'HIGH_WATER', 1 << 18)
+    monkeypatch.setattr(server_channel, 'LOW_WATER', 1 << 16)
+    server = new_server(ssl=contexts.server())
+    options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost', 'cache_size': 0}
+    writer = client(server.addr, **options)
+    meta = TransactionMetaData()
+    writer.tpc_begin(meta)
+    writer.store(p64(1), bytes(8), b'x' * 100_000, '', meta)
+    writer.tpc_vote(meta)
+    tid = writer.tpc_finish(meta)
+    before = set(server._sessions)
+    slow = client(server.addr, io_thread=False, **options)
+    session, = set(server._sessions) - before
+    session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+    link = slow._manager.ready
+    answers = []
+    calls = [(p64(1), maxtid, link.channel.async_call(answers.append, lambda call: None)) for _ in range(50)]
+    link.channel.load_async(calls)
+    paused = threading.Event()
+
+    def look():
+        if session._channel._paused:
+            paused.set()
+        else:
+            server._loop.call_later(0.001, look)
+
+    server._loop.door(look)
+    assert paused.wait(20)
+    assert session._channel.queued < 1 << 20  # of 5 MB
+    writer.ping()
+    link.channel.join(calls[-1][2])
+    assert answers == [(b'x' * 100_000, tid, None)] * 50
 
 
 def test_limits_can_be_configured(tmp_path):

@@ -1,11 +1,15 @@
 """C11: the reply to tpc_finish is lost; the client finds out what happened."""
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import transaction.interfaces
+from persistent.mapping import PersistentMapping
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
+from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import FakeServer, Refuse, p64
@@ -13,6 +17,7 @@ from tests.client.test_order import Wrapper
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
+from zeo_clone.zrpc.channel.calls import ConnectionLost
 
 OID = p64(7)
 
@@ -189,25 +194,152 @@ def test_real_zeo_servers_are_looked_at(peer_server, client):
         assert storage.loadBefore(OID, maxtid)[0] == b'new'
 
 
-def test_our_server_was_restarted_meanwhile(tmp_path, new_server, client):
-    """C11: it remembers nothing; what is stored tells."""
-    def start(addr):
-        return new_server({'1': FileStorage(str(tmp_path / 'Data.fs'))}, addr)
+# ---- our server was restarted -------------------------------------------------------------------
 
-    first = start(('127.0.0.1', 0))
-    storage = client(first.addr)
-    meta = vote(storage)
-    address = first.addr
-    original = storage._manager.ready.channel.call
+def at_finish(storage, happens, committed):
+    """When the client commits: the server does so if `committed`, then something happens, then the connection
+    is lost, before the reply has come."""
+    link = storage._manager.ready
+    original = link.channel.call
 
     def call(name, args, on_reply=None):
-        if name == 'tpc_finish':
-            first.close()
-            start(address)
-        return original(name, args, on_reply)
+        if name != 'tpc_finish':
+            return original(name, args, on_reply)
+        link.channel.call = original
+        if committed:
+            original(name, args)
+        happens()
+        assert link.channel.buried.wait(20)
+        raise ConnectionLost('lost by the test')
 
-    storage._manager.ready.channel.call = call
-    with pytest.raises(ClientDisconnected):
+    link.channel.call = call
+
+
+@pytest.fixture
+def crash(server_process):
+    """Kill the server and start it again."""
+    def run():
+        server_process.kill()
+        server_process.start()
+    return run
+
+
+def test_our_server_was_killed_before_it_committed(server_process, client, crash):
+    """C11, N14: it remembers nothing, but its storage tells."""
+    storage = client(server_process.address)
+    meta = vote(storage)
+    at_finish(storage, crash, committed=False)
+    with pytest.raises(ClientDisconnected, match='nothing was committed'):
         storage.tpc_finish(meta)
     storage.tpc_abort(meta)
+    with pytest.raises(POSKeyError):
+        storage.loadBefore(OID, maxtid)
     storage.tpc_finish(vote(storage))
+
+
+def test_our_server_was_killed_after_it_had_committed(server_process, client, crash):
+    """C11, N14: tpc_finish returns the tid."""
+    storage = client(server_process.address)
+    base = storage.tpc_finish(vote(storage))
+    meta = vote(storage, b'newer', serial=base)
+    at_finish(storage, crash, committed=True)
+    tid = storage.tpc_finish(meta)
+    assert storage.loadBefore(OID, maxtid) == (b'newer', tid, None)
+
+
+@pytest.mark.parametrize('committed, packed', [(True, False), (False, False), (False, True)])
+def test_somebody_has_written_the_same_since(server_process, client, crash, committed, packed):
+    """C11: equal data are not taken for one's own; the tid tells."""
+    storage = client(server_process.address)
+    pickled = zodb_pickle(PersistentMapping())
+    base = storage.tpc_finish(vote(storage, pickled, z64))
+    meta = vote(storage, pickled, z64, base)
+
+    def happens():
+        crash()
+        other = client(server_process.address)
+        other.tpc_finish(vote(other, pickled, z64, other.getTid(z64)))
+        if packed:
+            other.pack()
+
+    at_finish(storage, happens, committed)
+    if committed:
+        tid = storage.tpc_finish(meta)
+        assert storage.loadSerial(z64, tid) == pickled
+        assert storage.getTid(z64) > tid
+    else:
+        # A pack could have removed it.
+        with pytest.raises(CommitOutcomeUnknown if packed else ClientDisconnected):
+            storage.tpc_finish(meta)
+
+
+@pytest.mark.parametrize('committed', [True, False])
+def test_a_transaction_of_which_only_the_server_knows_what_it_wrote(server_process, client, crash, committed):
+    """C11: an undo."""
+    storage = client(server_process.address)
+    first = storage.tpc_finish(vote(storage))
+    second = storage.tpc_finish(vote(storage, b'newer', serial=first))
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    storage.undo(storage.undoLog(0, 1)[0]['id'], meta)
+    assert storage.tpc_vote(meta) == [OID]
+    at_finish(storage, crash, committed)
+    if committed:
+        assert storage.tpc_finish(meta) == storage.getTid(OID)
+        assert storage.loadBefore(OID, maxtid)[0] == b'new'
+    else:
+        with pytest.raises(ClientDisconnected, match='nothing was committed'):
+            storage.tpc_finish(meta)
+        assert storage.getTid(OID) == second
+
+
+# ---- several servers ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('lags', [True, False])
+def test_a_replica_proves_only_what_it_has(tmp_path, new_server, client, lags):
+    """C11: where the object is what it was before, the server of the commit may have the transaction."""
+    first = new_server({'1': FileStorage(str(tmp_path / 'Data.fs'))})
+    storage = client(first.addr)
+    base = storage.tpc_finish(vote(storage))
+    shutil.copy(tmp_path / 'Data.fs', tmp_path / 'Replica.fs')
+    meta = vote(storage, b'newer', serial=base)
+
+    def happens():
+        if not lags:
+            shutil.copy(tmp_path / 'Data.fs', tmp_path / 'Replica.fs')
+        replica = new_server({'1': FileStorage(str(tmp_path / 'Replica.fs'))})
+        storage.new_addr(replica.addr)
+
+    at_finish(storage, happens, committed=True)
+    if lags:
+        with pytest.raises(CommitOutcomeUnknown):
+            storage.tpc_finish(meta)
+    else:
+        assert storage.tpc_finish(meta) == first.storages['1'].getTid(OID)
+
+
+def test_the_same_server_is_known_again_at_another_address(server, client):
+    """C11: as with a name that leads to IPv4 and to IPv6."""
+    with Proxy(server.addr) as other:
+        storage = client(server.addr)
+        meta = vote(storage)
+        at_finish(storage, lambda: storage.new_addr(other.address), committed=False)
+        with pytest.raises(ClientDisconnected, match='nothing was committed'):
+            storage.tpc_finish(meta)
+
+
+def test_a_server_that_may_be_another_proves_nothing_by_old_records(fake, client):
+    """C11, with servers that cannot be asked."""
+    second = FakeServer()
+    try:
+        for server in (fake, second):
+            server.tid = p64(3)
+            server.answers['getTid'] = lambda connection, oid: p64(3)
+        storage = client(fake.address)
+        meta = vote(storage, serial=p64(3))
+        at_finish(storage, lambda: storage.new_addr(second.address), committed=False)
+        with pytest.raises(CommitOutcomeUnknown):
+            storage.tpc_finish(meta)
+        storage.close()
+    finally:
+        second.close()

@@ -81,17 +81,18 @@ class Desk:
     """The parts of a StorageServer that sessions use."""
 
     def __init__(self, storages=None, *, read_only=False, history_size=100, timeout_s=30.0,
-                 client_conflict_resolution=False, history_age_s=None):
+                 client_conflict_resolution=False, history_age_s=None, measure=False):
         self.runtime = ClockRuntime()
         self.loop = HandLoop(self.runtime)
         self.read_only = read_only
+        self.instance = 'desk'
         self.workers = self.packers = InlineWorkers()
         self.forgotten = []
         self.clients = []
         self.served = {
             name: ServedStorage(self.loop, name, storage, history_size=history_size, timeout_s=timeout_s,
                                 client_conflict_resolution=client_conflict_resolution,
-                                history_age_s=history_age_s)
+                                history_age_s=history_age_s, measure=measure)
             for name, storage in (storages or {'1': MappingStorage()}).items()}
 
     def ruok(self):

@@ -200,3 +200,31 @@ def test_the_end_of_a_session_does_not_wait_for_a_busy_iterator():
     storage.go.set()
     thread.join(20)
     assert storage.closed and len(mine) == 0
+
+
+class Interrupted:
+    """A runtime whose lock has something happen just before it is let go."""
+
+    def __init__(self):
+        self.happens = lambda: None
+        self._lock = threading.Lock()
+        self.acquire, self.release = self._lock.acquire, self._lock.release
+
+    def lock(self):
+        return self
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self.happens()
+        self._lock.release()
+
+
+def test_a_session_that_ends_just_when_a_call_does_ends_its_iterators():
+    """C16: between the call's work and the release of the lock."""
+    storage, runtime = Endless(), Interrupted()
+    mine = Iterators(runtime)
+    runtime.happens = mine.close
+    mine.call(Iterators.start, storage, None, None)
+    assert storage.closed and len(mine) == 0

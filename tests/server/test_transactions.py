@@ -491,8 +491,20 @@ def test_the_log_tells_how_many_transactions_wait_and_warns_seldom(desk, caplog)
             vote(client)
     lines = [record for record in caplog.records if 'transactions waiting' in record.message]
     assert [record.message.split(' has ')[1] for record in lines] == [
-        f'{number} transactions waiting' for number in range(1, 12)]
+        f'{number} transactions waiting; the commit lock is held by peer:1 '
+        "(user b'', description b'')" for number in range(1, 12)]
     assert [record.levelname for record in lines].count('WARNING') == 1
+
+
+def test_whoever_holds_the_commit_lock_for_long_is_named_in_the_log(desk, client, caplog):
+    """L1."""
+    client.oneway('set_client_label', 'instance 1')
+    vote(client)
+    vote(desk.connect())
+    desk.loop.advance(6)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ('WARNING', "peer:1 (instance 1): has held the commit lock of storage '1' for 6 s (user b'', "
+                    "description b'', voted), 1 more wait for it")]
 
 
 # ---- storages that fail ---------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Proxy:
         self._cuts = []
         self._sockets = set()
         self._threads = []
-        self.frames = {UP: 0, DOWN: 0}  # handed on so far, of all connections
+        self.frames = {UP: 0, DOWN: 0}  # handed on so far, or just being handed on
         self.bytes = {UP: 0, DOWN: 0}
         self.cuts_made = 0
         self._flowing = threading.Event()
@@ -133,10 +133,10 @@ class Proxy:
                 self._flowing.wait()
                 where = self._cut_at(direction, number, frame)
                 size = {BEFORE: 0, INSIDE: len(frame) // 2}.get(where, len(frame))
-                self._send(target, frame[:size])
-                with self._lock:
+                with self._lock:  # before anybody can know of it
                     self.bytes[direction] += size
                     self.frames[direction] += 1
+                self._send(target, frame[:size])
                 if where is not None:
                     break
         shut(source)

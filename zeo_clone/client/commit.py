@@ -7,7 +7,8 @@ learns of it in one step, when the reply to ``tpc_finish`` is processed (C8).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from ZODB.POSException import ConflictError, StorageTransactionError
 
@@ -15,7 +16,7 @@ from zeo_clone.client.effects import Effects
 from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids, is_tid
-from zeo_clone.client.outcome import MAX_COMPARED, Inquiry
+from zeo_clone.client.outcome import MAX_COMPARED, Doubtful, Inquiry
 from zeo_clone.Exceptions import (
     ClientDisconnected,
     CommitOutcomeUnknown,
@@ -102,7 +103,7 @@ class Begun:
         changed: list[bytes] = []
         try:
             while True:
-                oids, conflicts = self._channel.call('vote', (self.number,), check_vote)
+                oids, conflicts, tid = self._channel.call('vote', (self.number,), check_vote)
                 changed += oids
                 for oid, serials, data in conflicts:
                     resolved = resolve(oid, serials[0], serials[1], data)
@@ -117,7 +118,7 @@ class Begun:
             raise
         changed = list(dict.fromkeys(changed))
         bases = {oid: base for oid, base in self._written.bases.items() if oid not in changed}
-        return Voted(self, self._channel, self._written.records(changed), changed, bases)
+        return Voted(self, self._channel, self._written.records(changed), changed, bases, tid)
 
     def abort(self) -> None:
         """Have the server forget it."""
@@ -128,7 +129,7 @@ class Voted:
     """After tpc_vote: only finish and abort are left."""
 
     def __init__(self, begun: Begun, channel: Any, records: list[tuple[bytes, bytes | None]],
-                 changed: list[bytes], bases: dict[bytes, bytes]) -> None:
+                 changed: list[bytes], bases: dict[bytes, bytes], tid: bytes | None) -> None:
         self.link = begun.link
         self.transaction = begun.transaction
         self.number = begun.number
@@ -137,6 +138,7 @@ class Voted:
         self._channel = channel
         self._records = records
         self._bases = bases
+        self._tid = tid  # which it will get, if the server has said so
 
     def finish(self, effects: Effects, callback: Callable[[bytes], Any] | None,
                inquire: Inquire) -> bytes:
@@ -151,7 +153,7 @@ class Voted:
         try:
             return self._channel.call('tpc_finish', (self.number,), processed)  # type: ignore[no-any-return]
         except ConnectionLost as error:
-            tid = inquire(self.number, self._bases).find_out(error)
+            tid = inquire(self._doubtful()).find_out(error)
             effects.finish_late(tid, callback)
             return tid
         except UnrecognizedResult as error:
@@ -159,14 +161,18 @@ class Voted:
                 f'the server answered tpc_finish with nonsense: the transaction may or may not be '
                 f'committed. Look at the data before you repeat it ({error})') from error
 
+    def _doubtful(self) -> Doubtful:
+        oids = dict.fromkeys((*self._bases, *(oid for oid, _ in islice(self._records, MAX_COMPARED))))
+        return Doubtful(self.number, self.link, self._tid, {oid: self._bases.get(oid) for oid in oids})
+
     def abort(self) -> None:
         """Have the server forget it."""
         abort(self._channel, self.number)
 
 
 Phase = Begun | Voted
-#: Makes an inquiry about a transaction; see `Inquiry`.
-Inquire = Callable[[int, dict[bytes, bytes]], Inquiry]
+#: Makes an inquiry about a transaction.
+Inquire = Callable[[Doubtful], Inquiry]
 
 
 def abort(channel: Any, number: int) -> None:
@@ -177,15 +183,28 @@ def abort(channel: Any, number: int) -> None:
         pass
 
 
-def check_vote(value: Any) -> tuple[list[bytes], list[tuple[bytes, tuple[bytes, bytes], bytes]]]:
-    """The result of ``vote``: oids whose data the server has changed, and conflicts to be resolved here,
-    ``(oid, (committed serial, serial that was read), data)``."""
+class Vote(NamedTuple):
+    """The result of ``vote``: oids whose data the server has changed; conflicts to be resolved here, ``(oid,
+    (committed serial, serial that was read), data)``; the tid that the transaction will get, or None."""
+
+    changed: list[bytes]
+    conflicts: list[tuple[bytes, tuple[bytes, bytes], bytes]]
+    tid: bytes | None
+
+
+def check_vote(value: Any) -> Vote:
+    """The result of ``vote``.  Only servers of this package tell a tid: the last item is ``{'tid': tid}``."""
     if value is None:
-        return [], []
+        return Vote([], [], None)
     if type(value) not in (list, tuple):
         raise UnrecognizedResult('the server answered vote with something that is no list')
-    return (check_oids([item for item in value if type(item) is not dict]),
-            [_check_conflict(item) for item in value if type(item) is dict])
+    tid = None
+    if value and type(value[-1]) is dict and len(value[-1]) == 1:
+        tid, value = value[-1].get('tid'), value[:-1]
+        if not is_tid(tid):
+            raise UnrecognizedResult('the server answered vote with something that is no tid')
+    return Vote(check_oids([item for item in value if type(item) is not dict]),
+                [_check_conflict(item) for item in value if type(item) is dict], tid)
 
 
 def _check_conflict(item: Any) -> tuple[bytes, tuple[bytes, bytes], bytes]:

@@ -1,22 +1,27 @@
 """After a lost reply to ``tpc_finish``: was the transaction committed (C11)?
 
 Runs in the application's thread, which waits for the next connection as long as calls do.  Servers with
-``commit_outcome`` are asked.  With others, and with one that was restarted meanwhile, the records are
-looked at: with the commit lock in hand, so that nothing of the old connection can still be under way.
-There "nothing was committed" can be proven; "it was" cannot, because somebody else may have written the
-same, so the last resort is `CommitOutcomeUnknown`.
+``commit_outcome`` are asked.  One that was restarted meanwhile remembers nothing, but at the vote it has
+told the tid that the transaction would get, and that is looked for in the storage.  A server that told no
+tid, as real ZEO, is asked for the records: one that is what it was before proves that nothing was
+committed; that something was cannot be proven, because somebody else may have written the same.  All this
+with the commit lock in hand, so that nothing of the old connection can still be under way.
+
+"Committed" may be proven anywhere, "not committed" only where the transaction was: another server may be a
+replica that lags.  The last resort is `CommitOutcomeUnknown`.
 """
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ZODB.POSException import POSKeyError
+from ZODB.utils import p64, u64
 
 from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
-from zeo_clone.client.notices import is_tid
+from zeo_clone.client.notices import check_revision, is_tid
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown, UnrecognizedResult
 from zeo_clone.loop.runtime import Runtime
 
@@ -26,13 +31,28 @@ log = logging.getLogger(__name__)
 MAX_COMPARED = 10
 
 
-class Inquiry:
-    """About transaction `number`; ``bases``: for oids that it wrote, the serial before it."""
+COMMITTED, NOT_COMMITTED, UNKNOWN = 'committed', 'not committed', 'unknown'
+#: One of them, and the tid if it is the first.
+Outcome = tuple[str, bytes | None]
 
-    def __init__(self, number: int, bases: dict[bytes, bytes], identity: Identity,
-                 get_link: Callable[[float], Link], runtime: Runtime, timeout_s: float) -> None:
-        self._number = number
-        self._bases = bases
+
+class Doubtful(NamedTuple):
+    """A transaction: its number, the link on which it was, the tid that it has if it is committed (None if
+    the server has not said), and oids that it wrote, with the serial before it (None if only the server
+    knows)."""
+
+    number: int
+    link: Link
+    tid: bytes | None
+    bases: dict[bytes, bytes | None]
+
+
+class Inquiry:
+    """About a transaction whose end is not known."""
+
+    def __init__(self, doubtful: Doubtful, identity: Identity, get_link: Callable[[float], Link],
+                 runtime: Runtime, timeout_s: float) -> None:
+        self._doubtful = doubtful
         self._identity = identity
         self._get_link = get_link
         self._runtime = runtime
@@ -59,53 +79,103 @@ class Inquiry:
 
     def _ask(self, link: Link, doubt: CommitOutcomeUnknown) -> bytes:
         assert link.channel is not None
-        state: Any = 'unknown'
+        state, tid = UNKNOWN, None
         if link.offers('commit_outcome'):
-            state, tid = check_outcome(link.channel.call('commit_outcome', (self._number,)))
-            if state == 'committed':
-                log.info('transaction %s: the reply was lost, but it is committed', tid.hex())
-                return tid
-        if state == 'not committed' or self._is_unchanged(link):
+            state, tid = check_outcome(link.channel.call('commit_outcome', (self._doubtful.number,)))
+        if state == UNKNOWN and self._doubtful.bases:
+            state, tid = self._look(link)
+        if tid is not None:
+            log.info('transaction %s: the reply was lost, but it is committed', tid.hex())
+            return tid
+        if state == NOT_COMMITTED and not link.read_only and self._was_at(link):
             raise NotCommitted('the connection was lost while the transaction was being committed; '
                                'nothing was committed, it may be repeated')
         raise doubt
 
-    def _is_unchanged(self, link: Link) -> bool:
-        """Is one of the written objects what it was before?  Then nothing was committed."""
-        if not self._bases or link.read_only or link.channel is None:
-            return False
-        channel, number = link.channel, self._identity.next_number()
-        channel.send('tpc_begin', (number, b'', b'', {}, None, ' '))
+    def _was_at(self, link: Link) -> bool:
+        """Does `link` lead to where the transaction was, and not perhaps to a replica that lags?"""
+        before = self._doubtful.link
+        instance = link.info.get('instance')
+        return link.target == before.target or (
+            instance is not None and instance == before.info.get('instance'))
+
+    def _look(self, link: Link) -> Outcome:
+        """What does the storage say?"""
+        channel = link.channel
+        compare = self._find_records if self._doubtful.tid is None else self._find_transaction
         try:
-            channel.call('vote', (number,))  # now the old transaction is over, so or so
-            for oid, base in list(self._bases.items())[:MAX_COMPARED]:
-                try:
-                    tid = channel.call('getTid', (oid,))
-                except POSKeyError:
-                    tid = bytes(8)
-                if is_tid(tid) and tid == base:
-                    return True
-            return False
+            if link.read_only:
+                return compare(channel)
+            number = self._identity.next_number()
+            channel.send('tpc_begin', (number, b'', b'', {}, None, ' '))  # type: ignore[union-attr]
+            try:
+                channel.call('vote', (number,))  # type: ignore[union-attr]
+                return compare(channel)  # now the old transaction is over, so or so
+            finally:
+                self._end(channel, number)
         except ClientDisconnected:
             raise
         except Exception as error:
             log.warning('the outcome of a transaction could not be found out: %s', error)
-            return False
-        finally:
-            try:
-                channel.call('tpc_abort', (number,))
-            except Exception as error:
-                log.warning('looking for the outcome of a transaction: %s', error)
+            return UNKNOWN, None
+
+    @staticmethod
+    def _end(channel: Any, number: int) -> None:
+        try:
+            channel.call('tpc_abort', (number,))
+        except Exception as error:
+            log.warning('looking for the outcome of a transaction: %s', error)
+
+    def _find_records(self, channel: Any) -> Outcome:
+        """Is one of the written objects what it was before?  Then nothing was committed."""
+        for oid, base in self._doubtful.bases.items():
+            if base is not None and current_serial(channel, oid) == base:
+                return NOT_COMMITTED, None
+        return UNKNOWN, None
+
+    def _find_transaction(self, channel: Any) -> Outcome:
+        """Is there a transaction with its tid?"""
+        tid, bases = self._doubtful.tid, self._doubtful.bases
+        iid = channel.call('iterator_start', (tid, tid))
+        found = channel.call('iterator_next', (iid,))
+        if type(found) is tuple and found[:1] == (tid,):
+            channel.send('iterator_gc', ([iid],))
+            return COMMITTED, tid
+        assert tid is not None
+        # A pack could have removed it, but only together with all that its objects were before.
+        if found is None and any(is_older(channel, oid, tid) for oid in bases):
+            return NOT_COMMITTED, None
+        return UNKNOWN, None
+
+
+def current_serial(channel: Any, oid: bytes) -> bytes:
+    """The serial of the current record of `oid`; z64 if there is none."""
+    try:
+        serial = channel.call('getTid', (oid,))
+    except POSKeyError:
+        return bytes(8)
+    if is_tid(serial):
+        return serial  # type: ignore[no-any-return]
+    raise UnrecognizedResult('the server answered getTid with something that is no tid')
+
+
+def is_older(channel: Any, oid: bytes, tid: bytes) -> bool:
+    """Was the state of `oid` right after the time of `tid` written before that?"""
+    try:
+        revision = check_revision(channel.call('loadBefore', (oid, p64(u64(tid) + 1))))
+    except POSKeyError:
+        return True
+    return revision is not None and revision[1] < tid
 
 
 class NotCommitted(ClientDisconnected):
     """The connection was lost, and nothing was committed."""
 
 
-def check_outcome(value: Any) -> tuple[str, bytes]:
+def check_outcome(value: Any) -> Outcome:
     """The result of ``commit_outcome``."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
         state, tid = value
-        if is_tid(tid) if state == 'committed' else tid is None:
+        if is_tid(tid) if state == COMMITTED else tid is None:
             return state, tid
     raise UnrecognizedResult('the server answered commit_outcome with something else')

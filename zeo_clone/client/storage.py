@@ -19,7 +19,7 @@ from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
-from zeo_clone.client.outcome import Inquiry
+from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.reading import StorageReader
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.loop.runtime import REAL
@@ -157,8 +157,8 @@ class ClientStorage(StorageReader):
             discard(voted.blobs)
             self._committing.end()
 
-    def _inquire(self, number: int, bases: dict[bytes, bytes]) -> Inquiry:
-        return Inquiry(number, bases, self._identity, self._manager.link, self._runtime,
+    def _inquire(self, doubtful: Doubtful) -> Inquiry:
+        return Inquiry(doubtful, self._identity, self._manager.link, self._runtime,
                        self._options.wait_timeout_s)
 
     def tpc_abort(self, transaction: Any, timeout: float | None = None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from ZODB.BaseStorage import BaseStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, ReadConflictError, StorageTransactionError, Unsupported
 from ZODB.utils import newTid, z64
@@ -83,6 +84,14 @@ class StorageCommit:
     def vote(self) -> None:
         """``tpc_vote``.  Not while there are conflicts."""
         self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
+
+    @property
+    def coming_tid(self) -> bytes | None:
+        """After `begin`: the tid that it will get; None if the storage cannot tell before the end."""
+        if self.tid is None and isinstance(self._storage, BaseStorage):
+            tid: bytes = self._storage._tid  # what all of its kind go by
+            return tid
+        return self.tid
 
     def finish(self) -> Any:
         """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""

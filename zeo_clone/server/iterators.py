@@ -54,7 +54,13 @@ class Iterators:
     def close(self) -> None:
         """The session has ended.  Does not wait for a call that is running: that ends them itself."""
         self._closed = True
-        if self._lock.acquire(blocking=False):
+        self._end_if_closed()
+
+    # ---- any thread -------------------------------------------------------------------------------
+
+    def _end_if_closed(self) -> None:
+        # Whoever has the lock looks once more after it has let go of it.
+        if self._closed and self._lock.acquire(blocking=False):
             self._end_all()
             self._lock.release()
 
@@ -62,12 +68,11 @@ class Iterators:
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """One of the functions below, alone."""
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 return function(self, *args)
-            finally:
-                if self._closed:
-                    self._end_all()
+        finally:
+            self._end_if_closed()
 
     def _end_all(self) -> None:
         for iterator_id in list(self._open):

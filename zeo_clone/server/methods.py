@@ -109,6 +109,7 @@ def get_info(session: Session) -> dict[str, Any]:
     if session.is_z4:
         info['extensionMethods'] = get_extension_methods(session)
     info['extensions'] = EXTENSIONS
+    info['instance'] = session.server.instance
     info['supports_record_iternext'] = hasattr(storage, 'record_iternext')
     info['interfaces'] = tuple((interface.__module__, interface.__name__)
                                for interface in providedBy(storage).__iro__)
@@ -127,7 +128,7 @@ def server_status(session: Session) -> dict[str, Any]:
 
 def load_before(session: Session, oid: bytes, tid: bytes) -> Any:
     session.served.stats.loads += 1
-    return session.storage.loadBefore(oid, tid)
+    return session.served.reader.loadBefore(oid, tid)
 
 
 def load_serial(session: Session, oid: bytes, serial: bytes) -> Any:

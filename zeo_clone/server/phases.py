@@ -38,9 +38,13 @@ class Phase:
     def __repr__(self) -> str:
         return f'<{type(self).__name__}>'
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return type(self).__name__.lower()
+
     def _impossible(self, what: str) -> StorageTransactionError:
-        phase = type(self).__name__.lower()
-        return StorageTransactionError(f'{what} is not possible: the transaction is {phase}')
+        return StorageTransactionError(f'{what} is not possible: the transaction is {self.name}')
 
     def begin(self, meta: Meta) -> None:
         """Start a transaction."""

@@ -235,7 +235,7 @@ class Session:
         served = self.served
         served.stats.loads += 1
         try:
-            revision = served.storage.loadBefore(oid, tid)
+            revision = served.reader.loadBefore(oid, tid)
         except Exception as error:
             self._send_error(call.id, call.name, error)
         else:
@@ -328,10 +328,13 @@ class Session:
         """Go on with downloads when little output waits."""
         self._channel.want_room()
 
-    def report_vote(self, commit: StorageCommit) -> list[bytes] | None:
-        """The vote's reply: changed oids; Z4 clients get a list of serials first, and None."""
+    def report_vote(self, commit: StorageCommit) -> list[Any] | None:
+        """The vote's reply: changed oids, and for a client that has said who it is the tid, by which it finds
+        out what happened should the server be restarted (C11); Z4 clients get a list of serials first, and
+        None."""
         if not self.is_z4:
-            return commit.changed
+            tid = None if self._token is None else commit.coming_tid
+            return commit.changed if tid is None else [*commit.changed, {'tid': tid}]
         resolved = set(commit.resolved)
         serials = [(oid, RESOLVED if oid in resolved else commit.tid) for oid in commit.stored]
         self.send_oneway('serialnos', ([*serials, *((oid, RESOLVED) for oid in commit.undone)],))
