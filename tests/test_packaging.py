@@ -30,7 +30,7 @@ LIMIT_S = 120
 #: Distributions whose name is not that of the package that they install.
 DISTRIBUTIONS = {'zc': 'zc.lockfile', 'zope': 'zope.interface'}
 #: What single functions can do without, or say how to install.
-OPTIONAL = {'matplotlib'}
+OPTIONAL = {'matplotlib', 'prometheus_client'}
 
 
 def call(*command, cwd=None):
@@ -90,7 +90,7 @@ def requirements(wheel):
 def test_wheel_has_every_module_and_every_schema(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if '.dist-info/' not in name}
-    paths = [*PACKAGE.rglob('*.py'), *PACKAGE.rglob('*.xml')]
+    paths = [path for kind in ('py', 'xml', 'html') for path in PACKAGE.rglob(f'*.{kind}')]
     assert packed == {str(path.relative_to(CHECKOUT)) for path in paths}
     assert {'zeo_clone/schema.xml', 'zeo_clone/server.xml', 'zeo_clone/component.xml'} <= packed
 

@@ -13,7 +13,7 @@ import ZConfig
 import ZODB.config
 
 import zeo_clone
-from tests.support.certificates import make_certificates
+from tests.support.certificates import make_certificates, revocation_list
 from zeo_clone import zconfig
 from zeo_clone.addresses import format_address
 
@@ -63,6 +63,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           output-limit 2MB
           socket-mode 600
           heartbeat 1m
+          metrics-address 127.0.0.1:9180
           pid-filename $INSTANCE/zeo.pid
         </zeo>
         <filestorage main>
@@ -78,11 +79,12 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
     """)
     assert configuration.zeo.address == ('localhost', 9123)
     assert configuration.zeo.pid_filename == f'{tmp_path}/zeo.pid'
+    assert configuration.zeo.metrics_address == ('127.0.0.1', 9180)
     assert configuration.zeo.options == {
         'read_only': True, 'invalidation_queue_size': 7, 'invalidation_age': 7200,
         'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None,
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
-        'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'socket_mode': 0o600}
+        'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'socket_mode': 0o600, 'measure': True}
     assert list(configuration.storages) == ['main', '1']
     assert configuration.storages['main'].config.path == f'{tmp_path}/Data.fs'
     assert configuration.eventlog is not None
@@ -92,12 +94,12 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
 def test_defaults_of_the_server_are_those_of_zeo(load):
     configuration = load('<zeo>\naddress 9100\n</zeo>')
     assert configuration.zeo.address == (None, 9100)
-    assert configuration.zeo.pid_filename is None
+    assert configuration.zeo.pid_filename is configuration.zeo.metrics_address is None
     assert configuration.zeo.options == {
         'read_only': False, 'invalidation_queue_size': 100, 'invalidation_age': None,
         'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None,
         'max_connections': 10_000, 'handshake_timeout_s': 10, 'heartbeat_s': 10,
-        'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'socket_mode': None}
+        'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'socket_mode': None, 'measure': False}
     assert configuration.storages == {}
     assert configuration.eventlog is configuration.runner is None
 
@@ -118,6 +120,8 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
     ('<zeo>\naddress 1\ntransaction-timeout -1\n</zeo>', "'-1' is not a time: a whole number", 3),
     ('<zeo>\naddress 1\ninvalidation-age -1s\n</zeo>', "'-1s' is not a time", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size -1\n</zeo>', '-1 is less than 0', 3),
+    ('<zeo>\naddress 1\nmetrics-address here\n</zeo>', "bad address 'here': the port is missing", 3),
+    ('<zeo>\naddress 1\nmetrics-address ./m.sock\n</zeo>', "'./m.sock' is a path; metrics need HOST:PORT", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size x\n</zeo>', "'x' is not a whole number", 3),
     ('<zeo>\naddress 1\npid-filename /no/such/zeo.pid\n</zeo>', '/no/such/zeo.pid', 3),
     ('<zeo>\naddress 1\n<ssl>\ncertificate no.pem\n</ssl>\n</zeo>', 'no.pem is not an existing file', 4),
@@ -187,6 +191,7 @@ def example_with_everything(tmp_path, certificates):
     text = re.sub(r'^(\s*)#(?! \S)(?=.)', r'\1', EXAMPLE.read_text(), flags=re.MULTILINE)
     for source, name in [('server', 'server.pem'), ('server', 'server.key'), ('ca', 'clients.pem')]:
         shutil.copy(certificates / f'{source}.pem', tmp_path / name)
+    (tmp_path / 'revoked.pem').write_bytes(revocation_list(certificates))
     return (text.replace('%define INSTANCE .', f'%define INSTANCE {tmp_path}')
             .replace('mypackage.mymodule.function', f'{__name__}.password'))
 

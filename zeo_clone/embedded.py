@@ -21,19 +21,32 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
           threaded: bool, **keywords: Any) -> tuple[Any, Callable[[], None]] | None:
     """See ``zeo_clone.server``."""
     options = {**_server_options(zeo_conf, port), **keywords}
-    address = options.pop('address')
-    storage = _storage(path, blob_dir, storage_conf)
-    try:
-        server = StorageServer(address, {'1': storage}, **options)
-    except BaseException:
-        storage.close()
-        raise
-    if threaded:
-        server.start_thread()
-        return server.addr, server.close
-    with contextlib.closing(server):
+    address, monitor = options.pop('address'), None
+    with contextlib.ExitStack() as opened:
+        if (metrics_address := options.pop('metrics_address', None)) is not None:
+            monitor = opened.enter_context(contextlib.closing(_monitor(metrics_address)))
+            options['measure'] = True
+        storage = _storage(path, blob_dir, storage_conf)
+        try:
+            server = StorageServer(address, {'1': storage}, **options)
+        except BaseException:
+            storage.close()
+            raise
+        opened.callback(server.close)
+        if monitor is not None:
+            opened.callback(monitor.stop)
+            monitor.begin(server)
+        if threaded:
+            server.start_thread()
+            return server.addr, opened.pop_all().close
         server.loop()
     return None
+
+
+def _monitor(address: Any) -> Any:
+    checked = zconfig.metrics_address(address)
+    from zeo_clone.monitor.monitor import Monitor  # its library is optional
+    return Monitor(checked)
 
 
 def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None) -> Any:
@@ -52,7 +65,7 @@ def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None) -
 def _server_options(zeo_conf: Any, port: int) -> dict[str, Any]:
     if isinstance(zeo_conf, str):
         section = zconfig.server_section(zeo_conf, f'127.0.0.1:{port}')
-        return {'address': section.address, **section.options}
+        return {'address': section.address, 'metrics_address': section.metrics_address, **section.options}
     options = dict(zeo_conf or {})
     return {'address': ('127.0.0.1', port),
             **{key.replace('-', '_'): value for key, value in options.items()}}

@@ -27,6 +27,7 @@ from zeo_clone.startup import (
     close_storages,
     make_server,
     open_storages,
+    start_monitor,
 )
 
 DEFAULT_ADDRESS = ('localhost', 9100)
@@ -45,6 +46,7 @@ class Settings(NamedTuple):
     pid_file: str | None
     eventlog: Callable[[], object] | None
     defaults_used: str
+    metrics_address: Address | None = None
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -107,7 +109,8 @@ def _from_configuration(url: str, named: list[StorageSource]) -> Settings:
         raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '
                          'name a file with -f', USAGE_ERROR)
     zeo = configuration.zeo
-    return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '')
+    return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '',
+                    zeo.metrics_address)
 
 
 def _file_source(name: str, path: str) -> StorageSource:
@@ -136,19 +139,28 @@ def serve(settings: Settings, signals: Signals) -> None:
     if settings.defaults_used:
         logger.info('by default: %s', settings.defaults_used)
     check_unix_socket(settings.address)
-    storages = open_storages(settings.sources)
-    try:
-        server = make_server(settings.address, storages, settings.options)
-    except BaseException:
-        close_storages(storages)
-        raise
+    with start_monitor(settings.metrics_address) as monitor:
+        storages = open_storages(settings.sources)
+        try:
+            server = make_server(settings.address, storages, settings.options)
+        except BaseException:
+            close_storages(storages)
+            raise
+        serve_with(server, storages, monitor, settings, signals)
+
+
+def serve_with(server: Any, storages: dict[str, Any], monitor: Any, settings: Settings,
+               signals: Signals) -> None:
+    """Run `server` until a signal comes, and close it.  Raises `StartError`."""
     with contextlib.closing(server), pid_file(settings.pid_file):
         signals.stop_with(server.stop)
         place = format_address(server.addr)
         for name, storage in storages.items():
             logger.info('serving storage %r (%s) at %s', name, storage.getName(), place)
+        monitor.begin(server)
         notify('READY=1')
         server.loop()
+        monitor.stop()
         logger.info('stopping%s', f' on {signals.received.name}' if signals.received else '')
         notify('STOPPING=1')
 
@@ -156,8 +168,11 @@ def serve(settings: Settings, signals: Signals) -> None:
 def describe(settings: Settings) -> str:
     """What would be served, and where, in lines."""
     place = format_address(settings.address)
-    return '\n'.join(f'would serve storage {source.name!r} ({source.place}) at {place}'
-                     for source in settings.sources)
+    lines = [f'would serve storage {source.name!r} ({source.place}) at {place}'
+             for source in settings.sources]
+    if settings.metrics_address is not None:
+        lines.append(f'would serve metrics at {format_address(settings.metrics_address)}')
+    return '\n'.join(lines)
 
 
 def run(settings: Settings) -> int:

@@ -173,6 +173,34 @@ def make_server(address: Address, storages: dict[str, Any], options: dict[str, A
                          'key') from error
 
 
+class NoMonitor:
+    """Stands for a monitor where none is wanted."""
+
+    def begin(self, server: Any) -> None:
+        """Nobody wants to know."""
+
+    def stop(self) -> None:
+        """Nobody wants to know."""
+
+
+@contextlib.contextmanager
+def start_monitor(address: Address | None) -> Iterator[Any]:
+    """A `Monitor` that listens at `address`, as long as the block runs.  Raises `StartError`."""
+    if address is None:
+        yield NoMonitor()
+        return
+    from zeo_clone.monitor.monitor import Monitor  # its library is optional
+    try:
+        monitor = Monitor(address)
+    except OSError as error:
+        code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
+        raise StartError(f"metrics-address: {error.strerror or error}; give the 'metrics-address' key "
+                         'another address', code) from error
+    with contextlib.closing(monitor):
+        logger.info('metrics at %smetrics, a page about the server at %s', monitor.url, monitor.url)
+        yield monitor
+
+
 def _in_use(address: Address) -> StartError:
     return StartError(f'cannot listen at {format_address(address)}: another server listens there; stop '
                       'it, or give another address', ADDRESS_IN_USE)

@@ -20,6 +20,7 @@ from zeo_clone.server.absence import is_recent
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
 from zeo_clone.server.history import History
+from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.outcomes import Outcomes
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.transactor import Transactor
@@ -52,14 +53,19 @@ class Listener(Protocol):
 
 
 class ServedStorage:
-    """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever."""
+    """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever.  `measure`: how
+    long things take.
+    """
 
     def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
                  timeout_s: float | None, history_age_s: float | None = None,
-                 client_conflict_resolution: bool = False) -> None:
+                 client_conflict_resolution: bool = False, measure: bool = False) -> None:
         self.loop = loop
         self.name = name
         self.storage = storage
+        self.latency = Latency(loop.runtime.monotonic) if measure else None
+        #: The storage, where its current records are read.
+        self.reader: Any = storage if self.latency is None else TimedReader(storage, self.latency)
         self.stats = Stats(loop.runtime.time())
         self.failure: str | None = None  # what the storage failed in; until its next success
         self.sessions: dict[Listener, None] = {}  # in the order in which they came
@@ -147,9 +153,16 @@ class ServedStorage:
         loud = waiting >= WAITING_TO_WARN and now >= self._warned_at + WARN_INTERVAL_S
         if loud:
             self._warned_at = now
-        log.log(logging.WARNING if loud else logging.DEBUG, '%s: storage %r has %d transactions waiting',
-                transactor.client.name, self.name, waiting)
+        holder = self._queue.holder
+        log.log(logging.WARNING if loud else logging.DEBUG, '%s: storage %r has %d transactions waiting; the '
+                'commit lock is held by %s (%s)', transactor.client.name, self.name, waiting,
+                holder and holder.client.name, holder and holder.meta)
         return False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the commit lock."""
+        return self._queue.waiting
 
     def release(self, transactor: Transactor) -> None:
         """`transactor` leaves the queue, or gives the lock back to the next one."""
@@ -253,6 +266,8 @@ class ServedStorage:
         status['lock_holder'] = portrait.lock_holder(self._queue.holder, now - (locked or now))
         status['waiting_clients'] = portrait.waiting_clients(self._queue.in_line())
         status['clients'] = portrait.clients(self.sessions)
+        if self.latency is not None:
+            status['latency'] = self.latency.as_dict()
         return status
 
     def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:

@@ -7,7 +7,7 @@ be called in any thread; everything else happens in the loop's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -68,7 +68,8 @@ class StorageServer:
     there; then the storages stay open.  `close` closes them.
 
     ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
-    read before it is disconnected; ``socket_mode``: permissions of a unix socket.
+    read before it is disconnected; ``socket_mode``: permissions of a unix socket; ``measure``: how long
+    loads and the steps of commits take, shown in the status.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
@@ -78,13 +79,16 @@ class StorageServer:
                  max_connections: int = MAX_CONNECTIONS,
                  handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
                  heartbeat_s: float = INTERVAL_S, frame_limit: int = DEFAULT_LIMIT,
-                 output_limit: int = OUTPUT_LIMIT, socket_mode: int | None = None) -> None:
+                 output_limit: int = OUTPUT_LIMIT, socket_mode: int | None = None,
+                 measure: bool = False) -> None:
         address = parse_address(addr)
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
         self.runtime = runtime
         self.storages = dict(storages)
         self.read_only = bool(read_only)
+        #: By which clients know it again at another address of its own (C11).
+        self.instance = runtime.randbytes(8).hex()
         self._ssl = ssl
         self._max_connections = max_connections
         self._handshake_timeout_s = handshake_timeout_s
@@ -106,7 +110,7 @@ class StorageServer:
         self.served = {
             name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
                                 timeout_s=transaction_timeout, history_age_s=invalidation_age,
-                                client_conflict_resolution=client_conflict_resolution)
+                                client_conflict_resolution=client_conflict_resolution, measure=measure)
             for name, storage in self.storages.items()}
         Heartbeat(self._loop, self._sessions, heartbeat_s).start()
         if ssl is None:
@@ -126,6 +130,10 @@ class StorageServer:
     def stop(self) -> None:
         """Have `loop` return.  Safe in a signal handler."""
         self._loop.stop()
+
+    def call_in_loop(self, function: Callable[[], object]) -> None:
+        """Have `function` called in the loop's thread, which it must not keep busy.  Not after `close`."""
+        self._loop.door(function)
 
     def close(self) -> None:
         """Close listeners, sessions, whatever was under way, and the storages.  May be called twice."""

@@ -13,6 +13,7 @@ from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionEr
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.latency import Laps
 from zeo_clone.server.operations import Operation, Operations
 from zeo_clone.server.phases import Idle, Phase
 from zeo_clone.server.uploads import Uploads
@@ -58,6 +59,7 @@ class Transactor:
         self.loop: Loop = served.loop
         self.runtime = served.loop.runtime
         self._read_only = read_only
+        self._laps = Laps(served.latency) if served.latency is not None else None
         self.meta: Meta | None = None  # of the transaction under way
         self.phase: Phase = Idle(self)
 
@@ -68,12 +70,14 @@ class Transactor:
         """The one function that changes the phase."""
         was_idle, is_idle = type(self.phase) is Idle, type(phase) is Idle
         self.served.stats.active_txns += was_idle - is_idle
+        if self._laps is not None:
+            self._laps.moved(self.phase.name, phase.name)
         self.phase = phase
 
     @property
     def phase_name(self) -> str:
         """``idle``, ``begun``, ``waiting``, ``replaying``, ``resolving``, ``voted`` or ``doomed``."""
-        return type(self.phase).__name__.lower()
+        return self.phase.name
 
     def new_operations(self) -> Operations:
         """A place to keep operations until the vote."""
@@ -139,7 +143,11 @@ class Transactor:
         """``tpc_finish``; the tid."""
         self._check(transaction_id)
         self.client.note_outcome(transaction_id, None)  # until it is known
+        laps = self._laps
+        since = laps.now() if laps is not None else 0.0
         tid = self.phase.finish()
+        if laps is not None:
+            laps.finished(since)
         self.client.note_outcome(transaction_id, tid)
         return tid
 
@@ -154,6 +162,12 @@ class Transactor:
         if type(self.phase) is not Idle:
             self.served.stats.aborts += 1
             self.phase.abort()
+
+    def held_long(self, held_s: float) -> None:
+        """The commit lock is held for long: others may wonder who keeps them waiting."""
+        log.warning('%s: has held the commit lock of storage %r for %.0f s (%s, %s), %d more wait for it',
+                    self.client.name, self.served.name, held_s, self.meta, self.phase_name,
+                    self.served.waiting)
 
     def timed_out(self, timeout_s: float) -> None:
         """The commit lock was held too long."""

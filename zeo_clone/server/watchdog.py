@@ -1,57 +1,72 @@
 """The watch over whoever holds a commit lock (L1, L10): one timer, however many commits.
 
-In: who holds the lock, from when to when.  Out: ``timed_out(timeout_s)`` of a holder that took too long.
-Loop thread only, on the loop's monotonic clock.
+In: who holds the lock, from when to when.  Out: ``held_long(seconds)`` now and then of a holder that takes
+its time, ``timed_out(timeout_s)`` of one that took too long.  Loop thread only, on the loop's monotonic
+clock.
 """
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from zeo_clone.loop.core import Loop
 
+#: The log names who holds the lock for so long, in seconds, ...
+WARN_AFTER_S = 5.0
+#: ... and again each time when so much more has passed.
+WARN_INTERVAL_S = 10.0
+
 
 class Holder(Protocol):
     """Who is watched."""
+
+    def held_long(self, held_s: float) -> None:
+        """It takes its time: seconds so far."""
 
     def timed_out(self, timeout_s: float) -> None:
         """It took too long."""
 
 
 class Watchdog:
-    """`timeout_s` None or 0: it sleeps.  A timer is not made anew for each commit: it looks when it
-    rings.
+    """`timeout_s` None or 0: nobody takes too long.  A timer is not made anew for each commit: it looks when
+    it rings.
     """
 
     def __init__(self, loop: Loop, timeout_s: float | None) -> None:
         self._loop = loop
-        self._timeout_s = timeout_s or 0.0
+        self._timeout_s = timeout_s or math.inf
         self._holder: Holder | None = None
-        self._deadline = 0.0
+        self._since = 0.0  # when it got the lock
+        self._warn_s = WARN_AFTER_S  # when it has held the lock so long, it is named
         self._ticking = False
 
     def start(self, holder: Holder) -> None:
         """`holder` has `timeout_s` from now."""
-        if self._timeout_s:
-            self._holder = holder
-            self._deadline = self._loop.runtime.monotonic() + self._timeout_s
-            self._tick(self._timeout_s)
+        self._holder = holder
+        self._since = self._loop.runtime.monotonic()
+        self._warn_s = WARN_AFTER_S
+        if not self._ticking:
+            self._tick(0.0)
 
     def stop(self) -> None:
         """It is done."""
         self._holder = None
 
-    def _tick(self, delay_s: float) -> None:
-        if not self._ticking:
-            self._ticking = True
-            self._loop.call_later(delay_s, self._ring)
+    def _tick(self, held_s: float) -> None:
+        self._ticking = True
+        self._loop.call_later(min(self._warn_s, self._timeout_s) - held_s, self._ring)
 
     def _ring(self) -> None:
         self._ticking = False
-        if self._holder is None:
+        holder = self._holder
+        if holder is None:
             return
-        left = self._deadline - self._loop.runtime.monotonic()
-        if left > 0:
-            self._tick(left)
-        else:
-            holder, self._holder = self._holder, None
+        held_s = self._loop.runtime.monotonic() - self._since
+        if held_s >= self._timeout_s:
+            self._holder = None
             holder.timed_out(self._timeout_s)
+            return
+        if held_s >= self._warn_s:
+            self._warn_s = held_s + WARN_INTERVAL_S
+            holder.held_long(held_s)
+        self._tick(held_s)

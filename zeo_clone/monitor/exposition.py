@@ -1,0 +1,144 @@
+"""What Prometheus is told: names, texts and types of all metrics.
+
+In: a `Report`.  Out: a content type and bytes, made by the library prometheus_client, which also escapes what
+clients call themselves.  Runs in the thread of the monitor's loop.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.utils import floatToGoString
+from ZODB.TimeStamp import TimeStamp
+from ZODB.utils import z64
+
+from zeo_clone.monitor.inquiry import Report, Status
+
+#: Key of the status: what it counts.
+COUNTERS = {
+    'loads': 'Records that clients have asked for.',
+    'stores': 'Records that clients have sent.',
+    'commits': 'Transactions committed.',
+    'aborts': 'Transactions aborted.',
+    'conflicts': 'Conflicts found in votes.',
+    'conflicts_resolved': 'Conflicts resolved by the server.',
+    'invalidations': 'Objects that clients were told to forget.',
+    'verifications': 'Client caches that were to be brought up to date.',
+    'verifications_failed': 'Client caches that were too old for that and were dropped.',
+}
+#: Key of the status: name and text of the gauge.
+GAUGES = {
+    'connections': ('connections', 'Clients connected.'),
+    'active_txns': ('active_transactions', 'Transactions under way.'),
+    'waiting': ('waiting_transactions', 'Transactions that wait for the commit lock.'),
+    'uptime': ('uptime_seconds', 'Time since the server began to serve the storage.'),
+}
+#: Key in the status' latency: text of the histogram.
+HISTOGRAMS = {
+    'load': "The storage's part of reading a record.",
+    'lock_wait': 'From a vote until the commit lock is held.',
+    'vote': 'From there until the storage has voted.',
+    'finish': 'tpc_finish of the storage, and telling the other clients.',
+}
+#: Key of a client's description: name and text of the gauge; clients with the same label are added up.
+TRAFFIC = {
+    'sent': ('client_sent_bytes', 'Bytes sent to clients that are connected, by label.'),
+    'received': ('client_received_bytes', 'Bytes received from clients that are connected, by label.'),
+    'queued': ('client_queued_bytes', 'Bytes that wait for clients to read them, by label.'),
+}
+
+
+class Exposition:
+    """Makes the text."""
+
+    def __init__(self) -> None:
+        self._process: Any = ProcessCollector(registry=None)  # processor, memory, descriptors
+
+    def expose(self, report: Report, accept: str) -> tuple[str, bytes]:
+        """Content type and text, in the form that the header Accept asks for."""
+        registry = CollectorRegistry()
+        registry.register(_Collected(report))
+        registry.register(self._process)
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(registry)
+
+
+class _Collected:
+    """A collector, as the library wants it."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of ours."""
+        storages = self._report.storages
+        lag = GaugeMetricFamily('zeo_loop_lag_seconds', "Until the server's loop took up this question.")
+        lag.add_metric([], self._report.lag_s)
+        yield lag
+        yield from _counters(storages)
+        yield from _gauges(storages)
+        yield from _clients(storages)
+        yield from _histograms(storages)
+
+
+def _counters(storages: Status) -> Iterator[Metric]:
+    for key, words in COUNTERS.items():
+        counter = CounterMetricFamily(f'zeo_{key}', words, labels=['storage'])
+        for name, status in storages.items():
+            counter.add_metric([name], status[key])
+        yield counter
+
+
+def _gauges(storages: Status) -> Iterator[Metric]:
+    for key, (short, words) in GAUGES.items():
+        yield _gauge(short, words, [(name, status[key]) for name, status in storages.items()])
+    items = list(storages.items())
+    yield _gauge('storage_failed', '1 if the storage has failed, else 0.',
+                 [(name, bool(status['failed'])) for name, status in items])
+    yield _gauge('storage_packing', '1 while the storage is packed, else 0.',
+                 [(name, status['packing'] is not None) for name, status in items])
+    yield _gauge('commit_lock_held_seconds', 'For how long the commit lock is held; 0 while it is free.',
+                 [(name, (status['lock_holder'] or {}).get('seconds', 0)) for name, status in items])
+    yield _gauge('last_transaction_timestamp_seconds', 'Time of the last transaction; 0 if there is none.',
+                 [(name, _tid_time(bytes.fromhex(status['last-transaction']))) for name, status in items])
+
+
+def _gauge(short: str, words: str, values: Iterable[tuple[str, float]]) -> Metric:
+    gauge = GaugeMetricFamily(f'zeo_{short}', words, labels=['storage'])
+    for name, value in values:
+        gauge.add_metric([name], value)
+    return gauge
+
+
+def _tid_time(tid: bytes) -> float:
+    return 0.0 if tid == z64 else TimeStamp(tid).timeTime()
+
+
+def _clients(storages: Status) -> Iterator[Metric]:
+    for key, (short, words) in TRAFFIC.items():
+        gauge = GaugeMetricFamily(f'zeo_{short}', words, labels=['storage', 'label'])
+        for name, status in storages.items():
+            total: Counter[str] = Counter()
+            for client in status['clients']:
+                total[client['label']] += client[key]
+            for label, value in total.items():
+                gauge.add_metric([name, label], value)
+        yield gauge
+
+
+def _histograms(storages: Status) -> Iterator[Metric]:
+    for key, words in HISTOGRAMS.items():
+        family = HistogramMetricFamily(f'zeo_{key}_seconds', words, labels=['storage'])
+        for name, status in storages.items():
+            if 'latency' in status:
+                latency = status['latency']
+                bounds = [*map(floatToGoString, latency['bounds']), '+Inf']
+                counts = accumulate(latency[key]['counts'])
+                family.add_metric([name], list(zip(bounds, counts, strict=True)), latency[key]['sum'])
+        yield family

@@ -1,0 +1,53 @@
+"""The monitor of one server: listens for HTTP in a loop and a thread of its own.
+
+In: an address; a server, as soon as there is one.  Out: answers to whoever asks.  It is there before the
+storages are open and until they are closed, to say so.  All methods in any thread.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from zeo_clone.addresses import Address
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.monitor.answers import Answers
+from zeo_clone.monitor.web import Door
+from zeo_clone.server.listen import open_listeners
+
+
+class Monitor:
+    """Listens at `address`, ``(host or None, port)``, from when it is made.  Raises ``OSError``."""
+
+    def __init__(self, address: Address, runtime: Runtime = REAL) -> None:
+        self._loop = Loop(runtime)
+        self._answers = Answers(self._loop)
+        door = Door(self._loop, self._answers.answer)
+        try:
+            _, self.address = open_listeners(self._loop, address, door.connected)
+        except BaseException:
+            self._loop.close()
+            raise
+        self._thread = runtime.start_thread(self._loop.run, 'zeo-monitor')
+
+    def __repr__(self) -> str:
+        return f'<Monitor at {self.address!r}>'
+
+    @property
+    def url(self) -> str:
+        """Of the page for people; with ``*`` for all interfaces."""
+        host, port = self.address[0] or '*', self.address[1]
+        return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
+
+    def begin(self, server: Any) -> None:
+        """`server` serves from now on."""
+        self._answers.begin(server)
+
+    def stop(self) -> None:
+        """The server is stopping."""
+        self._answers.stop()
+
+    def close(self) -> None:
+        """Listen no longer.  May be called twice."""
+        self._loop.stop()
+        self._loop.close()
+        self._thread.join()

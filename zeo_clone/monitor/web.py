@@ -1,0 +1,238 @@
+"""HTTP, as much of it as monitoring needs: one request for each connection, GET or HEAD, without a body.
+
+In: connections, bytes of strangers.  Out: a `Request` for whoever answers, the bytes of its `Response`.  Runs
+in the thread of the monitor's loop and never waits in it; requests are read by the standard library.
+Whatever a peer does, it holds one of `MAX_CONNECTIONS` places for little longer than `DEADLINE_S`, and about
+`MAX_HEAD` bytes.  Refuses to know what is asked.
+"""
+from __future__ import annotations
+
+import enum
+import io
+import logging
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from http.client import HTTPMessage
+from http.server import BaseHTTPRequestHandler
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.dispatcher import Dispatcher
+from zeo_clone.loop.poller import READ, WRITE
+from zeo_clone.loop.runtime import Socket
+from zeo_clone.loop.transport import Transport
+
+log = logging.getLogger(__name__)
+
+#: Connections at a time; one more takes the place of the oldest.
+MAX_CONNECTIONS = 50
+#: A connection is closed after so many seconds, whatever has happened until then ...
+DEADLINE_S = 10.0
+#: ... and so long after its answer, if the peer has more to say that nobody wants to hear.
+LINGER_S = 1.0
+#: Bytes of a request.
+MAX_HEAD = 8192
+#: Requests are things to look at.
+METHODS = ('GET', 'HEAD')
+TEXT = 'text/plain; charset=utf-8'
+#: Of every answer: nothing here is for other sites, for a cache, or to be guessed at.
+HEADERS = {'Cache-Control': 'no-store', 'Connection': 'close', 'Referrer-Policy': 'no-referrer',
+           'X-Content-Type-Options': 'nosniff', 'Content-Security-Policy': "default-src 'none'"}
+
+
+class Request(NamedTuple):
+    """What is asked: the path without a query, and the header Accept."""
+
+    path: str
+    accept: str
+
+
+class Response(NamedTuple):
+    """An answer; `headers` are added to `HEADERS` or take their place."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+Respond = Callable[[Request, Callable[[Response], object]], object]
+
+
+def text(status: HTTPStatus, words: str) -> Response:
+    """A line of text."""
+    return Response(status, TEXT, f'{words}\n'.encode())
+
+
+class _Parser(BaseHTTPRequestHandler):
+    """The standard library's parser, without its connection."""
+
+    def __init__(self, head: bytes) -> None:
+        self.rfile = io.BufferedReader(io.BytesIO(head))
+        self.wfile = io.BytesIO()
+        self.command = self.path = ''
+        self.headers = HTTPMessage()
+        self.complaint: tuple[HTTPStatus, str] = HTTPStatus.BAD_REQUEST, 'this is no HTTP request'
+        self.raw_requestline = self.rfile.readline(MAX_HEAD)
+        self.good = self.parse_request()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        self.complaint = HTTPStatus(code), message or explain or self.complaint[1]
+
+
+def parse(head: bytes) -> tuple[str, Request | Response]:
+    """The method, and the request with the lines `head`, or the answer to a bad one."""
+    parser = _Parser(head)
+    if not parser.good:
+        status, words = parser.complaint
+        return '', text(status, words[:200])
+    if parser.command not in METHODS:
+        refused = text(HTTPStatus.METHOD_NOT_ALLOWED, 'only GET and HEAD are possible')
+        return '', refused._replace(headers={'Allow': ', '.join(METHODS)})
+    return parser.command, Request(parser.path.partition('?')[0], parser.headers.get('Accept', ''))
+
+
+def to_bytes(response: Response, with_body: bool = True) -> bytes:
+    """What goes over the wire."""
+    headers = {'Content-Type': response.content_type, 'Content-Length': str(len(response.body)),
+               'Date': formatdate(usegmt=True), **HEADERS, **response.headers}
+    lines = [f'HTTP/1.1 {response.status.value} {response.status.phrase}',
+             *(f'{name}: {value}' for name, value in headers.items()), '', '']
+    return '\r\n'.join(lines).encode('latin-1') + (response.body if with_body else b'')
+
+
+class _State(enum.Enum):
+    """What a connection is at; it goes through these from top to bottom, `LINGERING` only if need be."""
+
+    READING = enum.auto()    # the request
+    ANSWERING = enum.auto()  # somebody thinks about it
+    SENDING = enum.auto()    # the answer
+    LINGERING = enum.auto()  # the peer is still sending what nobody reads
+
+
+class WebConnection(Dispatcher):
+    """One connection, for one request."""
+
+    def __init__(self, loop: Loop, sock: Socket, peer: str, respond: Respond,
+                 forget: Callable[[WebConnection], object]) -> None:
+        super().__init__(loop, sock)
+        self._peer = peer
+        self._respond = respond
+        self._forget = forget
+        self._transport = Transport(sock, loop.runtime)
+        self._state = _State.READING
+        self._head = b''
+        self._with_body = True
+        self._heard_all = False  # nothing but the request has come
+        self._deadline = loop.call_later(DEADLINE_S, self._expire)
+        self.open(READ)
+
+    def __repr__(self) -> str:
+        return f'<WebConnection {self._peer} {self._state.name.lower()}>'
+
+    def handle_read(self) -> None:
+        try:
+            data = self._transport.receive()
+        except OSError as error:
+            self.end(f'{error}')
+            return
+        if data is None:
+            return
+        if self._state is _State.READING:
+            self._read(data)
+        elif self._state is _State.LINGERING and not data:
+            self.end('done')
+        elif data:
+            self._heard_all = False
+        else:
+            self.want(READ, False)  # the peer has said all and waits for the answer
+
+    def _read(self, data: bytes) -> None:
+        if not data:
+            self.end('closed by the peer')
+            return
+        self._head += data
+        ends = [at + len(end) for end in (b'\r\n\r\n', b'\n\n') if (at := self._head.find(end)) >= 0]
+        if ends and min(ends) <= MAX_HEAD:
+            self._heard_all = min(ends) == len(self._head)
+            self._ask(self._head[:min(ends)])
+        elif len(self._head) > MAX_HEAD:
+            self._answer(text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                              f'a request may have {MAX_HEAD} bytes'))
+
+    def _ask(self, head: bytes) -> None:
+        self._state = _State.ANSWERING
+        method, found = parse(head)
+        log.debug('%s: %s', self._peer, found)
+        if isinstance(found, Response):
+            self._answer(found)
+            return
+        self._with_body = method != 'HEAD'
+        try:
+            self._respond(found, self._answer)
+        except Exception:
+            log.exception('%s: cannot answer %r', self._peer, found)
+            self._answer(text(HTTPStatus.INTERNAL_SERVER_ERROR, 'the server made a mistake; see its log'))
+
+    def _answer(self, response: Response) -> None:
+        """The answer, at once or later; nobody may be there any more."""
+        if self.closed or self._state in (_State.SENDING, _State.LINGERING):
+            return
+        self._state = _State.SENDING
+        self._head = b''
+        self._transport.write(to_bytes(response, self._with_body))
+        self.handle_write()
+
+    def handle_write(self) -> None:
+        if self._state is not _State.SENDING:
+            return
+        try:
+            if not self._transport.flush():
+                self.want(WRITE)
+                return
+        except OSError as error:
+            self.end(f'{error}')
+            return
+        if self._heard_all:
+            self.end('done')
+            return
+        # To close now would tell the peer that what it sends was lost, and perhaps cost it the answer.
+        self._state = _State.LINGERING
+        self._deadline.cancel()
+        self._deadline = self.loop.call_later(LINGER_S, self._expire)
+        self.set_interest(READ)
+
+    def _expire(self) -> None:
+        self.end('time is over')
+
+    def end(self, reason: str) -> None:
+        """Close it; `reason` is for the log."""
+        log.debug('%r: %s', self, reason)
+        self.handle_close()
+
+    def handle_close(self) -> None:
+        self._deadline.cancel()
+        self.close()
+        self._forget(self)
+
+
+class Door:
+    """Takes connections in; there are `MAX_CONNECTIONS` places."""
+
+    def __init__(self, loop: Loop, respond: Respond) -> None:
+        self._loop = loop
+        self._respond = respond
+        self._connections: dict[WebConnection, None] = {}
+
+    def connected(self, sock: Socket, peer: str) -> None:
+        """A new connection."""
+        if len(self._connections) >= MAX_CONNECTIONS:
+            # Whoever asks properly is gone in a moment; peers that say nothing keep no health check out.
+            next(iter(self._connections)).end('others want its place')
+        connection = WebConnection(self._loop, sock, peer, self._respond, self._leave)
+        self._connections[connection] = None
+
+    def _leave(self, connection: Any) -> None:
+        self._connections.pop(connection, None)
