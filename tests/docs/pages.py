@@ -6,8 +6,8 @@ In: a Markdown file.  Its blocks say what to do with them by the words after the
     python        run it; it must succeed          sh checkout run it in the checkout
     conf NAME     write it to the file NAME        (other)     nothing; tests of its own look at it
 
-Everything happens in one directory.  The port 9100 becomes one that is free.  Commands are those of the
-package under test.  Belongs to one thread of the test.
+Everything happens in one directory.  The ports 9100 and 9180 become ones that are free.  Commands are those
+of the package under test.  Belongs to one thread of the test.
 """
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.support.server_process import package_path
 CHECKOUT = Path(__file__).parent.parent.parent
 DOCS = CHECKOUT / 'docs'
 LIMIT_S = 60
+PORTS = ('9100', '9180')
 COMMANDS = {'runzeo': 'runzeo', 'zeoctl': 'zeoctl', 'zeo-nagios': 'nagios', 'zeo-status': 'status',
             'zeopack': 'scripts.zeopack'}
 BLOCK = re.compile(r'^```(\w+)([^\n]*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -57,7 +58,7 @@ class Reader:
     def __init__(self, directory):
         self.directory = directory
         self.output = ''
-        self._port = str(free_port())
+        self._ports = {port: str(free_port()) for port in PORTS}
         self._servers = contextlib.ExitStack()
         self._path = directory.parent / f'{directory.name}-bin'
         self._path.mkdir()
@@ -73,8 +74,8 @@ class Reader:
         self._servers.close()
 
     def adapt(self, text):
-        """The text with a port of our own."""
-        return text.replace('9100', self._port)
+        """The text with ports of our own."""
+        return re.sub('|'.join(PORTS), lambda found: self._ports[found[0]], text)
 
     def follow(self, page):
         """Do what all blocks of a page say.  Returns how many were followed."""

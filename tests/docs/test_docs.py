@@ -2,20 +2,27 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import re
 import shlex
 import shutil
 import subprocess
+import urllib.request
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+import zeo_clone
 from tests.docs.pages import CHECKOUT, DOCS, Reader, blocks
+from zeo_clone.addresses import parse_address
 
 PAGES = sorted(path.name for path in DOCS.glob('*.md'))
 #: Pages whose blocks are all followed, one after the other.
 FOLLOWED = [page for page in PAGES if page != 'client.md']
-#: Blocks that are for other machines; the tests below look at them.
-ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate'}
+#: Blocks that are for other machines, or not for any; tests of their own look at them.
+ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml'}
+#: Commands that are not ours, which pages need.
+FOREIGN = {'tls.md': 'openssl', 'operations.md': 'curl'}
 INSTALL = ('install',)
 FOLLOWABLE = {'sh', 'python', 'conf'}
 
@@ -28,6 +35,11 @@ def reader(tmp_path):
         yield reader
 
 
+def skip_without_commands(page):
+    if page in FOREIGN and shutil.which(FOREIGN[page]) is None:
+        pytest.skip(f'there is no {FOREIGN[page]}')
+
+
 def only_block(page, language):
     found, = (block for block in blocks(page) if block.language == language)
     return found
@@ -35,8 +47,7 @@ def only_block(page, language):
 
 @pytest.mark.parametrize('page', FOLLOWED)
 def test_everything_on_the_page_works(page, reader):
-    if page == 'tls.md' and shutil.which('openssl') is None:
-        pytest.skip('there is no openssl')
+    skip_without_commands(page)
     followed = reader.follow(page)
     assert followed > 0
     assert {block.language for block in blocks(page) if block.words != INSTALL} <= FOLLOWABLE | ELSEWHERE
@@ -73,6 +84,7 @@ def test_blob_page_reads_the_blob_back_in_both_ways(reader):
 
 
 def test_backup_of_the_operations_page_has_the_data(reader):
+    skip_without_commands('operations.md')
     reader.follow('operations.md')
     assert ((reader.directory / 'restored' / 'Data.fs').read_bytes()
             == (reader.directory / 'Data.fs').read_bytes())
@@ -80,6 +92,7 @@ def test_backup_of_the_operations_page_has_the_data(reader):
 
 
 def test_log_of_the_operations_page_is_reopened(reader):
+    skip_without_commands('operations.md')
     reader.follow('operations.md')
     assert 'serving storage' in (reader.directory / 'zeo.log.1').read_text()
 
@@ -111,6 +124,29 @@ def test_unit_for_systemd_is_one(reader):
         done = subprocess.run(['systemd-analyze', 'verify', str(path)], text=True, capture_output=True,
                               timeout=60)
         assert 'Unknown' not in done.stderr, done.stderr
+
+
+def test_prometheus_is_told_where_the_metrics_are_and_rules_use_those_that_there_are(reader):
+    for block in blocks('operations.md'):
+        if block.words in [('zeo.conf',), ('server',)]:
+            assert reader.do(block)
+    configuration, rules = (block for block in blocks('operations.md') if block.language == 'yaml')
+    target, = re.findall(r"targets: \['(.*)'\]", configuration.text)
+    assert f'metrics-address {target}\n' in blocks('operations.md')[0].text
+    with contextlib.closing(zeo_clone.client(parse_address(reader.adapt('localhost:9100')))) as client:
+        client.server_status()
+        with urllib.request.urlopen(f'http://{reader.adapt(target)}/metrics', timeout=60) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    there = {name for family in families
+             for name in (family.name, *(sample.name for sample in family.samples))}
+    page = (DOCS / 'operations.md').read_text(encoding='utf-8')
+    named = set(re.findall(r'\bzeo_(?!clone)\w+', page))
+    assert len(named) > 8
+    assert named <= there
+    if shutil.which('promtool'):
+        for kind, block in [('config', configuration), ('rules', rules)]:
+            (reader.directory / block.words[0]).write_text(block.text)
+            reader.run('promtool', 'check', kind, block.words[0])
 
 
 def test_container_runs_what_runzeo_understands(reader):
