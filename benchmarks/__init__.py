@@ -1,1 +1,9 @@
-"""Figures behind the claims of speed: each module prints what it measures, next to real ZEO."""
+"""Figures behind the claims of speed: how we do beside real ZEO, RelStorage and a bare FileStorage.
+
+In reading order: ``__main__`` is the command; `catalog` says what is measured and what is aimed at, and
+`workloads` how.  `runner` has all `sides` take turns, each in an `arena` of server and clients; what runs in
+those clients is in `child`.  `table`, `plot` and `growth` make something of the figures.  `load` is a short
+form; `cache` and `memory` are measurements of their own.
+
+From the tests only ``tests.support`` is used: it starts processes, and makes environments for peers.
+"""

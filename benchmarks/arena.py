@@ -1,0 +1,161 @@
+"""Where one workload of one side is measured: a fresh copy of the data, its server, its client processes.
+
+In: a `Side`, a `Dataset`.  Out: `Client` processes that do what is asked of them (see ``child/main.py``).
+Everything lies below one directory and is gone at the end.  Belongs to one thread.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.sides import CLIENT, RELSTORAGE
+from tests.support.json_process import ChildError, JsonProcess
+from tests.support.server_process import ANY_PORT, address_of
+
+HERE = Path(__file__).parent
+SERVE = HERE.parent / 'tests' / 'support' / 'serve.py'
+CHILD = HERE / 'child' / 'main.py'
+
+
+class Sizes(NamedTuple):
+    """How much of everything; `crowd` multiplies numbers of clients, processes and threads."""
+
+    objects: int = 10_000
+    record_bytes: int = 1000
+    crowd: int = 1
+    seconds: float = 2.0
+    blob_mb: int = 64
+    cache_objects: int = 200_000
+    transaction_objects: int = 1000
+
+
+class Client:
+    """A client process of a side."""
+
+    def __init__(self, side, options):
+        self._process = JsonProcess(CHILD, json.dumps(options), python=side.python, path=side.path,
+                                    strict=False)
+
+    def send(self, do, **arguments):
+        """Ask for something; `receive` has the answer."""
+        self._process.send({'do': do, **arguments})
+
+    def receive(self):
+        """The value of the answer.  Raises ChildError."""
+        reply = self._process.receive()
+        if 'error' in reply:
+            raise ChildError(f'{reply["error"]}; its log:\n{self._process.log()}')
+        return reply['value']
+
+    def call(self, do, **arguments):
+        self.send(do, **arguments)
+        return self.receive()
+
+    def stop(self):
+        self._process.stop()
+
+
+class Arena:
+    """One side, ready to be measured.  A context manager."""
+
+    def __init__(self, side, sizes, dataset, databases, parent, unix=False, blobs=False):
+        self.side = side
+        self.sizes = sizes
+        self._dataset = dataset
+        self._databases = databases
+        self._parent = parent
+        self._unix = unix
+        self._blobs = blobs
+        self._stack = contextlib.ExitStack()
+        self._directory = ''
+        self._where = {}
+        self._clients = []
+        self.server_pid = None
+
+    def __enter__(self):
+        try:
+            self._directory = tempfile.mkdtemp(prefix='zeo-clone-bench-', dir=self._parent)
+            self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            if self.side.kind == CLIENT:
+                self._serve()
+            elif self.side.kind == RELSTORAGE:
+                self._where = {'dsn': self._stack.enter_context(self._databases.database())}
+                self.server_pid = self._databases.pid
+            else:
+                self._where = {'path': self._dataset.copy(self._directory)}
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def _serve(self):
+        storage = {'kind': 'file', 'path': self._dataset.copy(self._directory)}
+        if self._blobs:
+            storage['blob_dir'] = os.path.join(self._directory, 'blobs')
+        side = self.side
+        server = JsonProcess(SERVE, side.package, python=side.python, path=side.path, strict=False)
+        self._stack.callback(server.stop)
+        address = os.path.join(self._directory, 'socket') if self._unix else ANY_PORT
+        reply = server.call({'start': {'storages': [storage], 'address': address}})
+        if 'error' in reply:
+            raise ChildError(f'{side.label}: {reply["error"]}; its log:\n{server.log()}')
+        self._where = {'package': side.package, 'address': address_of(reply)}
+        self.server_pid = server.pid
+
+    def client(self):
+        """A client process that has done a little of everything."""
+        client, = self.clients(1)
+        return client
+
+    def clients(self, count):
+        """The same for several, which warm up together.  Who asks again gets the same again."""
+        options = {'kind': self.side.kind, 'objects': self.sizes.objects, 'server': self.server_pid,
+                   'record_bytes': self.sizes.record_bytes, 'seconds': self.sizes.seconds,
+                   'directory': self._directory, **self._where}
+        fresh = []
+        while len(self._clients) + len(fresh) < count:
+            fresh.append(Client(self.side, options))
+            self._stack.callback(fresh[-1].stop)
+        together(fresh, 'warm_up')
+        self._clients += fresh
+        return self._clients[:count]
+
+
+def together(clients, do, **arguments):
+    """Have all clients do the same at once; the values of their answers."""
+    for client in clients:
+        client.send(do, **arguments)
+    return [client.receive() for client in clients]
+
+
+class Databases:
+    """Copies of the data set in a `Cluster` of PostgreSQL, made by RelStorage of the interpreter `side`."""
+
+    def __init__(self, cluster, side, sizes, dataset, directory):
+        self.pid = cluster.pid
+        self._cluster = cluster
+        self._template = cluster.create()
+        options = {'kind': RELSTORAGE, 'objects': sizes.objects, 'record_bytes': sizes.record_bytes,
+                   'seconds': sizes.seconds, 'directory': directory, 'dsn': cluster.dsn(self._template)}
+        client = Client(side, options)
+        try:
+            client.call('fill', path=str(dataset.path))
+        finally:
+            client.stop()
+
+    @contextlib.contextmanager
+    def database(self):
+        """A fresh copy; yields its data source name."""
+        name = self._cluster.create(self._template)
+        try:
+            yield self._cluster.dsn(name)
+        finally:
+            self._cluster.drop(name)

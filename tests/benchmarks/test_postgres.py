@@ -1,0 +1,51 @@
+"""The PostgreSQL that benchmarks use comes, copies databases, and leaves nothing behind."""
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.postgres import Cluster, PostgresError, find_programs
+
+needs_postgres = pytest.mark.skipif(find_programs() is None, reason='PostgreSQL is not installed')
+
+
+@needs_postgres
+def test_cluster_runs_copies_a_database_and_vanishes():
+    # Not below tmp_path, which another user, who runs it for root, cannot enter.
+    with Cluster(tempfile.gettempdir()) as cluster:
+        pid, template = cluster.pid, cluster.create()
+        dsn = cluster.dsn(cluster.create(template))
+        place = Path(dict(item.split('=') for item in dsn.split())['host'])
+        assert command_line(pid)
+        assert query(place, template, 'create table kept (n int); insert into kept values (42)') == ''
+        copy = cluster.create(template)
+        assert query(place, copy, 'select n from kept') == '42'
+        cluster.drop(copy)
+        with pytest.raises(PostgresError, match='createdb failed: .* does not exist'):
+            cluster.create('no-such-template')
+    assert not place.exists()
+    assert not command_line(pid)
+
+
+def command_line(pid):
+    """Of a process; empty if it has ended."""
+    try:
+        return Path(f'/proc/{pid}/cmdline').read_bytes()
+    except FileNotFoundError:
+        return b''
+
+
+def query(place, database, sql):
+    """What psql prints of `sql`."""
+    command = [str(find_programs() / 'psql'), '-h', str(place), '-U', 'postgres', '-Atq', '-c', sql, database]
+    return subprocess.run(command, check=True, text=True, capture_output=True, timeout=60).stdout.strip()
+
+
+def test_cluster_without_postgres_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr('benchmarks.postgres.find_programs', lambda: None)
+    with pytest.raises(PostgresError, match=r'there is no initdb, neither in \$PATH nor below'):
+        Cluster(tmp_path)
+    assert list(tmp_path.iterdir()) == []
