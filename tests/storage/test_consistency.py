@@ -148,7 +148,7 @@ def test_a_warm_read_needs_no_server(client, tmp_path):
         for oid in oids:
             reader.load(oid)
         with Proxy(server.address) as proxy:
-            warm = client(proxy.address, wait_timeout=1)
+            warm = client(proxy.address, wait_timeout=1, heartbeat=0)
             for oid in oids:
                 warm.load(oid)
             requests = proxy.frames['up']
