@@ -33,7 +33,7 @@ AF_UNIX: int | None = getattr(socket, 'AF_UNIX', None)
 AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 Socket = socket.socket
 #: Longer than a load or a small commit takes a server, and about as long as waking a virtual processor.
-EAGER_S = 1e-4
+EAGER_S = 5e-4
 #: Linux's struct ucred: process, user and group id.
 PEERCRED = struct.Struct('3i')
 assert PEERCRED.size == 12
