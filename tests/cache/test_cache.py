@@ -117,6 +117,16 @@ def test_an_own_commit_replaces_what_it_changed(cache):
     assert cache.loadBefore(A, p64(7)) == (b'old', p64(5), p64(7))
 
 
+def test_an_own_commit_that_names_an_object_twice_keeps_one_revision(cache):
+    """K4."""
+    cache.store(A, p64(5), None, b'old')
+    cache.applyCommit(p64(7), [(A, b'new'), (A, b'other')])
+    assert cache.load(A) == (b'new', p64(7))
+    assert len(cache) == 2
+    cache.invalidate(A, p64(8))
+    assert cache.load(A) is None
+
+
 def test_the_last_tid_only_goes_forward(cache):
     assert cache.getLastTid() == Z64
     cache.setLastTid(p64(5))

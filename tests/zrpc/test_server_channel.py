@@ -145,6 +145,24 @@ def test_what_one_turn_produces_goes_out_in_one_piece(bench):
     bench.read()
 
 
+def test_a_client_need_not_wait_for_the_last_of_many_answers(bench):
+    """Of many large answers in one turn, the first have arrived while the last are made."""
+    arrived, answer = [], b'x' * (channel_module.SEND_SIZE // 4)
+
+    def answers(event):
+        arrived.append(len(bench.read() or b''))
+        bench.channel.send(answer)
+
+    bench.handler.handle_event = answers
+    bench.read()
+    bench.calls(*['ping'] * 12)
+    before = bench.transport.writes
+    bench.turn()
+    assert len(arrived) == 12
+    assert sum(arrived) == 10 * len(answer)
+    assert bench.transport.writes == before + 3
+
+
 @pytest.mark.parametrize('end, reason, level', [
     (lambda bench: bench.read() and bench.client.close(), 'closed by the client', logging.INFO),
     (lambda bench: bench.calls('fail'), 'refused', logging.WARNING),

@@ -48,6 +48,10 @@ class Book:
                 return
         elif not self._accepts_older(oid, start_tid, end_tid):
             return
+        self._add(oid, start_tid, end_tid, data)
+
+    def _add(self, oid: bytes, start_tid: bytes, end_tid: bytes | None, data: bytes) -> None:
+        """Keep a revision that contradicts nothing."""
         self.stores += 1
         if self.trace is not None:
             self.trace.stored(oid, start_tid, end_tid, len(data))
@@ -110,14 +114,19 @@ class Book:
 
     def apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
         """An own commit: the current revisions end, those with data get a new one."""
-        self.end([oid for oid, _ in records], tid)
+        ended = {oid for oid, _ in self.end([oid for oid, _ in records], tid)}
         for oid, data in records:
-            if data is not None:
+            if data is None:
+                continue
+            if oid in ended:
+                ended.remove(oid)
+                self._add(oid, tid, None, data)
+            else:
                 self.store(oid, tid, None, data)
 
     # -- ends -----------------------------------------------------------------------------------------
-    def end(self, oids: Iterable[bytes], tid: bytes | None) -> None:
-        """The current revisions of `oids` end at `tid`; None: they are dropped.
+    def end(self, oids: Iterable[bytes], tid: bytes | None) -> list[tuple[bytes, int]]:
+        """The current revisions of `oids` end at `tid`; None: they are dropped.  Oid and place of each.
 
         First in memory, for all, then in the file: if that fails readers see none of them any more.
         """
@@ -136,6 +145,7 @@ class Book:
         self.invalidations += len(ended)
         for oid, at in ended:
             self._mark(oid, at, tid)
+        return ended
 
     def _mark(self, oid: bytes, at: int, end_tid: bytes | None) -> None:
         """Write the end of the record at `at`; None: it is to be forgotten."""

@@ -62,6 +62,7 @@ class ClientCache:
         self._lock = runtime.lock()  # protects all below but the counters of hits, which may miss some
         self._sync_lock = runtime.lock()  # protects the file from being closed during a sync
         self._book, self._last_tid = open_cache(runtime, self.path, max(self.size, 0))
+        self._older_places = self._book.older.places  # the same dict for ever; read without the lock
         self._closed = False
         self._syncing = False
         self._synced_at = runtime.monotonic()
@@ -94,6 +95,9 @@ class ClientCache:
                 self._hits += 1
                 self._hit_bytes += length
                 return data, start_tid
+        elif not place and view is not HIDDEN:
+            self._misses += 1  # as `_count` would; a record that another thread just moves is missed, too
+            return None
         record = self._current(oid)
         self._count(oid, None, record)
         return None if record is None else (record.data, record.start_tid)
@@ -114,6 +118,9 @@ class ClientCache:
                 self._hits += 1
                 self._hit_bytes += length
                 return data, start_tid, None
+        elif not place and view is not HIDDEN and oid not in self._older_places:
+            self._misses += 1
+            return None
         record = self._current(oid)
         if record is None or record.start_tid >= before_tid:
             record = self._older(oid, before_tid)

@@ -21,6 +21,8 @@ from zeo_clone.zrpc.connection import ServerCore
 
 log = logging.getLogger(__name__)
 
+#: While a client's own messages are processed, the output is collected up to this many bytes.
+SEND_SIZE = 64 << 10
 #: Output waiting for a client: above this nothing is read from it (N8) or processed for it ...
 HIGH_WATER = 16 << 20
 #: ... until it has fallen to this, which is also when a stream that is being sent goes on ...
@@ -55,8 +57,8 @@ class ServerHandler(Protocol):
 class ServerChannel(Dispatcher):
     """One client's connection.  Loop thread only.
 
-    What one turn produces for a client goes out in one piece: while its own messages are processed the
-    output is collected.
+    What one turn produces for a client goes out in one piece, unless it is much: while its own messages are
+    processed the output is collected.
     """
 
     def __init__(self, loop: Loop, transport: Transport, core: ServerCore,
@@ -118,12 +120,18 @@ class ServerChannel(Dispatcher):
         if handler is None:
             return
         self._collecting = True
+        transport, full = self.transport, SEND_SIZE
         try:
             for event in self._events:
                 handler.handle_event(event)
                 if self.closed or self._closing:
                     break
-                if self.transport.queued > HIGH_WATER:
+                if transport.queued > full:
+                    self._flush()  # the client can go to work on it
+                    full = transport.queued + SEND_SIZE
+                    if self.closed:
+                        break
+                if transport.queued > HIGH_WATER:
                     self._paused = True  # the other events wait in their iterator
                     break
             else:
