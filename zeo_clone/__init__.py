@@ -5,6 +5,7 @@ ZODB storage, `DB` a database and `connection` a connection on it.
 """
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 # The packages are bound to the names `client` and `server` here, once, before the functions below take
@@ -15,6 +16,9 @@ import zeo_clone.server  # noqa: F401
 __version__ = '0.1.0'
 __all__ = ['DB', 'client', 'connection', 'install_as_ZEO', 'server']
 
+#: Attempts of `DB`.  The second finds the root object that another client has created meanwhile.
+MAX_ATTEMPTS = 5
+
 
 def client(*args: Any, **keywords: Any) -> Any:
     """A ClientStorage; the same arguments."""
@@ -23,10 +27,18 @@ def client(*args: Any, **keywords: Any) -> Any:
 
 
 def DB(*args: Any, **keywords: Any) -> Any:
-    """A ``ZODB.DB`` on a ClientStorage with the same arguments; the storage is closed if DB fails."""
+    """A ``ZODB.DB`` on a ClientStorage with the same arguments; the storage is closed if DB fails.
+
+    Several clients may start at once on a database that is empty: one creates the root object.
+    """
     import ZODB
+    from ZODB.POSException import ConflictError
     storage = client(*args, **keywords)
     try:
+        for _ in range(MAX_ATTEMPTS - 1):
+            with contextlib.suppress(ConflictError):
+                return ZODB.DB(storage)
+            storage.ping()  # what the other client has committed arrives first
         return ZODB.DB(storage)
     except BaseException:
         storage.close()
