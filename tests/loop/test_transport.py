@@ -6,7 +6,14 @@ import socket
 import pytest
 
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.loop.transport import BYTES_PER_TURN, JOIN_SIZE, READ_SIZE, Transport
+from zeo_clone.loop.transport import (
+    BULK_READ_SIZE,
+    BYTES_PER_TURN,
+    JOIN_SIZE,
+    LARGE_PIECE,
+    READ_SIZE,
+    Transport,
+)
 
 SMALL_BUFFER = 8 * 1024
 
@@ -106,11 +113,11 @@ def test_written_pieces_leave_in_one_system_call():
 def test_pieces_are_joined_up_to_a_limit_and_large_ones_are_not_copied():
     sock = Stub(room=1 << 30)
     transport = Transport(sock, REAL)
-    half = JOIN_SIZE // 2
-    for size in (half, half, 1, JOIN_SIZE, 1, 1):
+    part = JOIN_SIZE // 8
+    for size in (*[part] * 8, 1, LARGE_PIECE - 1, LARGE_PIECE, LARGE_PIECE, 1, 1):
         transport.write(bytes(size))
     assert transport.flush()
-    assert sock.offers == [JOIN_SIZE, 1, JOIN_SIZE, 2]
+    assert sock.offers == [JOIN_SIZE, LARGE_PIECE, LARGE_PIECE, LARGE_PIECE, 2]
 
 
 def test_turn_of_one_socket_ends_after_its_share_of_bytes():
@@ -182,11 +189,15 @@ def test_receive_tells_nothing_yet_from_the_end(narrow):
     assert transport.receive() == b''
 
 
-def test_receive_takes_a_limited_piece(narrow):
-    transport, theirs = narrow
-    theirs.send(bytes(READ_SIZE + 1))
-    assert len(transport.receive()) == READ_SIZE
-    assert len(transport.receive()) == 1
+def test_receive_takes_a_limited_piece_and_a_larger_one_while_more_waits():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BULK_READ_SIZE)
+        transport = Transport(ours, REAL)
+        for sizes in [READ_SIZE, 1], [READ_SIZE, BULK_READ_SIZE, 1]:
+            theirs.sendall(bytes(sum(sizes)))
+            assert [len(transport.receive()) for _ in sizes] == sizes
 
 
 def test_error_while_receiving_reaches_the_caller(narrow):

@@ -183,7 +183,7 @@ def test_fast_numbered_call_means_what_the_general_one_means(message_id, name, n
     means_the_same(encode_call(message_id, name, (number,)), marshal.dumps(value), value)
 
 
-@given(NUMBERS, st.none() | st.just([]) | st.binary(min_size=8, max_size=8))
+@given(NUMBERS, st.none() | st.just([]) | OIDS | OIDS.map(lambda tid: [{'tid': tid}]))
 def test_fast_small_reply_means_what_the_general_one_means(message_id, value):
     message = (message_id, 0, '.reply', value)
     means_the_same(encode_reply(message_id, value), marshal.dumps(message), message)
@@ -194,6 +194,14 @@ def test_fast_begin_means_what_the_general_one_means(number, user, description):
     args = (number, user, description, {}, None, ' ')
     means_the_same(encode_oneway('tpc_begin', args), marshal.dumps((0, True, 'tpc_begin', args)),
                    (0, True, 'tpc_begin', args))
+
+
+@given(st.binary(max_size=600), OIDS, OIDS)
+@example(b'x' * 59_000, OID, TID)
+def test_fast_chunk_of_a_blob_means_what_the_general_one_means(chunk, oid, serial):
+    for name, args in ('storeBlobChunk', (chunk,)), ('receiveBlobChunk', (oid, serial, chunk)):
+        value = (0, True, name, args)
+        means_the_same(encode_oneway(name, args), marshal.dumps(value), value)
 
 
 @given(st.integers(1 - (1 << 63), (1 << 63) - 1), st.integers(1 - (1 << 63), (1 << 63) - 1))
@@ -223,6 +231,10 @@ def test_fast_invalidation_means_what_the_general_one_means(tid, oids):
     ('info', ({'length': 1 << 63, 'size': 1},)),
     ('info', ({'length': 1, 'size': -1 << 63},)), ('info', ({'length': True, 'size': 1},)),
     ('info', ({'length': 1, 'size': 1, 'x': 1},)), ('info', (None,)), ('info', ({'length': 1, 'size': 1}, 1)),
+    ('storeBlobChunk', ()), ('storeBlobChunk', ('x',)), ('storeBlobChunk', (b'', b'')),
+    ('receiveBlobChunk', (OID, TID)), ('receiveBlobChunk', (OID, TID, 'x')),
+    ('receiveBlobChunk', (OID, b'short', b'x')), ('receiveBlobChunk', ('x' * 8, TID, b'x')),
+    ('receiveBlobChunk', (b'short', TID, b'x')), ('receiveBlobChunk', (OID, TID, b'x', 1)),
     ('invalidateTransaction', (TID, [])), ('invalidateTransaction', (TID, [OID] * (shortcuts.MAX_OIDS + 1))),
     ('invalidateTransaction', (TID, (OID,))), ('invalidateTransaction', (TID, [OID, b'short'])),
     ('invalidateTransaction', (TID, [OID, 'x' * 8])), ('invalidateTransaction', (b'short', [OID])),
@@ -240,6 +252,8 @@ def test_numbered_call_of_another_form_takes_the_general_path(message_id, args):
 
 @pytest.mark.parametrize(('message_id', 'value'), [
     (1, b'short'), (1, [1]), (1, ()), (1, 0), (1, False), (1, 'x' * 8), (1, {}), (1 << 31, None),
+    (1, [{}]), (1, [{'tid': b'short'}]), (1, [{'tid': None}]), (1, [{'tid': TID, 'x': 1}]), (1, [{'x': TID}]),
+    (1, [{'tid': TID}, TID]), (1, [(('tid', TID),)]), (1, [{b'tid': TID}]),
     ((OID, TID), None), ('id', [])])
 def test_reply_of_another_form_takes_the_general_path(message_id, value):
     assert encode_reply(message_id, value) == marshal.dumps((message_id, 0, '.reply', value))
@@ -253,9 +267,13 @@ FAST = [encode_load(77, OID, TID), encode_load(1, b'C\x08' * 4, b'\x86t.' + b'C'
         encode_store(b'C\x08' * 4, b'B' * 8, b'J\0\0\0\0tt.', 1),
         encode_call(77, 'vote', (5,)), encode_call(77, 'tpc_finish', (-5,)),
         encode_call(1, 'tpc_abort', (5,)),
-        encode_reply(7, None), encode_reply(7, []), encode_reply(7, TID), encode_reply(7, b't.C\x08]t.N'),
+        encode_reply(7, None), encode_reply(7, []), encode_reply(7, TID), encode_reply(7, [{'tid': TID}]),
+        encode_reply(7, [{'tid': b'sat.sat.'}]), encode_reply(7, b't.C\x08]t.N'),
         encode_oneway('tpc_begin', (7, b'', b'', {}, None, ' ')),
         encode_oneway('tpc_begin', (7, b'user', b'B\1\0\0\0}NX', {}, None, ' ')),
+        encode_oneway('storeBlobChunk', (b'',)), encode_oneway('storeBlobChunk', (b'\x85t.B\1\0\0\0',)),
+        encode_oneway('receiveBlobChunk', (OID, TID, b'')),
+        encode_oneway('receiveBlobChunk', (b'C\x08' * 4, LATER, b'B\1\0\0\0\x87t.')),
         encode_oneway('info', ({'length': 3, 'size': 1 << 40},)),
         encode_oneway('invalidateTransaction', (TID, [OID])),
         encode_oneway('invalidateTransaction', (b'](C\x08](C\x08', [OID, b'C\x08' * 4, LATER]))]

@@ -35,7 +35,7 @@ class Blobs:
         begun.blobs.append((oid, part))
         total, done = os.path.getsize(part), 0
         begun.send_raw('storeBlobStart')
-        with open(part, 'rb') as file:
+        with open(part, 'rb', buffering=0) as file:  # chunks are large
             while chunk := file.read(CHUNK_SIZE):
                 begun.send_raw('storeBlobChunk', chunk)
                 done += len(chunk)

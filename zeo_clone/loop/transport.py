@@ -10,12 +10,17 @@ from collections import deque
 
 from zeo_clone.loop.runtime import Runtime, Socket
 
-#: Bytes read from a socket at once.  One large frame arrives in pieces of this size.
+#: Bytes read from a socket at once ...
 READ_SIZE = 64 * 1024
+#: ... and after a read that was full: more waits.  One large frame arrives in pieces of this size.  From
+#: 128 KB on malloc would take each piece from the system, page by page, and give it back.
+BULK_READ_SIZE = 120 * 1024
 #: Bytes written to one socket before the others get a turn.
 BYTES_PER_TURN = 4 * 1024 * 1024
 #: Small queued pieces are joined up to this length for one system call.
 JOIN_SIZE = 128 * 1024
+#: From this length on a piece is sent as it is: to copy it costs more than the system call.
+LARGE_PIECE = 32 * 1024
 
 
 class Transport:
@@ -28,6 +33,7 @@ class Transport:
         self.queued = 0  # bytes in _queue
         self.sent = 0
         self.received = 0
+        self._read_size = READ_SIZE
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} fd {self.socket.fileno()}, {self.queued} bytes queued>'
@@ -79,10 +85,10 @@ class Transport:
 
     def _next_piece(self) -> bytes | memoryview:
         piece = self._queue.popleft()
-        if not self._queue or len(piece) >= JOIN_SIZE:
+        if not self._queue or len(piece) >= LARGE_PIECE:
             return piece
         pieces, size = [piece], len(piece)
-        while self._queue and size + len(self._queue[0]) <= JOIN_SIZE:
+        while self._queue and len(self._queue[0]) < LARGE_PIECE and size + len(self._queue[0]) <= JOIN_SIZE:
             pieces.append(self._queue.popleft())
             size += len(pieces[-1])
         return b''.join(pieces) if len(pieces) > 1 else piece
@@ -90,10 +96,12 @@ class Transport:
     def receive(self) -> bytes | None:
         """What has arrived; None if nothing has, b'' at the end of the stream."""
         try:
-            data = self.socket.recv(READ_SIZE)
+            data = self.socket.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
             return None
-        self.received += len(data)
+        size = len(data)
+        self._read_size = READ_SIZE if size < READ_SIZE else BULK_READ_SIZE
+        self.received += size
         return data
 
     def shutdown(self) -> None:

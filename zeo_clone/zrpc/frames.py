@@ -46,14 +46,21 @@ class FrameReader:
 
         Raises `ProtocolError` on a length above the limit, after the contents before it.
         """
-        if self._partial:
-            self._partial += data
-            if len(self._partial) < self._wanted:
-                return
-            data = bytes(self._partial)
-            self._partial.clear()
-            self._wanted = 4
         start, end = 0, len(data)
+        if self._partial:
+            start = self._wanted - len(self._partial)  # so many bytes of `data` belong to it
+            if start > end:
+                self._partial += data
+                return
+            if self._wanted > 4:
+                # Only this content is copied here, not what follows it.
+                content = b''.join((memoryview(self._partial)[4:], memoryview(data)[:start]))
+                self._partial, self._wanted = bytearray(), 4
+                yield content
+            else:
+                data = bytes(self._partial) + data
+                self._partial.clear()
+                start, end = 0, len(data)
         while end - start >= 4:
             length, = LENGTH.unpack_from(data, start)
             if length > self.limit:
@@ -67,4 +74,4 @@ class FrameReader:
             yield data[start + 4:stop]
             start = stop
         if start < end:
-            self._partial += data[start:] if start else data
+            self._partial += memoryview(data)[start:]

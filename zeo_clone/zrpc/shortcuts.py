@@ -7,9 +7,11 @@ against each other.  Ids and numbers are always BININT, so that all offsets are 
 
     (id, False, 'loadBefore', (oid, tid))
     (id, False, 'vote' | 'tpc_finish' | 'tpc_abort', (number,))
-    (id, 0, '.reply', (data, serial, next serial or None) | 8 bytes | [] | None)
+    (id, 0, '.reply', (data, serial, next serial or None) | 8 bytes | [] | [{'tid': tid}] | None)
     (0, True, 'storea', (oid, serial, data, number))
     (0, True, 'tpc_begin', (number, user, description, {}, None, ' '))
+    (0, True, 'storeBlobChunk', (chunk,))
+    (0, True, 'receiveBlobChunk', (oid, serial, chunk))
     (0, True, 'info', ({'length': length, 'size': size},))
     (0, True, 'invalidateTransaction', (tid, [oid, ...]))
 """
@@ -87,6 +89,8 @@ _CURRENT_END = b'N\x87t.'
 _PAST_TAIL = Struct('<2s8s2s8s3s')
 _PAST_END = b'\x87t.'
 _NONE_END, _EMPTY_END, _END = b'Nt.', b']t.', b't.'
+_TID, _TID_END = b']}X\x03\0\0\0tidC\x08', b'sat.'
+assert len(_TID) == 12
 assert (len(_REPLY), _LOADED_HEAD.size, _CURRENT_TAIL.size, _PAST_TAIL.size) == (13, 26, 14, 23)
 
 
@@ -105,15 +109,22 @@ def encode_loaded(message_id: Any, revision: Any) -> bytes | None:
 
 
 def encode_reply(message_id: Any, value: Any) -> bytes | None:
-    """The reply None, an empty list, or 8 bytes."""
+    """The reply None, 8 bytes, or what a vote is usually answered with."""
     if type(message_id) is not int or not _LOW <= message_id <= _HIGH:
         return None
     if value is None:
         end = _NONE_END
     elif type(value) is bytes and len(value) == 8:
         end = b'C\x08%bt.' % value
-    elif type(value) is list and not value:
+    elif type(value) is not list:
+        return None
+    elif not value:
         end = _EMPTY_END
+    elif len(value) == 1 and type(value[0]) is dict and list(value[0]) == ['tid']:
+        tid = value[0]['tid']
+        if type(tid) is not bytes or len(tid) != 8:
+            return None
+        end = b'%b%b%b' % (_TID, tid, _TID_END)
     else:
         return None
     return b'%b%b%b%b' % (_ID, _int.pack(message_id), _REPLY, end)
@@ -124,13 +135,15 @@ def _decode_reply(content: bytes) -> Message | None:
         return _decode_loaded(content) if len(content) >= _LOADED_HEAD.size else None
     if content[8:21] != _REPLY:
         return None
-    end = content[21:34]
+    end = content[21:47]
     if end == _EMPTY_END:
         value: Any = []
     elif end == _NONE_END:
         value = None
     elif len(end) == 12 and end[:2] == _BYTES_8 and end[10:] == _END:
         value = end[2:10]
+    elif len(end) == 24 and end[:12] == _TID and end[20:] == _TID_END:
+        value = [{'tid': end[12:20]}]
     else:
         return None
     return _int.unpack_from(content, 4)[0], 0, '.reply', value
@@ -164,9 +177,15 @@ _INFO = Struct('<30sq11sq4s')
 _INVALIDATE = b'\x80\x03(K\0\x88X\x15\0\0\0invalidateTransactionC\x08'
 _INVALIDATE_LIST = b'](C\x08'
 _INVALIDATE_END = b'e\x86t.'
+_UP = b'\x80\x03(K\0\x88X\x0e\0\0\0storeBlobChunkB'
+_UP_END = b'\x85t.'
+_DOWN = b'\x80\x03(K\0\x88X\x10\0\0\0receiveBlobChunkC\x08'
+_DOWN_HEAD = Struct('<29s8s2s8scI')
+_DOWN_END = b'\x87t.'
 _eights = Struct('8s2x').iter_unpack
 assert (len(_STORE), _STORE_HEAD.size, _STORE_TAIL.size) == (20, 43, 8)
 assert (len(_BEGIN), _BEGIN_HEAD.size, len(_BEGIN_END), len(_INVALIDATE)) == (22, 31, 11, 34)
+assert (len(_UP), len(_DOWN), _DOWN_HEAD.size) == (26, 29, 52)
 assert [len(key) for key in _INFO_KEYS] == [30, 11, 4]
 
 
@@ -254,8 +273,39 @@ def _decode_invalidation(content: bytes) -> Message | None:
     return 0, 1, 'invalidateTransaction', (content[34:42], [oid for oid, in _eights(items)])
 
 
+def _encode_up(args: tuple[Any, ...]) -> bytes | None:
+    if len(args) != 1 or type(args[0]) is not bytes:
+        return None
+    return b'%b%b%b%b' % (_UP, _size.pack(len(args[0])), args[0], _UP_END)
+
+
+def _decode_up(content: bytes) -> Message | None:
+    if (content[:26] != _UP or len(content) < 33 or content[-3:] != _UP_END
+            or _size.unpack_from(content, 26)[0] != len(content) - 33):
+        return None
+    return 0, 1, 'storeBlobChunk', (content[30:-3],)
+
+
+def _encode_down(args: tuple[Any, ...]) -> bytes | None:
+    if len(args) != 3 or set(map(type, args)) != {bytes} or len(args[0]) != 8 or len(args[1]) != 8:
+        return None
+    oid, serial, chunk = args
+    return b'%b%b%b' % (_DOWN_HEAD.pack(_DOWN, oid, _BYTES_8, serial, b'B', len(chunk)), chunk, _DOWN_END)
+
+
+def _decode_down(content: bytes) -> Message | None:
+    if len(content) < 55:
+        return None
+    start, oid, mark, serial, chunk_mark, size = _DOWN_HEAD.unpack_from(content)
+    if (start != _DOWN or mark != _BYTES_8 or chunk_mark != b'B' or len(content) != size + 55
+            or content[-3:] != _DOWN_END):
+        return None
+    return 0, 1, 'receiveBlobChunk', (oid, serial, content[52:-3])
+
+
 _ONEWAY: dict[str, Callable[[tuple[Any, ...]], bytes | None]] = {
-    'tpc_begin': _encode_begin, 'info': _encode_info, 'invalidateTransaction': _encode_invalidation}
+    'tpc_begin': _encode_begin, 'info': _encode_info, 'invalidateTransaction': _encode_invalidation,
+    'storeBlobChunk': _encode_up, 'receiveBlobChunk': _encode_down}
 
 
 def encode_oneway(name: str, args: tuple[Any, ...]) -> bytes | None:
@@ -272,8 +322,8 @@ _BY_SHAPE: dict[bytes, _Decoder] = {
     **{shape[:8]: _decode_numbered for shape in _NUMBERED.values()}}
 _BY_START: dict[bytes, _Decoder] = {
     _STORE[:16]: _decode_store, _BEGIN[:16]: _decode_begin, _INFO_KEYS[0][:16]: _decode_info,
-    _INVALIDATE[:16]: _decode_invalidation}
-assert (len(_BY_SHAPE), len(_BY_START)) == (5, 4)
+    _INVALIDATE[:16]: _decode_invalidation, _UP[:16]: _decode_up, _DOWN[:16]: _decode_down}
+assert (len(_BY_SHAPE), len(_BY_START)) == (5, 6)
 
 
 def decode(content: bytes) -> Message | None:
