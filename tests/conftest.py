@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import hypothesis
 import pytest
 from ZODB.MappingStorage import MappingStorage
 
@@ -14,6 +15,10 @@ from tests.support.console_process import ConsolePool
 from tests.support.leaks import Watch
 from tests.support.peer_env import peer_python as find_peer_python
 from tests.support.server_process import ANY_PORT, PeerServer, ServerProcess
+
+#: No test depends on how fast the machine is.
+hypothesis.settings.register_profile('untimed', deadline=None)
+hypothesis.settings.load_profile('untimed')
 
 
 @pytest.fixture(scope='session', autouse=True)
