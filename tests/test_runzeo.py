@@ -461,3 +461,16 @@ def test_check_finds_mistakes(tmp_path):
 
 def test_version_is_that_of_the_package():
     assert run('--version') == (0, f'runzeo {zeo_clone.__version__}\n', '')
+
+
+def test_threads_do_not_keep_the_loop_waiting(monkeypatch, tmp_path):
+    """L5: while it serves, the interpreter changes threads ten times as often as it usually does."""
+    seen, before = [], sys.getswitchinterval()
+    monkeypatch.setattr(runzeo, 'start_logging', lambda eventlog: None)
+    monkeypatch.setattr(runzeo, 'serve', lambda settings, signals: seen.append(sys.getswitchinterval()))
+    try:
+        runzeo.run(settings('-f', tmp_path / 'Data.fs'))
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(runzeo.SWITCH_INTERVAL_S)]
+    assert runzeo.SWITCH_INTERVAL_S < before

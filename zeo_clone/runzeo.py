@@ -33,6 +33,9 @@ from zeo_clone.startup import (
 DEFAULT_ADDRESS = ('localhost', 9100)
 DEFAULT_FILE = 'Data.fs'
 USAGE_ERROR = 2  # exit code, as argparse has it
+#: A thread that packs or undoes lets the loop's thread go on after so many seconds; Python's own 5 ms, several
+#: times for each request, is what clients would wait.
+SWITCH_INTERVAL_S = 0.0005
 
 logger = logging.getLogger('zeo_clone')
 
@@ -178,6 +181,7 @@ def describe(settings: Settings) -> str:
 def run(settings: Settings) -> int:
     """Serve as `settings` say; the exit code.  Raises `StartError`."""
     start_logging(settings.eventlog)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with contextlib.closing(Signals()) as signals:
             serve(settings, signals)

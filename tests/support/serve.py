@@ -117,6 +117,8 @@ def main(package, options=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    if package == 'zeo_clone':
+        sys.setswitchinterval(importlib.import_module('zeo_clone.runzeo').SWITCH_INTERVAL_S)  # as runzeo does
     servers = Servers(package)
     try:
         if options is not None:

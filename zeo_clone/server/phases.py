@@ -25,8 +25,8 @@ from zeo_clone.server.operations import Operation, Operations
 if TYPE_CHECKING:
     from zeo_clone.server.transactor import Transactor
 
-#: Operations carried out before other clients get a turn.
-OPERATIONS_PER_TURN = 2000
+#: Operations carried out before other clients get a turn: about a millisecond.
+OPERATIONS_PER_TURN = 100
 
 
 class Phase:
