@@ -17,7 +17,7 @@ from tests.connections.bank_client import ACCOUNTS, look, open_accounts
 from tests.support.proxy import AFTER, DOWN, INSIDE, UP, Proxy
 
 #: Ten minutes in the heavy run.
-SECONDS = 600 if os.environ.get('ZEO_CLONE_HEAVY') else 10
+SECONDS = 600 if os.environ.get('ZEO_CLONE_HEAVY') else 30
 CUSTOMERS = 3
 #: Seconds between two faults.
 PAUSE_S = 0.4
