@@ -33,8 +33,8 @@ from zeo_clone.startup import (
 DEFAULT_ADDRESS = ('localhost', 9100)
 DEFAULT_FILE = 'Data.fs'
 USAGE_ERROR = 2  # exit code, as argparse has it
-#: A thread that packs or undoes lets the loop's thread go on after so many seconds; Python's own 5 ms, several
-#: times for each request, is what clients would wait.
+#: A thread that packs or undoes lets the loop's thread go on after so many seconds.  With Python's own 5 ms
+#: clients would wait for that several times in each request.
 SWITCH_INTERVAL_S = 0.0005
 
 logger = logging.getLogger('zeo_clone')
