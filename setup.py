@@ -46,6 +46,7 @@ setup(
             'bottle',  # bottle, chess, waitress: the examples need them
             'chess',
             'hypothesis',
+            'matplotlib',
             'mypy',
             'prometheus_client',
             'pytest',

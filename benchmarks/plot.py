@@ -20,6 +20,7 @@ def label(ratio):
 def save(path, results):
     """Draw the ratios of `results` into the file `path`; a notch shows what was aimed at against ZEO."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
     mine, *peers = results.sides
     rows = [(workload, figure) for workload, figure in results.rows()
             if any(results.ratio(workload, figure, peer) for peer in peers)]
@@ -39,8 +40,11 @@ def save(path, results):
               label='aim, against ZEO')
     axes.axvline(1, color=OUR_COLOUR, linewidth=0.8)
     axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter('{x:g}')
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(rows)), [figure.title for _, figure in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f'times better than the peer: {mine.label}, to the right of 1')
-    axes.legend(loc='lower right')
+    picture.legend(loc='outside upper right', ncols=1 + len(peers))
     picture.savefig(path)
