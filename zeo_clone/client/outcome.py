@@ -142,8 +142,10 @@ class Inquiry:
             channel.send('iterator_gc', ([iid],))
             return COMMITTED, tid
         assert tid is not None
-        # A pack could have removed it, but only together with all that its objects were before.
-        if found is None and any(is_older(channel, oid, tid) for oid in bases):
+        # A pack could have removed it, but only together with all that its objects were before, and only
+        # after a later transaction.  A FileStorage that was killed may call its tid the last one all the same.
+        if found is None and (channel.call('lastTransaction', ()) <= tid
+                              or any(is_older(channel, oid, tid) for oid in bases)):
             return NOT_COMMITTED, None
         return UNKNOWN, None
 
@@ -160,11 +162,14 @@ def current_serial(channel: Any, oid: bytes) -> bytes:
 
 
 def is_older(channel: Any, oid: bytes, tid: bytes) -> bool:
-    """Was the state of `oid` right after the time of `tid` written before that?"""
+    """Was the state of `oid` right after the time of `tid` written before that?
+
+    One that is not there proves nothing: a pack may have removed a new object with its transaction.
+    """
     try:
         revision = check_revision(channel.call('loadBefore', (oid, p64(u64(tid) + 1))))
     except POSKeyError:
-        return True
+        return False
     return revision is not None and revision[1] < tid
 
 
