@@ -143,7 +143,8 @@ class Inquiry:
             return COMMITTED, tid
         assert tid is not None
         # A pack could have removed it, but only together with all that its objects were before, and only
-        # after a later transaction.  A FileStorage that was killed may call its tid the last one all the same.
+        # after a later transaction.
+        # A FileStorage that was killed may call its tid the last one all the same.
         if found is None and (channel.call('lastTransaction', ()) <= tid
                               or any(is_older(channel, oid, tid) for oid in bases)):
             return NOT_COMMITTED, None
