@@ -20,6 +20,7 @@ from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.StorageServer import StorageServer
 from zeo_clone.zrpc.channel import server as server_channel
+from zeo_clone.zrpc.channel.calls import PendingCall
 
 
 def test_too_many_open_files_do_not_stop_the_acceptor(server_process):
@@ -135,7 +136,7 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
     link = slow._manager.ready
     answers = []
-    calls = [(p64(1), maxtid, link.channel.async_call(answers.append, lambda call: None)) for _ in range(50)]
+    calls = [(p64(1), maxtid, PendingCall(None, answers.append)) for _ in range(50)]
     link.channel.load_async(calls)
     paused = threading.Event()
 

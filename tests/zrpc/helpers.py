@@ -172,8 +172,10 @@ class WatchedLock:
         self.on_exit = None  # called after the end of a `with`, once
         self.wanted = False  # somebody had to wait for a `with`
 
-    def acquire(self):
+    def acquire(self, blocking=True):
         if not self._lock.acquire(blocking=False):
+            if not blocking:
+                return False
             self._sleeps.put(threading.get_ident())
             self._lock.acquire()
         return True

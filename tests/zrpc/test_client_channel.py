@@ -13,6 +13,7 @@ import pytest
 
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
+from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.channel.client import HOT_AFTER, ConnectionLost
 
 # ---- calls and replies ---------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def test_asynchronous_call_tells_its_end_in_the_reader_s_role(connect):
 
 def burst(channel, oids, on_done=lambda call: None):
     """Asynchronous loads of `oids`; the calls."""
-    calls = [channel.async_call(lambda revision: revision, on_done) for _ in oids]
+    calls = [PendingCall(None, lambda revision: revision, on_done) for _ in oids]
     channel.load_async([(oid, TID, call) for oid, call in zip(oids, calls, strict=True)])
     return calls
 
@@ -103,8 +104,9 @@ def test_joining_ends_with_the_connection(either):
     leader.result()
     with pytest.raises(ConnectionLost):
         call.result()
+    either.channel.join(call)  # at once: it is done
     with pytest.raises(ClientDisconnected):
-        either.channel.join(call)
+        either.channel.join(PendingCall(None))
 
 
 def test_joining_ends_although_the_end_of_the_call_fails(either):

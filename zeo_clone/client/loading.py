@@ -5,6 +5,8 @@ processed.  A question is asked again if its connection breaks, as long as the w
 """
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,8 +20,33 @@ from zeo_clone.loop.runtime import Runtime
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.channel.client import ClientChannel
 
-#: Loads of a prefetch in one burst; the next burst waits until half of them are answered.
-BURST = 1000
+#: Loads of a prefetch that are sent at once: the server works on them while the next are put together.
+BURST = 50
+#: So many bursts of a prefetch may wait for their answers.
+MAX_BURSTS = 20
+
+
+class Prefetched(PendingCall):
+    """A load that puts its answer into the cache."""
+
+    __slots__ = ('_key', '_loader', 'channel')
+
+    # Not the one of `PendingCall`: there are thousands of these.
+    def __init__(self, loader: Loader, channel: ClientChannel, key: tuple[bytes, bytes]) -> None:
+        self.done = False
+        self.error = self.wakeup = self.joined = None
+        self.channel = channel
+        self._loader = loader
+        self._key = key
+
+    def take(self, value: Any) -> None:
+        """Of the channel: the reply."""
+        self._loader.arrived(self._key[0], value)
+
+    def finish(self) -> None:
+        """Of the channel: no more will come."""
+        self.done = True
+        self._loader.prefetching.pop(self._key, None)
 
 
 class Loader:
@@ -30,7 +57,7 @@ class Loader:
         self._cache = cache
         self._wait_timeout_s = wait_timeout_s
         self._runtime = runtime
-        self._prefetching: dict[tuple[bytes, bytes], PendingCall] = {}  # single operations are atomic
+        self.prefetching: dict[tuple[bytes, bytes], Prefetched] = {}  # single operations are atomic
 
     def link(self) -> Link:
         """The link in use; waits for one.  Raises `ClientDisconnected`."""
@@ -62,61 +89,56 @@ class Loader:
         """loadBefore of what is not in the cache."""
         if type(oid) is not bytes or type(tid) is not bytes or len(oid) != 8 or len(tid) != 8:
             oid, tid = eight_bytes(oid), eight_bytes(tid)
-        if self._prefetching:
-            pending = self._prefetching.get((oid, tid))
-            link = self._manager.ready
-            if pending is not None and link is not None and link.channel is not None:
-                link.channel.join(pending)
+        if self.prefetching:
+            pending = self.prefetching.get((oid, tid))
+            if pending is not None:
+                with contextlib.suppress(ClientDisconnected):
+                    pending.channel.join(pending)
                 found = self._cache.loadBefore(oid, tid)
                 if found is not None:
                     return found
 
         def arrived(value: Any) -> Any:
-            revision = check_revision(value)
-            if revision is not None:
-                data, start, end = revision
-                self._cache.store(oid, start, end, data)
-            return revision
+            return self.arrived(oid, value)
 
         return self.read(lambda channel: channel.load(oid, tid, arrived))
 
+    def arrived(self, oid: bytes, value: Any) -> Any:
+        """Reader's role: the answer to a load; keeps and returns the revision."""
+        revision = check_revision(value)
+        if revision is not None:
+            data, start, end = revision
+            self._cache.store(oid, start, end, data)
+        return revision
+
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for what is not in the cache, without waiting for the answers."""
-        link = self.link()
-        assert link.channel is not None
-        loads = []
-        for oid in dict.fromkeys(oids):
-            if (oid, tid) not in self._prefetching and self._cache.loadBefore(oid, tid) is None:
-                pending = self._prefetched(link.channel, eight_bytes(oid), tid)
-                self._prefetching[oid, tid] = pending
+        channel = self.link().channel
+        assert channel is not None
+        cached = self._cache.loadBefore
+        bursts: deque[Prefetched] = deque()  # the last load of each that was sent
+        loads: list[tuple[bytes, bytes, Prefetched]] = []
+        try:
+            for oid in dict.fromkeys(oids):
+                if type(oid) is not bytes or len(oid) != 8:
+                    oid = eight_bytes(oid)
+                key = oid, tid
+                if key in self.prefetching or cached(oid, tid) is not None:
+                    continue
+                self.prefetching[key] = pending = Prefetched(self, channel, key)
                 loads.append((oid, tid, pending))
-            if len(loads) == BURST:
-                self._send_burst(link.channel, loads)
-                loads = []
-        self._send_burst(link.channel, loads)
-
-    def _send_burst(self, channel: ClientChannel, loads: list[tuple[bytes, bytes, PendingCall]]) -> None:
-        if loads:
-            try:
+                if len(loads) == BURST:
+                    channel.load_async(loads)
+                    bursts.append(pending)
+                    loads = []
+                    if len(bursts) == MAX_BURSTS:
+                        channel.join(bursts.popleft())
+            if loads:
                 channel.load_async(loads)
-            except BaseException:
-                for oid, tid, _ in loads:
-                    self._prefetching.pop((oid, tid), None)
-                raise
-            if len(loads) == BURST:
-                channel.join(loads[BURST // 2][2])
-
-    def _prefetched(self, channel: ClientChannel, oid: bytes, tid: bytes) -> PendingCall:
-        def arrived(value: Any) -> None:
-            revision = check_revision(value)
-            if revision is not None:
-                data, start, end = revision
-                self._cache.store(oid, start, end, data)
-
-        def done(pending: PendingCall) -> None:
-            self._prefetching.pop((oid, tid), None)
-
-        return channel.async_call(arrived, done)
+        except BaseException:
+            for _, _, pending in loads:  # nobody is to wait for them
+                pending.finish()
+            raise
 
 
 def eight_bytes(value: Any) -> bytes:

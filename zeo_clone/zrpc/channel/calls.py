@@ -49,8 +49,12 @@ class PendingCall:
         self.on_done = on_done
         # An acquired lock, released once: when the call is done, or its thread is to be the reader.
         self.wakeup = wakeup
-        # Locks of threads that wait for a call that was made without waiting; see `ClientChannel.join`.
+        # Those of threads that wait for a call that was made without waiting; see `ClientChannel.join`.
         self.joined: list[PendingCall] | None = None
+
+    def take(self, value: Any) -> None:
+        """Reader's role: the reply has come.  An exception drops the connection (C17)."""
+        self.value = value if self.on_reply is None else self.on_reply(value)
 
     def finish(self) -> None:
         """Reader's role: value or error is known."""

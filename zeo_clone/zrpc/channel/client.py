@@ -1,16 +1,16 @@
 """The client's end of a connection: joins a `ClientCore` to a socket, for any number of threads.
 
-A caller writes to the socket itself.  One thread at a time, the *reader*, receives and processes what
-arrives, in wire order, for all (leader/followers): it leaves the role when its own reply has come and
-passes it to a waiting caller or back to the loop.  So a call costs two switches of processes and none of
-threads, and all effects of messages happen in one place, in the reader's role.  What a message means is
-the handler's business.
+A caller writes to the socket itself, on a busy connection together with what others want to say at the same
+moment.  One thread at a time, the *reader*, receives and processes what arrives, in wire order, for all
+(leader/followers): it leaves the role when its own reply has come and passes it to a waiting caller or back
+to the loop.  So a call costs two switches of processes and none of threads, and all effects of messages
+happen in one place, in the reader's role.  What a message means is the handler's business.
 """
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
@@ -45,6 +45,8 @@ HOT_AFTER = 64
 HOT_CALLS = 10
 #: ... in so many seconds.  For so long at most a notice waits when the calls suddenly end.
 HOT_INTERVAL_S = 0.01
+#: Calls of different threads that are sent together at most: the server works on them meanwhile.
+TOGETHER = 4
 
 
 class ClientChannel(Dispatcher):
@@ -69,6 +71,8 @@ class ClientChannel(Dispatcher):
         self._calls = 0  # since the last look at them
         self._hot = False
         self._looking = False  # a look at the calls is planned
+        self._outbox: deque[bytes] = deque()  # calls not yet sent; single operations on it are atomic ...
+        self._woken: set[PendingCall] = set()  # ... and on this: done, and their threads do not know it yet
         self._eagerness = Eagerness(self.runtime)  # the reader's, as is the next
         self._has_input = self.runtime.input_poll(self.fd)
         self._applying: int | None = None  # the thread that is in a handler or callback
@@ -101,14 +105,14 @@ class ClientChannel(Dispatcher):
         or ValueError if `args` cannot be sent.
         """
         pending = self._new_call(on_reply)
-        self._transmit(self.core.send_call(name, args, pending))
+        self._post(self.core.send_call(name, args, pending))
         self._wait(pending)
         return pending.result()
 
     def load(self, oid: bytes, tid: bytes, on_reply: Callable[[Any], Any]) -> Any:
         """`call` of loadBefore, faster.  `oid` and `tid` are 8 bytes."""
         pending = self._new_call(on_reply)
-        self._transmit(self.core.send_load(oid, tid, pending))
+        self._post(self.core.send_load(oid, tid, pending))
         self._wait(pending)
         return pending.result()
 
@@ -120,25 +124,23 @@ class ClientChannel(Dispatcher):
         pending = PendingCall(None, on_reply, on_done)
         self._transmit(self.core.send_call(name, args, pending), block=False)
 
-    def load_async(self, loads: list[tuple[bytes, bytes, PendingCall]]) -> None:
-        """One burst of loadBefore, ``(oid, tid, call)`` each, with calls from `async_call`."""
-        self._transmit(b''.join([self.core.send_load(*load) for load in loads]), block=False)
-
-    def async_call(self, on_reply: Callable[[Any], Any],
-                   on_done: Callable[[PendingCall], None]) -> PendingCall:
-        """A call that nobody waits for, unless by `join`."""
-        return PendingCall(None, on_reply, on_done)
+    def load_async(self, loads: Iterable[tuple[bytes, bytes, PendingCall]]) -> None:
+        """One burst of loadBefore, ``(oid, tid, call)`` each, with calls that nobody waits for, unless by
+        `join`."""
+        send_load = self.core.send_load
+        self._transmit(b''.join([send_load(oid, tid, call) for oid, tid, call in loads]), block=False)
 
     def join(self, pending: PendingCall) -> None:
         """Wait until a call that was made without waiting is done."""
+        if pending.done:
+            return
         waiting = self._new_call(None)
-        with self._role_lock:
-            if pending.done:
-                return
+        with self._role_lock:  # against others who join
             if pending.joined is None:
                 pending.joined = []
             pending.joined.append(waiting)
-        self._wait(waiting)
+        if not pending.done:  # asked after joining: whoever finishes it does the two in the other order
+            self._wait(waiting)
 
     def send(self, name: str, args: tuple[Any, ...], flush: bool = False) -> None:
         """Call a method that has no reply.  Small ones are collected and leave with the next call."""
@@ -213,9 +215,31 @@ class ClientChannel(Dispatcher):
         if waiting and block:
             self._drain(0)
 
+    def _post(self, data: bytes) -> None:
+        """`_transmit` for a caller that waits for the reply.
+
+        Threads that were woken by one batch of replies mostly make their next calls at once: on a hot
+        connection these leave together.  The last thread to wake sends what waits.
+        """
+        if not self._hot:
+            self._transmit(data)
+            return
+        self._outbox.append(data)
+        self._check_fate()
+        if not self._woken or len(self._outbox) >= TOGETHER:
+            self._send_posted()
+
+    def _send_posted(self) -> None:
+        with self._send_lock:
+            if self._fate is None and self._flush():
+                self._want_write(True)
+
     def _flush(self, data: bytes = b'') -> int:
         """Under the send lock: send `data`, after what is queued.  Returns how many bytes are left."""
         try:
+            if self._outbox:
+                posted = [self._outbox.popleft() for _ in range(len(self._outbox))]
+                data = b''.join((*posted, data))
             if data:
                 self.transport.send(data)
             if self.transport.queued:
@@ -319,6 +343,10 @@ class ClientChannel(Dispatcher):
                     self._followers.remove(pending)
         if self._reader is pending:  # only its own thread changes that
             self._pass_role()
+        elif self._woken:
+            self._woken.discard(pending)
+            if not self._woken and self._outbox:
+                self._send_posted()
 
     def _poll(self) -> None:
         # Under the role lock.
@@ -364,15 +392,13 @@ class ClientChannel(Dispatcher):
     def _process(self, event: Event) -> None:
         kind = type(event)
         if kind is Result:
-            pending = event.token  # type: ignore[union-attr]
-            pending.value = event.value  # type: ignore[union-attr]
-            if pending.on_reply is not None:
-                try:
-                    pending.value = pending.on_reply(pending.value)
-                except BaseException as error:
-                    pending.error = error
-                    self._finish(pending)
-                    raise
+            pending, value = event  # type: ignore[misc]
+            try:
+                pending.take(value)
+            except BaseException as error:
+                pending.error = error
+                self._finish(pending)
+                raise
             self._finish(pending)
         elif kind is Failure:
             pending = event.token  # type: ignore[union-attr]
@@ -384,13 +410,16 @@ class ClientChannel(Dispatcher):
             self._handler.handle_agreed(event.protocol)  # type: ignore[union-attr]
 
     def _finish(self, pending: PendingCall) -> None:
+        if pending.wakeup is not None:
+            if self._hot and pending is not self._reader:
+                self._woken.add(pending)
+            pending.finish()
+            return
         try:
             pending.finish()
         finally:
-            if pending.wakeup is None:
-                with self._role_lock:  # from now on `join` sees that it is done
-                    joined, pending.joined = pending.joined, None
-                for waiting in joined or ():
+            if pending.joined is not None:
+                for waiting in pending.joined:
                     waiting.finish()
 
     def _bury(self, error: BaseException) -> None:
@@ -433,6 +462,9 @@ class ClientChannel(Dispatcher):
             self._hot = self._looking = calls >= HOT_CALLS and not self.closed
             self._poll()
             again = self._hot
+        self._woken.clear()  # should a signal have kept one from saying that it is awake
+        if self._outbox:
+            self._send_posted()
         if again:
             self.loop.call_later(HOT_INTERVAL_S, self._look_at_calls)
 

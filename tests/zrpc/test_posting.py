@@ -1,0 +1,103 @@
+"""Calls of many threads on a busy connection leave together, and none of them is forgotten."""
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.zrpc.helpers import Background
+from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.client import HOT_AFTER, TOGETHER
+
+
+@pytest.fixture
+def busy(connect):
+    """A hot connection whose reply to one thread has come, which does not know it yet; both."""
+    connection = connect(threaded=False)
+    connection.channel._hot = True
+    sleeper = PendingCall(threading.Lock())
+    sleeper.done = True
+    connection.channel._woken.add(sleeper)
+    return connection, sleeper
+
+
+def posted(connection):
+    """A call that was made, but not sent."""
+    sent = connection.channel.transport.sent
+    call = connection.leader(len(connection.channel._outbox))
+    assert (connection.channel.transport.sent, len(connection.channel._outbox)) == (sent, 1)
+    return call
+
+
+def answer(connection, call):
+    request = connection.server.call()
+    connection.server.reply(request, 'fine')
+    assert call.result() == 'fine'
+
+
+def test_last_of_the_woken_threads_sends_what_waits(busy):
+    connection, sleeper = busy
+    call = posted(connection)
+    connection.channel._leave(sleeper)
+    answer(connection, call)
+
+
+def test_a_thread_that_never_says_that_it_is_awake_holds_nobody_up(busy):
+    """A signal may have ended its wait just then.  The loop looks after it."""
+    connection, _ = busy
+    call = posted(connection)
+    connection.channel._look_at_calls()
+    answer(connection, call)
+    assert not connection.channel._woken
+
+
+def test_several_calls_leave_with_the_one_that_makes_them_enough(busy):
+    connection, _ = busy
+    calls = [posted(connection)]
+    calls += [connection.follower(number) for number in range(1, TOGETHER)]
+    assert not connection.channel._outbox
+    for number in range(TOGETHER):
+        connection.server.reply(connection.server.call(), number)
+    assert sorted(call.result() for call in calls) == list(range(TOGETHER))
+
+
+def test_what_need_not_wait_takes_with_it_what_waits(busy):
+    connection, _ = busy
+    call = posted(connection)
+    connection.channel.send('hurry', (), flush=True)
+    assert {connection.server.call().name for _ in range(2)} == {'ping', 'hurry'}
+    connection.close()
+    with pytest.raises(ClientDisconnected):
+        call.result()
+
+
+def test_a_call_that_waits_to_be_sent_ends_with_the_connection(busy):
+    """C16: nobody waits for ever."""
+    connection, sleeper = busy
+    call = posted(connection)
+    connection.server.close()
+    with pytest.raises(ClientDisconnected):
+        call.result()
+    with pytest.raises(ClientDisconnected):
+        connection.channel.call('ping', ())
+    connection.channel._leave(sleeper)  # does not send to a closed socket
+
+
+def test_many_threads_get_each_their_own_answer(connect):
+    """Calls, and answers in bursts of all sizes; the connection becomes hot on the way."""
+    connection = connect()
+    threads, calls = 8, 4 * HOT_AFTER
+    ready = threading.Barrier(threads)
+
+    def work(number):
+        ready.wait()
+        return [connection.channel.call('ping', (number, turn)) for turn in range(calls)]
+
+    workers = [Background(work, number) for number in range(threads)]
+    for _ in range(threads * calls):
+        request = connection.server.call()
+        connection.server.reply(request, request.args)
+    for number, worker in enumerate(workers):
+        assert worker.result() == [(number, turn) for turn in range(calls)]
+    assert not connection.channel._outbox and not connection.channel._woken
