@@ -55,18 +55,25 @@ class Book:
         self.stores += 1
         if self.trace is not None:
             self.trace.stored(oid, start_tid, end_tid, len(data))
+        ring, file = self.ring, self.file
+        need = block_size(len(data))
         try:
-            at = self._put(oid, start_tid, end_tid or ZERO, data)
+            if ring.front - ring.write < need:
+                if need > ring.capacity:
+                    return
+                ring.make_room(need)
+            at = ring.write
+            file.append(oid, fmt.record(file.salt, at, oid, start_tid, end_tid or ZERO, data), at)
         except OSError as error:  # as if it had not been stored; a full disk must not stop the client
             self._unwritten(error)
             return
-        if not at:
-            return
+        ring.write += need
+        ring.used += need
         if end_tid is None:
             self.current.set(oid, at)
         else:
             places = self.older.get(oid)
-            self.older.insert(oid, bisect_left(places, start_tid, key=self.file.start_of), at)
+            self.older.insert(oid, bisect_left(places, start_tid, key=file.start_of), at)
 
     def _accepts_current(self, oid: bytes, start_tid: bytes) -> bool:
         """May a current revision be stored?  A current one that is older than it goes."""
@@ -97,20 +104,6 @@ class Book:
         if index and self._head(oid, places[index - 1]).end_tid > start_tid:
             return False
         return index == len(places) or self.file.start_of(places[index]) >= end_tid
-
-    def _put(self, oid: bytes, start_tid: bytes, end_tid: bytes, data: bytes) -> int:
-        """Write a record; its place, 0 if it is larger than the ring."""
-        ring = self.ring
-        need = block_size(len(data))
-        if ring.front - ring.write < need:
-            if need > ring.capacity:
-                return 0
-            ring.make_room(need)
-        at = ring.write
-        self.file.append(oid, fmt.record(self.file.salt, at, oid, start_tid, end_tid, data), at)
-        ring.write += need
-        ring.used += need
-        return at
 
     def apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
         """An own commit: the current revisions end, those with data get a new one."""

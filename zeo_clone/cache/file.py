@@ -200,10 +200,11 @@ class CacheFile:
         """The head of the record at `at`; None if there is no valid one that ends within the ring."""
         if self._tail:
             self._flush_before(at, fmt.HEAD_SIZE)
-        source = self.map
-        raw = self._read(self.fd, fmt.HEAD_SIZE, at) if source is None else source[
-            at:at + fmt.HEAD_SIZE]
-        head = fmt.parse_head(self.salt, at, raw)
+        if self.map is None:
+            head = fmt.parse_head(self.salt, at, self._read(self.fd, fmt.HEAD_SIZE, at))
+        else:
+            # A temporary file is new, and nobody else can change it.
+            head = fmt.mapped_head(self.salt, at, self.map, self.path is not None)
         if head is None or at + fmt.block_size(head.length) > self.end:
             return None
         return head
@@ -265,8 +266,7 @@ class CacheFile:
 
     def write_end(self, at: int, head: Head, end_tid: bytes) -> None:
         """Set the end tid of the record at `at`."""
-        raw = fmt.pack_head(self.salt, at, (head.length, head.oid, head.start_tid, end_tid, head.data_crc))
-        self.write(raw[fmt.END_AT:], at + fmt.END_AT)
+        self.write(fmt.packed_end(self.salt, at, head, end_tid), at + fmt.END_AT)
 
     # -- header -----------------------------------------------------------------------------------
     def write_header(self, **changes: Any) -> None:

@@ -41,7 +41,10 @@ class Prefetched(PendingCall):
 
     def take(self, value: Any) -> None:
         """Of the channel: the reply."""
-        self._loader.arrived(self._key[0], value)
+        revision = check_revision(value)
+        if revision is not None:
+            data, start, end = revision
+            self._loader.cache.store(self._key[0], start, end, data)
 
     def finish(self) -> None:
         """Of the channel: no more will come."""
@@ -54,7 +57,7 @@ class Loader:
 
     def __init__(self, manager: Manager, cache: Any, wait_timeout_s: float, runtime: Runtime) -> None:
         self._manager = manager
-        self._cache = cache
+        self.cache = cache
         self._wait_timeout_s = wait_timeout_s
         self._runtime = runtime
         self.prefetching: dict[tuple[bytes, bytes], Prefetched] = {}  # single operations are atomic
@@ -94,28 +97,24 @@ class Loader:
             if pending is not None:
                 with contextlib.suppress(ClientDisconnected):
                     pending.channel.join(pending)
-                found = self._cache.loadBefore(oid, tid)
+                found = self.cache.loadBefore(oid, tid)
                 if found is not None:
                     return found
 
         def arrived(value: Any) -> Any:
-            return self.arrived(oid, value)
+            revision = check_revision(value)
+            if revision is not None:
+                data, start, end = revision
+                self.cache.store(oid, start, end, data)
+            return revision
 
         return self.read(lambda channel: channel.load(oid, tid, arrived))
-
-    def arrived(self, oid: bytes, value: Any) -> Any:
-        """Reader's role: the answer to a load; keeps and returns the revision."""
-        revision = check_revision(value)
-        if revision is not None:
-            data, start, end = revision
-            self._cache.store(oid, start, end, data)
-        return revision
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for what is not in the cache, without waiting for the answers."""
         channel = self.link().channel
         assert channel is not None
-        cached = self._cache.loadBefore
+        cached = self.cache.loadBefore
         bursts: deque[Prefetched] = deque()  # the last load of each that was sent
         loads: list[tuple[bytes, bytes, Prefetched]] = []
         try:

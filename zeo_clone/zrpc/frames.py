@@ -23,9 +23,12 @@ _FOREIGN = {b'\x16\x03': 'TLS', b'\x15\x03': 'TLS', b'GE': 'HTTP', b'HE': 'HTTP'
             b'PO': 'HTTP', b'SS': 'SSH'}
 
 
+_pack_length = LENGTH.pack
+
+
 def frame(content: bytes) -> bytes:
     """`content` with its length in front."""
-    return LENGTH.pack(len(content)) + content
+    return _pack_length(len(content)) + content
 
 
 class FrameReader:
