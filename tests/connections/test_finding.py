@@ -113,6 +113,15 @@ def test_every_address_of_a_name_is_tried_and_names_are_resolved_anew(server, cl
     assert asked == [('db.example', 1234)] * 2
 
 
+def test_an_address_in_numbers_needs_no_name_server(server, client, monkeypatch):
+    """N3: nor the thread that would wait for one."""
+    def resolve(self, host, port, *, passive=False):
+        raise AssertionError('asked for')
+
+    monkeypatch.setattr(Runtime, 'resolve', resolve)
+    client(server.addr, wait_timeout=20).ping()
+
+
 def test_a_name_that_is_unknown_is_in_the_exception(client, monkeypatch):
     """N13."""
     def resolve(self, host, port, *, passive=False):

@@ -195,6 +195,11 @@ class Manager:
             if isinstance(address, str):
                 self._try(Target(Endpoint(AF_UNIX or 0, address), None))
                 continue
+            known = self._loop.runtime.in_numbers(*address)
+            if known:
+                for endpoint in known:
+                    self._try(Target(endpoint, address[0]))
+                continue
             self._resolving += 1
             resolve = functools.partial(self._resolve, address)
             if self._options.io_thread:

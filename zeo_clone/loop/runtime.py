@@ -97,6 +97,15 @@ class Runtime:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
         return list(dict.fromkeys(Endpoint(int(family), addr) for family, _, _, _, addr in found))
 
+    def in_numbers(self, host: str | None, port: int) -> list[Endpoint]:
+        """`resolve` where no name server has to be asked; empty if `host` is a name.  Does not block."""
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM,
+                                       flags=socket.AI_NUMERICHOST)
+        except (OSError, UnicodeError):
+            return []
+        return [Endpoint(int(family), addr) for family, _, _, _, addr in found]
+
     def socket(self, family: int) -> Socket:
         """A new non-blocking stream socket; without Nagle's delay where that exists."""
         sock = socket.socket(family, socket.SOCK_STREAM)
