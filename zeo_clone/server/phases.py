@@ -117,8 +117,10 @@ class _Buffering(Phase):
             self.operations.uploads.start()
 
     def write_blob(self, chunk: bytes) -> None:
-        with self._failing_later():
+        try:  # likewise, for each part
             self.operations.write_blob(chunk)
+        except Exception as error:
+            self.doom(error)
 
     def end_blob(self, operation: Operation) -> None:
         with self._failing_later():

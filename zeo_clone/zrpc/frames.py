@@ -36,7 +36,8 @@ class FrameReader:
 
     def __init__(self, limit: int = STRANGER_LIMIT) -> None:
         self.limit = limit
-        self._partial = bytearray()  # the beginning of a frame, its length included
+        # The beginning of a frame, its length included: a part of one piece as it came, or several put together.
+        self._partial: bytes | bytearray | memoryview = b''
         self._wanted = 4  # how long _partial must be to make progress
 
     @property
@@ -53,16 +54,18 @@ class FrameReader:
         if self._partial:
             start = self._wanted - len(self._partial)  # so many bytes of `data` belong to it
             if start > end:
+                if type(self._partial) is not bytearray:
+                    self._partial = bytearray(self._partial)
                 self._partial += data
                 return
             if self._wanted > 4:
                 # Only this content is copied here, not what follows it.
                 content = b''.join((memoryview(self._partial)[4:], memoryview(data)[:start]))
-                self._partial, self._wanted = bytearray(), 4
+                self._partial, self._wanted = b'', 4
                 yield content
             else:
                 data = bytes(self._partial) + data
-                self._partial.clear()
+                self._partial = b''
                 start, end = 0, len(data)
         while end - start >= 4:
             length, = LENGTH.unpack_from(data, start)
@@ -77,4 +80,6 @@ class FrameReader:
             yield data[start + 4:stop]
             start = stop
         if start < end:
-            self._partial += memoryview(data)[start:]
+            rest = memoryview(data)[start:]
+            # To keep a large part of a piece is cheaper than to copy it; a small one would keep the whole.
+            self._partial = rest if 2 * len(rest) > end else bytes(rest)
