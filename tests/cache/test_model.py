@@ -32,10 +32,13 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.directory = tempfile.mkdtemp(prefix='zeo-clone-test-')
-        self.path = os.path.join(self.directory, 'c.zec')
+        self.path = self.make_path()
         self.truth = Truth()
         self.heard = 0
         self.cache = None
+
+    def make_path(self):
+        return os.path.join(self.directory, 'c.zec')
 
     def teardown(self):
         if self.cache is not None:
@@ -161,7 +164,28 @@ class CacheMachine(RuleBasedStateMachine):
             assert audit(self.cache, self.truth) == len(self.cache)
 
 
-TestCacheMachine = CacheMachine.TestCase
+class TemporaryCacheMachine(CacheMachine):
+    """The same without a file that lasts: ends of revisions are kept in memory."""
+
+    close_and_open = kill_and_open = None
+
+    def make_path(self):
+        return None
+
+    @rule(size=sizes)
+    def begin_anew(self, size):
+        self.cache.close()
+        self.open(size)
+
+    @invariant()
+    def ends_go_with_their_records(self):
+        if self.cache is not None:
+            ring, ends = self.cache._book.ring, self.cache._book.file.ends
+            assert not any(ring.write <= at < ring.front for at in ends)  # the free space at the hand
+
+
+TestCacheMachine, TestTemporaryCacheMachine = CacheMachine.TestCase, TemporaryCacheMachine.TestCase
 TestCacheMachine.settings = settings(
     max_examples=1500 if HEAVY else 70, stateful_step_count=STEPS, deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+TestTemporaryCacheMachine.settings = settings(TestCacheMachine.settings, max_examples=1500 if HEAVY else 40)

@@ -142,11 +142,16 @@ class Book:
 
     def _mark(self, oid: bytes, at: int, end_tid: bytes | None) -> None:
         """Write the end of the record at `at`; None: it is to be forgotten."""
+        ends = self.file.ends
+        if ends is not None and end_tid is not None:
+            ends[at] = end_tid
+            return
         head = self._head(oid, at)
         if end_tid is None:
             self.ring.used -= block_size(head.length)
             end_tid = head.start_tid
-        self.file.write_end(at, head, end_tid)
+        if ends is None:
+            self.file.write_end(at, head, end_tid)
 
     def _head(self, oid: bytes, at: int) -> Head:
         head = self.file.head_at(at)

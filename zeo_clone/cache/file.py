@@ -68,6 +68,8 @@ class CacheFile:
         self._tail_places: list[tuple[bytes, int]] = []  # oid and place of each
         self._tail_start = self._tail_end = -1
         self.arrived: list[tuple[bytes, int]] = []  # those written since the cache took notice
+        # The end tids of ended records by place, if nobody will ever look for them in the file.
+        self.ends: dict[int, bytes] | None = {} if path is None else None
         self.base = fmt.BASE_TEMPORARY if path is None else fmt.BASE_FILE
         self.end = self.ring_end(header.size)
         self.map = runtime.map_file(self.fd, header.size) if header.size else None
@@ -207,6 +209,8 @@ class CacheFile:
             head = fmt.mapped_head(self.salt, at, self.map, self.path is not None)
         if head is None or at + fmt.block_size(head.length) > self.end:
             return None
+        if self.ends and at in self.ends:
+            return head._replace(end_tid=self.ends[at])
         return head
 
     def free_at(self, at: int) -> int:
@@ -238,7 +242,8 @@ class CacheFile:
         data = raw[fmt.HEAD_SIZE:whole]
         if crc32(data) != head.data_crc or len(data) != head.length:
             return None, []
-        return Record(head.oid, head.start_tid, head.end_tid, data), self._following(
+        end_tid = self.ends.get(at, head.end_tid) if self.ends is not None else head.end_tid
+        return Record(head.oid, head.start_tid, end_tid, data), self._following(
             raw, at, fmt.block_size(head.length))
 
     def _following(self, raw: bytes, at: int, offset: int) -> list[tuple[bytes, int]]:
@@ -280,6 +285,8 @@ class CacheFile:
     def new_salt(self) -> None:
         """Make all that is in the ring meaningless; the next header makes that last."""
         self.salt = _salt(self._runtime)
+        if self.ends is not None:
+            self.ends.clear()
 
     def identity(self) -> bytes:
         """What tells a restart of the process from one of the machine; 16 bytes, zeros if unknown."""

@@ -10,7 +10,8 @@ Layout (integers big-endian; `base` is 1024, for a temporary file 16)::
              | data | zero bytes up to a multiple of 16
     free     4s magic | I header crc | Q length of the block with this head
 
-``end_tid`` is zero in a current revision, equal to ``start_tid`` in a record that is to be forgotten.
+``end_tid`` is zero in a current revision, equal to ``start_tid`` in a record that is to be forgotten.  In a
+temporary file ends are not written but kept in memory: nobody will read it later.
 A crc of a head covers the bytes of that head before it (in a free block: around it), and starts from the
 file's random salt and the place in the file.  So the image of a record means something only where it
 was written and only until the salt changes (`clear`); bytes of user data never look like a record.

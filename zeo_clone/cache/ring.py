@@ -87,6 +87,8 @@ class Ring:
     def _pass_block(self, may_keep: bool) -> bool:
         """Move ``front`` over one block.  True if its record was kept."""
         at = self.front
+        if self._file.ends:
+            self._file.ends.pop(at, None)
         head = self._file.head_at(at)
         if head is None:
             length = self._file.free_at(at)
@@ -97,7 +99,7 @@ class Ring:
         size = block_size(head.length)
         place = self._index.get(head.oid)
         if place & ~FLAGS == at:
-            if self.heat[at >> HEAT_SHIFT] and may_keep:
+            if may_keep and self.heat[at >> HEAT_SHIFT]:
                 self._keep(at, size, head, place)
                 return True
             self._index.remove(head.oid)

@@ -73,13 +73,13 @@ class StorageCommit:
     def carry_out(self, operations: Iterator[Operation], limit: int) -> bool:
         """At most `limit` of `operations`; True when there are no more.  Raises what the storage raises.
         """
+        some = list(islice(operations, limit))
         with self._wrapper.committing():
-            for operation in islice(operations, limit):
+            for operation in some:
                 self.failing = operation
-                VERBS[operation.verb](self, operation)
-                limit -= 1
+                VERBS[operation[0]](self, operation)
         self.failing = None
-        return limit > 0
+        return len(some) < limit
 
     def vote(self) -> None:
         """``tpc_vote``.  Not while there are conflicts."""

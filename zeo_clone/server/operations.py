@@ -54,7 +54,8 @@ class Operations:
 
     def append(self, operation: Operation) -> None:
         """Keep `operation`.  Raises OSError or StorageError if there is no room for it."""
-        size = OVERHEAD + len(operation.data or b'')
+        data = operation[3]
+        size = OVERHEAD + len(data) if data else OVERHEAD
         self._count(size)
         self._recent.append(operation)
         self._recent_size += size

@@ -246,13 +246,14 @@ class Session:
     def _store(self, call: Call) -> None:
         """The call that a large transaction consists of: likewise."""
         _, _, args, oneway = call
-        if not oneway or self._served is None or not is_usual_store(args):
+        transactor = self._transactor
+        if not oneway or transactor is None or not is_usual_store(args):
             self._call(call)
             return
         oid, serial, data, transaction_id = args
-        self._served.stats.stores += 1
+        transactor.served.stats.stores += 1
         try:
-            self.transactor.add(transaction_id, _new(Operation, ('store', oid, serial, data, None)))
+            transactor.add(transaction_id, _new(Operation, ('store', oid, serial, data, None)))
         except Exception as error:
             self._refuse(call, METHODS['storea'], error)
 

@@ -105,8 +105,10 @@ class Transactor:
 
     def add(self, transaction_id: object, operation: Operation) -> None:
         """Any operation that waits for the vote."""
-        self._check(transaction_id)
-        self.phase.add(operation)
+        phase, meta = self.phase, self.meta
+        if meta is None or meta.id != transaction_id or type(phase) is Idle:
+            self._check(transaction_id)
+        phase.add(operation)
 
     def start_blob(self) -> None:
         """``storeBlobStart``."""

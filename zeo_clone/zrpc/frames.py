@@ -36,7 +36,7 @@ class FrameReader:
 
     def __init__(self, limit: int = STRANGER_LIMIT) -> None:
         self.limit = limit
-        # The beginning of a frame, its length included: a part of one piece as it came, or several put together.
+        # The beginning of a frame, its length included: part of a piece as it came, or several put together.
         self._partial: bytes | bytearray | memoryview = b''
         self._wanted = 4  # how long _partial must be to make progress
 

@@ -152,7 +152,8 @@ class ClientChannel(Dispatcher):
 
     def _collect(self, data: bytes, flush: bool) -> None:
         with self._send_lock:
-            self._check_fate()
+            if self._fate is not None:
+                self._check_fate()
             self.transport.write(data)
             waiting = self.transport.queued
             if flush or waiting > COLLECT_SIZE:
