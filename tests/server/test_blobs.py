@@ -12,6 +12,7 @@ from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
 from zeo_clone.server import downloads, uploads
+from zeo_clone.server.deferred import Deferred
 
 OID = p64(1)
 BLOB = b'cZODB.blob\nBlob\n.N.'
@@ -324,6 +325,34 @@ def test_a_large_blob_waits_for_the_client_to_read(client, monkeypatch):
     assert client.channel.room_wanted
     assert len(client.take_notices()) == 11
     assert not client.has_reply(reply)
+    assert client.session.downloads._file.tell() == 200  # one piece is there already for when it has
+
+
+@pytest.mark.parametrize('room_first', [True, False])
+def test_room_and_the_next_piece_may_come_in_any_order(client, monkeypatch, room_first):
+    """A read takes longer than the client, or the other way round."""
+    monkeypatch.setattr(downloads, 'CHUNK', 10)
+    monkeypatch.setattr(downloads, 'PIECE', 100)
+    tid = commit_blob(client, bytes(range(250)) * 2)
+    client.take_notices()
+    reads = []
+
+    def slow(function):
+        reads.append((function, Deferred()))
+        return reads[-1][1]
+
+    monkeypatch.setattr(client.session, 'slow', slow)
+    reply = client.start('sendBlob', OID, tid)
+    while not client.has_reply(reply):
+        steps = [client.session.handle_room] if client.channel.room_wanted else []
+        if reads:
+            function, deferred = reads.pop()
+            steps.append(lambda f=function, d=deferred: d.succeed(f()))
+        client.channel.room_wanted = False
+        for step in steps if room_first else steps[::-1]:
+            step()
+        client.desk.loop.turn()
+    assert b''.join(chunks_of(client, tid)) == bytes(range(250)) * 2
 
 
 def test_two_downloads_are_not_interleaved(client, monkeypatch):

@@ -1,8 +1,8 @@
 """Blobs that a client asks for: sent in chunks, one blob after another, as fast as the client reads.
 
 In: requests, and word from the channel that there is room.  Out: ``receiveBlob...`` calls of the
-client, then the reply.  Files are opened and read in a worker thread, a piece at a time, so that memory
-stays flat and the loop goes on (B9).  Loop thread only.
+client, then the reply.  Files are opened and read in a worker thread, a piece at a time and one ahead of
+what is being sent, so that memory stays flat and the loop goes on (B9).  Loop thread only.
 """
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class Downloads:
         self._session = session
         self._requests: deque[tuple[bytes, bytes, Deferred]] = deque()  # the first one is under way
         self._file: IO[bytes] | None = None
+        self._next: bytes | None = None  # the piece that was read ahead
+        self._has_room = False  # the client can take it
         self._closed = False
 
     def __repr__(self) -> str:
@@ -49,8 +51,9 @@ class Downloads:
 
     def go_on(self) -> None:
         """There is room for more."""
-        if self._file is not None:
-            self._session.slow(partial(self._file.read, PIECE)).when_settled(self._got_piece)
+        self._has_room = True
+        if self._next is not None:
+            self._send(self._next)
 
     def close(self) -> None:
         """The client has gone."""
@@ -75,19 +78,31 @@ class Downloads:
             oid, serial, _ = self._requests[0]
             self._file = file
             self._session.send_oneway('receiveBlobStart', (oid, serial))
-            self.go_on()
+            self._has_room = True
+            self._read()
+
+    def _read(self) -> None:
+        assert self._file is not None
+        self._session.slow(partial(self._file.read, PIECE)).when_settled(self._got_piece)
 
     def _got_piece(self, piece: bytes, error: BaseException | None) -> None:
         if self._closed:
             return
         if error is not None:
             self._end(error)
-            return
+        elif self._has_room:
+            self._send(piece)
+        else:
+            self._next = piece
+
+    def _send(self, piece: bytes) -> None:
+        self._next, self._has_room = None, False
         oid, serial, _ = self._requests[0]
         for start in range(0, len(piece), CHUNK):
             self._session.queue_oneway('receiveBlobChunk', (oid, serial, piece[start:start + CHUNK]))
         if len(piece) == PIECE:
             self._session.want_room()
+            self._read()
         else:
             self._session.send_oneway('receiveBlobStop', (oid, serial))
             self._end(None)
