@@ -122,6 +122,48 @@ def test_joining_ends_although_the_end_of_the_call_fails(either):
     assert str(either.lost_by()) == 'no good'
 
 
+def test_a_caller_whose_reply_was_taken_but_not_processed_hears_of_the_end(either):
+    """C17: a signal's exception may come between any two steps of the thread that reads."""
+    class Signal(BaseException):
+        pass
+
+    def interrupted(event):
+        raise Signal
+
+    leader = either.leader('leader')
+    follower = either.follower('follower')
+    either.channel._process = interrupted
+    calls = either.server.calls(2)
+    either.server.reply(calls['follower'])
+    with pytest.raises(Signal):
+        leader.result()
+    with pytest.raises(ConnectionLost):
+        follower.result()
+
+
+def test_the_role_goes_on_although_a_signal_came_while_it_was_passed_on(either):
+    """The exception ends the caller's thread, but the others are read for."""
+    class Signal(BaseException):
+        pass
+
+    leader = either.leader('leader')
+    follower = either.follower('follower')
+    appoint, signals = either.channel._appoint, [Signal()]
+
+    def interrupted():
+        if signals:
+            raise signals.pop()
+        appoint()
+
+    either.channel._appoint = interrupted
+    calls = either.server.calls(2)
+    either.server.reply(calls['leader'])
+    with pytest.raises(Signal):
+        leader.result()
+    either.server.reply(calls['follower'], 2)
+    assert follower.result() == 2
+
+
 def test_time_of_the_last_input_is_noted(connect):
     connection = connect(threaded=False)
     connection.runtime.monotonic = lambda: 12345.0

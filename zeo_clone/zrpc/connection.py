@@ -224,6 +224,7 @@ class ClientCore(Core):
         super().__init__(limit)
         self._ids = itertools.count(1)
         self._pending: dict[int, Any] = {}  # single operations on it are atomic
+        self._answered: Any = None  # the token of the last reply
 
     @property
     def pending(self) -> int:
@@ -291,7 +292,9 @@ class ClientCore(Core):
         if message_id == messages.KEEP_ALIVE_ID:
             return None
         try:
-            token = self._pending.pop(message_id)
+            # In this order, so that a signal's exception finds it here or there.
+            self._answered = token = self._pending[message_id]
+            del self._pending[message_id]
         except KeyError:
             raise ProtocolError(f'a reply to call {message_id!r}, which does not wait') from None
         if flag != messages.ERROR_FLAG:
@@ -301,8 +304,10 @@ class ClientCore(Core):
         return Failure(token, faults.from_wire(*args))
 
     def abandon(self) -> list[Any]:
-        """The tokens of all calls that will get no reply any more, oldest first."""
-        tokens = []
+        """The tokens of all calls that will get no reply any more, oldest first; before them that of the last
+        reply, whose `Result` or `Failure` may not have been processed."""
+        tokens = [] if self._answered is None else [self._answered]
+        self._answered = None
         while self._pending:
             for message_id in sorted(self._pending):
                 token = self._pending.pop(message_id, None)

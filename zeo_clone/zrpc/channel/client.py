@@ -291,8 +291,15 @@ class ClientChannel(Dispatcher):
                     self._receive()
                 else:
                     self._handler.handle_silence()
-        finally:
             self._leave(pending)
+        except BaseException:
+            # A signal's exception, perhaps in the middle of leaving: whatever was begun is finished.
+            self._leave(pending)
+            with self._role_lock:
+                if self._reader is None:
+                    self._appoint()
+                    self._poll()
+            raise
 
     def _take_role(self, who: PendingCall | Reader) -> bool:
         """Become the reader, or, for a call, queue up for it: then its wakeup will be released."""
@@ -320,18 +327,22 @@ class ClientChannel(Dispatcher):
             if self._fate is not None:
                 return False
             self._reader = None
-            while self._followers:
-                follower = self._followers.popleft()
-                if not follower.done:
-                    self._reader = follower
-                    follower.wakeup.release()
-                    break
+            self._appoint()
             self._calls += 1
             if self._calls >= HOT_AFTER and not self._looking and self.loop.runs_itself:
                 self._looking = True
                 self.loop.door(self._look_at_calls)
             self._poll()
             return True
+
+    def _appoint(self) -> None:
+        # Under the role lock, while nobody is the reader.
+        while self._followers:
+            follower = self._followers.popleft()
+            if not follower.done:
+                self._reader = follower
+                follower.wakeup.release()
+                break
 
     def _leave(self, pending: PendingCall) -> None:
         if not pending.done:
@@ -439,6 +450,8 @@ class ClientChannel(Dispatcher):
                 self._reader = GONE
                 self._followers.clear()
             for pending in self.core.abandon():
+                if pending.done:
+                    continue
                 pending.error = ConnectionLost(f'the connection was lost: {fate}')
                 try:
                     self._finish(pending)
