@@ -65,13 +65,14 @@ class PendingCall:
             self.on_done(self)
 
     def result(self) -> Any:
-        """The reply's value; raises what the call raised."""
+        """The reply's value, once; raises what the call raised."""
         if self.error is not None:
             try:
                 raise self.error
             finally:
                 self.error = None  # its traceback refers to this frame: leave no cycle
-        return self.value
+        value, self.value = self.value, None  # which may be large; the core remembers the last call
+        return value
 
 
 class Reader:
