@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import socket
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -231,3 +235,26 @@ def test_repr_shows_what_waits():
     transport = Transport(Stub(), REAL)
     transport.write(b'abc')
     assert repr(transport) == '<Transport fd 99, 3 bytes queued>'
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of the C library of GNU')
+def test_memory_of_pieces_that_were_read_is_used_again():
+    """B9: not given back to the system, and taken from it page by page, for each piece of a large blob."""
+    script = textwrap.dedent('''
+        import resource
+        from zeo_clone.loop.transport import BULK_READ_SIZE
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        def pieces():
+            return [b'x' * BULK_READ_SIZE for _ in range(3)]
+
+        pieces()
+        before = faults()
+        for _ in range(1000):
+            pieces()
+        print(faults() - before)
+    ''')
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000

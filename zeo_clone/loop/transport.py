@@ -22,6 +22,11 @@ JOIN_SIZE = 128 * 1024
 #: From this length on a piece is sent as it is: to copy it costs more than the system call.
 LARGE_PIECE = 32 * 1024
 
+# glibc gives the end of its heap back to the system when more than 128 KB are free there: then each piece
+# that is read would be mapped anew, page by page, a third of the speed of large blobs.  From a freed piece
+# that was larger than usual it learns to keep twice as much.  Nothing of this one is ever touched.
+bytes(2 << 20)
+
 
 class Transport:
     """Plain bytes over a connected, non-blocking socket."""
