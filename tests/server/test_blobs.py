@@ -7,12 +7,13 @@ import os
 import pytest
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError, POSKeyError, ReadOnlyError
+from ZODB.POSException import ConflictError, POSKeyError, ReadOnlyError, StorageError
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
 from zeo_clone.server import downloads, uploads
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.workers import TooBusy
 
 OID = p64(1)
 BLOB = b'cZODB.blob\nBlob\n.N.'
@@ -385,6 +386,48 @@ def test_a_download_that_is_broken_off_closes_its_file(desk, client, monkeypatch
     assert open_files() == before + 1
     client.hang_up()
     assert open_files() == before
+
+
+@pytest.mark.parametrize('free', [0, 1, 2])
+def test_a_download_that_finds_no_worker_is_an_error_and_does_not_stop_the_next(client, monkeypatch, free):
+    """N8: `free` calls are taken, then no more; nobody waits for a blob that will not come."""
+    monkeypatch.setattr(downloads, 'PIECE', 59_000)
+    tid = commit_blob(client, b'x' * 200_000)
+    client.take_notices()
+    slow, calls = client.session.slow, []
+
+    def busy(function):
+        calls.append(function)
+        if len(calls) > free:
+            raise TooBusy('1000 calls wait already')
+        return slow(function)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.session, 'slow', busy)
+        with pytest.raises(StorageError, match='calls wait already'):
+            client.call('sendBlob', OID, tid)
+    client.take_notices()
+    reply = client.start('sendBlob', OID, tid)
+    for _ in range(4):
+        client.session.handle_room()
+    assert client.has_reply(reply)
+    assert b''.join(chunks_of(client, tid)) == b'x' * 200_000
+
+
+def test_a_client_that_goes_in_the_middle_of_a_piece_ends_its_download(client, monkeypatch):
+    """C16."""
+    tid = commit_blob(client, b'x' * 200_000)
+    send = client.channel.send
+
+    def gone(data):
+        send(data)
+        if b'receiveBlobSt' in data:
+            client.channel.lose('broken pipe')
+
+    before = open_files()
+    monkeypatch.setattr(client.channel, 'send', gone)
+    client.start('sendBlob', OID, tid)
+    assert (client.lost, open_files()) == ('broken pipe', before)
 
 
 def test_an_unknown_blob_is_an_error_and_the_next_one_is_sent(client):

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ZODB.POSException import StorageError
 
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.workers import TooBusy
 
 if TYPE_CHECKING:
     from zeo_clone.server.session import Session
@@ -58,15 +59,23 @@ class Downloads:
     def close(self) -> None:
         """The client has gone."""
         self._closed = True
+        self._next = None
         self._requests.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _begin(self) -> None:
-        oid, serial, _ = self._requests[0]
-        find = partial(open_blob, self._session.storage, oid, serial)
-        self._session.slow(find).when_settled(self._opened)
+        while self._requests:
+            oid, serial, deferred = self._requests[0]
+            try:
+                opening = self._session.slow(partial(open_blob, self._session.storage, oid, serial))
+            except TooBusy as error:
+                self._requests.popleft()
+                deferred.fail(error)
+                continue
+            opening.when_settled(self._opened)
+            break
 
     def _opened(self, file: IO[bytes], error: BaseException | None) -> None:
         if self._closed:
@@ -82,8 +91,14 @@ class Downloads:
             self._read()
 
     def _read(self) -> None:
-        assert self._file is not None
-        self._session.slow(partial(self._file.read, PIECE)).when_settled(self._got_piece)
+        if self._file is None:
+            return  # the client has gone while something was sent to it
+        try:
+            reading = self._session.slow(partial(self._file.read, PIECE))
+        except TooBusy as error:
+            self._end(error)
+        else:
+            reading.when_settled(self._got_piece)
 
     def _got_piece(self, piece: bytes, error: BaseException | None) -> None:
         if self._closed:
@@ -108,6 +123,8 @@ class Downloads:
             self._end(None)
 
     def _end(self, error: BaseException | None) -> None:
+        if self._closed:
+            return
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -116,8 +133,7 @@ class Downloads:
             deferred.succeed(None)
         else:
             deferred.fail(error)
-        if self._requests:
-            self._begin()
+        self._begin()
 
 
 # ---- worker thread ------------------------------------------------------------------------------
