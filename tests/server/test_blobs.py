@@ -414,20 +414,22 @@ def test_a_download_that_finds_no_worker_is_an_error_and_does_not_stop_the_next(
     assert b''.join(chunks_of(client, tid)) == b'x' * 200_000
 
 
-def test_a_client_that_goes_in_the_middle_of_a_piece_ends_its_download(client, monkeypatch):
-    """C16."""
+@pytest.mark.parametrize('last', [b'receiveBlobStart', b'receiveBlobStop'])
+def test_a_client_that_goes_while_it_is_told_something_ends_its_download(client, monkeypatch, caplog, last):
+    """C16, and nothing in the log that was not its fault."""
     tid = commit_blob(client, b'x' * 200_000)
     send = client.channel.send
 
     def gone(data):
         send(data)
-        if b'receiveBlobSt' in data:
+        if last in data:
             client.channel.lose('broken pipe')
 
     before = open_files()
     monkeypatch.setattr(client.channel, 'send', gone)
     client.start('sendBlob', OID, tid)
     assert (client.lost, open_files()) == ('broken pipe', before)
+    assert not [record for record in caplog.records if record.levelname == 'ERROR']
 
 
 def test_an_unknown_blob_is_an_error_and_the_next_one_is_sent(client):
