@@ -14,7 +14,7 @@ from tests.zrpc.helpers import (
     assert_disconnected,
 )
 from zeo_clone.loop.poller import READ, WRITE
-from zeo_clone.zrpc.channel.client import COLLECT_SIZE, HIGH_WATER
+from zeo_clone.zrpc.channel.sending import COLLECT_SIZE, HIGH_WATER
 from zeo_clone.zrpc.frames import frame
 
 
@@ -99,7 +99,7 @@ def test_what_an_asynchronous_send_could_not_place_is_sent_by_the_loop(connect):
     connection = connect()
     connection.channel.send_async(connection.channel.core.send_oneway('store', (BIG,)))
     assert connection.server.call().args == (BIG,)
-    with connection.channel._send_lock:  # the loop has counted what it sent
+    with connection.channel.sender.lock:  # the loop has counted what it sent
         assert connection.channel.transport.queued == 0
 
 
@@ -119,7 +119,7 @@ def test_output_queued_just_when_the_loop_has_sent_all_is_not_forgotten(connect)
     connection = connect(threaded=False)
     channel = connection.channel
     data = channel.core.send_oneway('store', (BIG,))
-    channel._send_lock.on_exit = lambda: channel.send_async(data)
+    channel.sender.lock.on_exit = lambda: channel.send_async(data)
     channel.handle_write()
     assert channel.transport.queued
     assert connection.loop.poller._masks[channel.fd] == READ | WRITE
@@ -150,7 +150,7 @@ def test_interest_changed_while_the_connection_is_closed_leaves_nothing_in_the_p
         set_interest(fd, mask)
 
     loop.set_interest = close_meanwhile
-    channel._want_write(True)
+    channel.want_write(True)
     assert_disconnected([call], 'the connection was lost')
     assert channel.closed
     assert channel.fd not in loop.poller._masks

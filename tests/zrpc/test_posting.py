@@ -5,10 +5,11 @@ import threading
 
 import pytest
 
-from tests.zrpc.helpers import Background
+from tests.zrpc.helpers import OID, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.zrpc.channel.calls import PendingCall
-from zeo_clone.zrpc.channel.client import HOT_AFTER, TOGETHER
+from zeo_clone.zrpc.channel.client import HOT_AFTER
+from zeo_clone.zrpc.channel.sending import TOGETHER
 
 
 @pytest.fixture
@@ -18,15 +19,15 @@ def busy(connect):
     connection.channel._hot = True
     sleeper = PendingCall(threading.Lock())
     sleeper.done = True
-    connection.channel._woken.add(sleeper)
+    connection.channel.sender.woken.add(sleeper)
     return connection, sleeper
 
 
 def posted(connection):
     """A call that was made, but not sent."""
     sent = connection.channel.transport.sent
-    call = connection.leader(len(connection.channel._outbox))
-    assert (connection.channel.transport.sent, len(connection.channel._outbox)) == (sent, 1)
+    call = connection.leader(len(connection.channel.sender.outbox))
+    assert (connection.channel.transport.sent, len(connection.channel.sender.outbox)) == (sent, 1)
     return call
 
 
@@ -49,14 +50,14 @@ def test_a_thread_that_never_says_that_it_is_awake_holds_nobody_up(busy):
     call = posted(connection)
     connection.channel._look_at_calls()
     answer(connection, call)
-    assert not connection.channel._woken
+    assert not connection.channel.sender.woken
 
 
 def test_several_calls_leave_with_the_one_that_makes_them_enough(busy):
     connection, _ = busy
     calls = [posted(connection)]
     calls += [connection.follower(number) for number in range(1, TOGETHER)]
-    assert not connection.channel._outbox
+    assert not connection.channel.sender.outbox
     for number in range(TOGETHER):
         connection.server.reply(connection.server.call(), number)
     assert sorted(call.result() for call in calls) == list(range(TOGETHER))
@@ -70,6 +71,19 @@ def test_what_need_not_wait_takes_with_it_what_waits(busy):
     connection.close()
     with pytest.raises(ClientDisconnected):
         call.result()
+
+
+def test_what_is_collected_does_not_overtake_what_waits(busy):
+    """A signal may have ended a thread's call that waits to be sent: its next ones come after it."""
+    connection, _ = busy
+    call = posted(connection)
+    connection.channel.send('first', ())
+    connection.channel.store(OID, TID, b'second', 1)
+    connection.channel.send('third', (), flush=True)
+    requests = [connection.server.call() for _ in range(4)]
+    assert [request.name for request in requests] == ['ping', 'first', 'storea', 'third']
+    connection.server.reply(requests[0])
+    call.result()
 
 
 def test_a_call_that_waits_to_be_sent_ends_with_the_connection(busy):
@@ -100,4 +114,4 @@ def test_many_threads_get_each_their_own_answer(connect):
         connection.server.reply(request, request.args)
     for number, worker in enumerate(workers):
         assert worker.result() == [(number, turn) for turn in range(calls)]
-    assert not connection.channel._outbox and not connection.channel._woken
+    assert not connection.channel.sender.outbox and not connection.channel.sender.woken

@@ -28,14 +28,11 @@ from zeo_clone.zrpc.channel.calls import (
     PendingCall,
     Reader,
 )
+from zeo_clone.zrpc.channel.sending import Sender
 from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
 
 log = logging.getLogger(__name__)
 
-#: One-way calls are collected up to this many bytes before they are sent.
-COLLECT_SIZE = 64 * 1024
-#: A thread that has more than this waiting for the socket waits itself.
-HIGH_WATER = 4 << 20
 #: Pieces still read from a connection that is given up: more than a socket can have buffered before.
 LAST_PIECES = 256
 #: A connection on which this many calls are made one after the other becomes *hot*: the loop is not given
@@ -45,8 +42,6 @@ HOT_AFTER = 64
 HOT_CALLS = 10
 #: ... in so many seconds.  For so long at most a notice waits when the calls suddenly end.
 HOT_INTERVAL_S = 0.01
-#: Calls of different threads that are sent together at most: the server works on them meanwhile.
-TOGETHER = 4
 
 
 class ClientChannel(Dispatcher):
@@ -60,8 +55,7 @@ class ClientChannel(Dispatcher):
         self.runtime = loop.runtime
         self._handler = handler
         self._silence_s = silence_s  # a waiting reader tells its handler of so long a silence
-        self._send_lock = self.runtime.lock()  # protects the transport's output and _fate
-        self._fate: Exception | None = None  # why it is closed, or about to be
+        self.sender = Sender(self.runtime, transport, self)
         self._role_lock = self.runtime.lock()  # protects the next eight
         self._reader: PendingCall | Reader | None = None  # None: the loop, once it is readable
         self._followers: deque[PendingCall] = deque()
@@ -71,8 +65,6 @@ class ClientChannel(Dispatcher):
         self._calls = 0  # since the last look at them
         self._hot = False
         self._looking = False  # a look at the calls is planned
-        self._outbox: deque[bytes] = deque()  # calls not yet sent; single operations on it are atomic ...
-        self._woken: set[PendingCall] = set()  # ... and on this: done, and their threads do not know it yet
         self._eagerness = Eagerness(self.runtime)  # the reader's, as is the next
         self._has_input = self.runtime.input_poll(self.fd)
         self._applying: int | None = None  # the thread that is in a handler or callback
@@ -87,7 +79,7 @@ class ClientChannel(Dispatcher):
     @property
     def fate(self) -> Exception | None:
         """Why it is closed, or about to be; None while it is in use."""
-        return self._fate
+        return self.sender.fate
 
     def has_input(self) -> bool:
         """Is something of the server being processed, or waiting for that?"""
@@ -105,14 +97,14 @@ class ClientChannel(Dispatcher):
         or ValueError if `args` cannot be sent.
         """
         pending = self._new_call(on_reply)
-        self._post(self.core.send_call(name, args, pending))
+        self.sender.post(self.core.send_call(name, args, pending), self._hot)
         self._wait(pending)
         return pending.result()
 
     def load(self, oid: bytes, tid: bytes, on_reply: Callable[[Any], Any]) -> Any:
         """`call` of loadBefore, faster.  `oid` and `tid` are 8 bytes."""
         pending = self._new_call(on_reply)
-        self._post(self.core.send_load(oid, tid, pending))
+        self.sender.post(self.core.send_load(oid, tid, pending), self._hot)
         self._wait(pending)
         return pending.result()
 
@@ -120,15 +112,15 @@ class ClientChannel(Dispatcher):
                    on_done: Callable[[PendingCall], None],
                    on_reply: Callable[[Any], Any] | None = None) -> None:
         """Call the server; `on_done` gets the finished call, in the reader's role.  Never blocks."""
-        self._check_fate()
+        self.sender.check_fate()
         pending = PendingCall(None, on_reply, on_done)
-        self._transmit(self.core.send_call(name, args, pending), block=False)
+        self.sender.transmit(self.core.send_call(name, args, pending), block=False)
 
     def load_async(self, loads: Iterable[tuple[bytes, bytes, PendingCall]]) -> None:
         """One burst of loadBefore, ``(oid, tid, call)`` each, with calls that nobody waits for, unless by
         `join`."""
         send_load = self.core.send_load
-        self._transmit(b''.join([send_load(oid, tid, call) for oid, tid, call in loads]), block=False)
+        self.sender.transmit(b''.join([send_load(oid, tid, call) for oid, tid, call in loads]), block=False)
 
     def join(self, pending: PendingCall) -> None:
         """Wait until a call that was made without waiting is done."""
@@ -144,34 +136,22 @@ class ClientChannel(Dispatcher):
 
     def send(self, name: str, args: tuple[Any, ...], flush: bool = False) -> None:
         """Call a method that has no reply.  Small ones are collected and leave with the next call."""
-        self._collect(self.core.send_oneway(name, args), flush)
+        self.sender.collect(self.core.send_oneway(name, args), flush)
 
     def store(self, oid: bytes, serial: bytes, data: bytes, transaction_id: int) -> None:
         """`send` of storea, faster.  `oid` and `serial` are 8 bytes."""
-        self._collect(self.core.send_store(oid, serial, data, transaction_id), False)
-
-    def _collect(self, data: bytes, flush: bool) -> None:
-        with self._send_lock:
-            if self._fate is not None:
-                self._check_fate()
-            self.transport.write(data)
-            waiting = self.transport.queued
-            if flush or waiting > COLLECT_SIZE:
-                waiting = self._flush()
-        if waiting > HIGH_WATER or flush and waiting:
-            self._drain(0 if flush else HIGH_WATER)
+        self.sender.collect(self.core.send_store(oid, serial, data, transaction_id), False)
 
     def send_async(self, data: bytes) -> None:
         """Send bytes that the core has made; nothing if it is closed.  Never blocks."""
         try:
-            self._transmit(data, block=False)
+            self.sender.transmit(data, block=False)
         except ClientDisconnected:
             pass
 
     def abort(self, error: Exception) -> None:
         """Close because of `error`.  Whoever is the reader cleans up; if nobody is, the caller does."""
-        with self._send_lock:
-            self._doom(error)
+        self.sender.doom(error)
         if self._take_role(BUSY):
             self._pass_role()
 
@@ -179,97 +159,26 @@ class ClientChannel(Dispatcher):
         """In a process that was forked: the connection is the parent's; whoever uses it here gets an error.
         """
         super().orphan()
-        self._fate = ClientStorageError('this process was forked; the connection is its parent\'s')
-        self._send_lock, self._role_lock = self.runtime.lock(), self.runtime.lock()
+        self.sender.fate = ClientStorageError('this process was forked; the connection is its parent\'s')
+        self.sender.lock, self._role_lock = self.runtime.lock(), self.runtime.lock()
         self._reader = GONE
         self.buried.set()
-
-    # ---- sending, any thread --------------------------------------------------------------------
 
     def _new_call(self, on_reply: Callable[[Any], Any] | None) -> PendingCall:
         if self.is_applying():
             raise ClientStorageError(
                 'a callback of tpc_finish or of an invalidation cannot wait for the server: '
                 'it runs while a message of the server is being processed')
-        self._check_fate()
+        self.sender.check_fate()
         wakeup = self.runtime.lock()
         wakeup.acquire()
         return PendingCall(wakeup, on_reply)
 
-    def _check_fate(self) -> None:
-        if self._fate is not None:
-            raise ClientDisconnected(f'not connected: {self._fate}') from self._fate
+    # ---- of the sender ------------------------------------------------------------------------
 
-    def _doom(self, error: Exception) -> None:
-        # Under the send lock.  The reader meets the end of the stream, after what arrived before it.
-        if not self.closed:
-            self.transport.shutdown()
-        if self._fate is None:
-            self._fate = error
-
-    def _transmit(self, data: bytes, block: bool = True) -> None:
-        with self._send_lock:
-            self._check_fate()
-            waiting = self._flush(data)
-            if waiting and not block:
-                self._want_write(True)
-        if waiting and block:
-            self._drain(0)
-
-    def _post(self, data: bytes) -> None:
-        """`_transmit` for a caller that waits for the reply.
-
-        Threads that were woken by one batch of replies mostly make their next calls at once: on a hot
-        connection these leave together.  The last thread to wake sends what waits.
-        """
-        if not self._hot:
-            self._transmit(data)
-            return
-        self._outbox.append(data)
-        self._check_fate()
-        if not self._woken or len(self._outbox) >= TOGETHER:
-            self._send_posted()
-
-    def _send_posted(self) -> None:
-        with self._send_lock:
-            if self._fate is None and self._flush():
-                self._want_write(True)
-
-    def _flush(self, data: bytes = b'') -> int:
-        """Under the send lock: send `data`, after what is queued.  Returns how many bytes are left."""
-        try:
-            if self._outbox:
-                posted = [self._outbox.popleft() for _ in range(len(self._outbox))]
-                data = b''.join((*posted, data))
-            if data:
-                self.transport.send(data)
-            if self.transport.queued:
-                self.transport.flush()
-        except OSError as error:
-            self._doom(error)
-            return 0  # the reader's clean-up fails the calls
-        except BaseException:
-            # A signal's exception: nobody knows how much of the frame is on its way.
-            self._doom(ClientStorageError('a signal interrupted sending'))
-            raise
-        return self.transport.queued
-
-    def _drain(self, low: int) -> None:
-        """Wait until at most `low` bytes are queued."""
-        try:
-            while self.transport.queued > low and self._fate is None:
-                self._wait_for_room()
-                with self._send_lock:
-                    if self._fate is None:
-                        self._flush()
-        except BaseException:
-            # A signal's exception.  The rest is for the loop to send.
-            with self._send_lock:
-                self._want_write(True)
-            raise
-
-    def _wait_for_room(self) -> None:
-        # Reads meanwhile if nobody else does: a server that cannot get rid of its output reads no input.
+    def wait_for_room(self) -> None:
+        """Wait until the socket takes more, for a second at most.  Reads meanwhile if nobody else does: a
+        server that cannot get rid of its output reads no input."""
         reading = self._take_role(BUSY)
         try:
             self.runtime.wait(self.fd, reading, True, 1.0)
@@ -278,6 +187,13 @@ class ClientChannel(Dispatcher):
         finally:
             if reading:
                 self._pass_role()
+
+    def want_write(self, wanted: bool) -> None:
+        """Have the loop tell when the socket takes more, or no longer.  Under the sender's lock, so that it
+        agrees with the queue."""
+        with self._role_lock:
+            self._write_wanted = wanted
+            self._poll()
 
     # ---- the reader's role ----------------------------------------------------------------------
 
@@ -318,13 +234,13 @@ class ClientChannel(Dispatcher):
             # It is given up, and perhaps nobody else would clean up.  What had arrived still counts.
             pieces += 1
             if not self._receive() or pieces > LAST_PIECES:
-                self._bury(self._fate or ClientStorageError('given up'))
+                self._bury(self.fate or ClientStorageError('given up'))
 
     def _hand_on(self) -> bool:
         with self._role_lock:
             if self._reader is GONE:
                 return True
-            if self._fate is not None:
+            if self.sender.fate is not None:
                 return False
             self._reader = None
             self._appoint()
@@ -355,10 +271,8 @@ class ClientChannel(Dispatcher):
                     self._followers.remove(pending)
         if self._reader is pending:  # only its own thread changes that
             self._pass_role()
-        elif self._woken:
-            self._woken.discard(pending)
-            if not self._woken and self._outbox:
-                self._send_posted()
+        elif self.sender.woken:
+            self.sender.awake(pending)
 
     def _poll(self) -> None:
         # Under the role lock.
@@ -391,8 +305,7 @@ class ClientChannel(Dispatcher):
         try:
             data = self.transport.receive()
             if self.transport.queued:
-                with self._send_lock:  # TLS may have something to say of its own accord
-                    self._want_write(bool(self.transport.queued))
+                self.sender.look()
             if data:
                 self.last_received = self.runtime.monotonic()
                 for event in self.core.receive_data(data):
@@ -424,7 +337,7 @@ class ClientChannel(Dispatcher):
     def _finish(self, pending: PendingCall) -> None:
         if pending.wakeup is not None:
             if self._hot and pending is not self._reader:
-                self._woken.add(pending)
+                self.sender.woken.add(pending)
             pending.finish()
             return
         try:
@@ -436,10 +349,11 @@ class ClientChannel(Dispatcher):
 
     def _bury(self, error: BaseException) -> None:
         """Reader's role: close the descriptor, tell the handler, fail the waiting calls."""
-        with self._send_lock:
-            if self._fate is None:
-                self._fate = error if isinstance(error, Exception) else ClientStorageError(repr(error))
-            fate = self._fate
+        with self.sender.lock:
+            fate = self.sender.fate
+            if fate is None:
+                fate = error if isinstance(error, Exception) else ClientStorageError(repr(error))
+                self.sender.fate = fate
             with self._role_lock:
                 self.close()
         self.core.close()
@@ -476,9 +390,7 @@ class ClientChannel(Dispatcher):
             self._hot = self._looking = calls >= HOT_CALLS and not self.closed
             self._poll()
             again = self._hot
-        self._woken.clear()  # should a signal have kept one from saying that it is awake
-        if self._outbox:
-            self._send_posted()
+        self.sender.forget_woken()
         if again:
             self.loop.call_later(HOT_INTERVAL_S, self._look_at_calls)
 
@@ -490,15 +402,7 @@ class ClientChannel(Dispatcher):
                 self._pass_role()
 
     def handle_write(self) -> None:
-        with self._send_lock:
-            if self._fate is not None or not self._flush():
-                self._want_write(False)
-
-    def _want_write(self, wanted: bool) -> None:
-        # Under the send lock, so that it agrees with the queue.
-        with self._role_lock:
-            self._write_wanted = wanted
-            self._poll()
+        self.sender.go_on()
 
     def handle_close(self) -> None:
         self.abort(ClientDisconnected('the event loop ends'))
