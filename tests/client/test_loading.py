@@ -13,7 +13,7 @@ from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid
 
 from tests.client.fake_server import Refuse, p64, z64
-from zeo_clone.Exceptions import ClientDisconnected, UnrecognizedResult
+from zeo_clone.Exceptions import ClientDisconnected, ProtocolError, UnrecognizedResult
 
 OID = p64(7)
 
@@ -77,6 +77,68 @@ def test_a_large_prefetch_goes_in_bursts(fake, opened):
     for number in range(2500):
         storage.loadBefore(p64(number), maxtid)
     assert fake.called('loadBefore') == 2500
+
+
+@pytest.mark.parametrize('oid, error', [('abcdefgh', TypeError), (b'short', POSKeyError)])
+def test_a_prefetch_with_a_bad_oid_asks_for_nothing(fake, opened, oid, error):
+    answer_loads(fake)
+    storage = opened()
+    with pytest.raises(error):
+        storage.prefetch([OID, oid], maxtid)
+    storage.ping()
+    assert (fake.called('loadBefore'), storage._loader.prefetching) == (0, {})
+
+
+def test_a_prefetch_that_fails_half_way_keeps_what_was_asked(fake, opened, monkeypatch):
+    """C16: what was numbered is sent, or the connection would count it as waiting for ever; and nobody waits
+    for what was not."""
+    answer_loads(fake)
+    storage = opened()
+    core = storage._manager.ready.channel.core
+    send_load, asked = core.send_load, []
+
+    def full(*args):
+        if len(asked) == 2:
+            raise ProtocolError('100000 calls wait for a reply already')
+        asked.append(args)
+        return send_load(*args)
+
+    monkeypatch.setattr(core, 'send_load', full)
+    with pytest.raises(ProtocolError):
+        storage.prefetch([p64(n) for n in range(4)], maxtid)
+    monkeypatch.undo()
+    storage.ping()
+    assert (core.pending, storage._loader.prefetching, len(storage._cache)) == (0, {}, 2)
+    assert storage.loadBefore(p64(3), maxtid) == (p64(3) + b'data', p64(1), None)
+
+
+def test_a_prefetch_on_a_lost_connection_leaves_nobody_waiting(fake, opened, monkeypatch):
+    """C16: a thread may have joined a load between its being numbered and its being sent."""
+    answer_loads(fake)
+    storage = opened()
+    channel = storage._manager.ready.channel
+    loaded, joined = [], threading.Event()
+
+    def wait(pending):
+        joined.set()
+        wait_for_reply(pending)
+
+    def cut(loads):
+        load.start()
+        assert joined.wait(20)
+        channel.abort(ClientDisconnected('cut'))
+        try:
+            send_loads(loads)
+        finally:
+            load.join(20)
+
+    load = threading.Thread(target=lambda: loaded.append(storage.loadBefore(OID, maxtid)), daemon=True)
+    wait_for_reply, send_loads = channel._wait, channel.send_loads
+    monkeypatch.setattr(channel, '_wait', wait)
+    monkeypatch.setattr(channel, 'send_loads', cut)
+    with pytest.raises(ClientDisconnected):
+        storage.prefetch([OID], maxtid)
+    assert (loaded, storage._loader.prefetching) == ([(OID + b'data', p64(1), None)], {})
 
 
 def test_a_load_is_repeated_when_the_connection_breaks(fake, opened):

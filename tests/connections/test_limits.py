@@ -20,7 +20,7 @@ from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.StorageServer import StorageServer
 from zeo_clone.zrpc.channel import server as server_channel
-from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.calls import Joinable
 
 
 def test_too_many_open_files_do_not_stop_the_acceptor(server_process):
@@ -136,8 +136,13 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
     link = slow._manager.ready
     answers = []
-    calls = [(p64(1), maxtid, PendingCall(None, answers.append)) for _ in range(50)]
-    link.channel.load_async(calls)
+
+    class Load(Joinable):
+        def take(self, value):
+            answers.append(value)
+
+    calls = [Load() for _ in range(50)]
+    link.channel.send_loads([link.channel.start_load(p64(1), maxtid, call) for call in calls])
     paused = threading.Event()
 
     def look():
@@ -150,7 +155,7 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     assert paused.wait(20)
     assert session._channel.queued < 1 << 20  # of 5 MB
     writer.ping()
-    link.channel.join(calls[-1][2])
+    link.channel.join(calls[-1])
     assert answers == [(b'x' * 100_000, tid, None)] * 50
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
-from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.calls import Joinable
 from zeo_clone.zrpc.channel.client import HOT_AFTER, ConnectionLost
 
 # ---- calls and replies ---------------------------------------------------------------------------
@@ -70,10 +70,19 @@ def test_asynchronous_call_tells_its_end_in_the_reader_s_role(connect):
     assert (call.done, call.value, call.error, ident) == (True, 11, None, connection.loop_thread.ident)
 
 
-def burst(channel, oids, on_done=lambda call: None):
-    """Asynchronous loads of `oids`; the calls."""
-    calls = [PendingCall(None, lambda revision: revision, on_done) for _ in oids]
-    channel.load_async([(oid, TID, call) for oid, call in zip(oids, calls, strict=True)])
+class Load(Joinable):
+    """Keeps its answer."""
+
+    def take(self, value):
+        if value == 'no good':
+            raise ValueError(value)
+        self.value = value
+
+
+def burst(channel, oids):
+    """Loads of `oids` that nobody waits for; the calls."""
+    calls = [Load() for _ in oids]
+    channel.send_loads([channel.start_load(oid, TID, call) for oid, call in zip(oids, calls, strict=True)])
     return calls
 
 
@@ -106,18 +115,29 @@ def test_joining_ends_with_the_connection(either):
         call.result()
     either.channel.join(call)  # at once: it is done
     with pytest.raises(ClientDisconnected):
-        either.channel.join(PendingCall(None))
+        either.channel.join(Load())
 
 
-def test_joining_ends_although_the_end_of_the_call_fails(either):
-    """C17."""
-    def fail(call):
-        raise ValueError('no good')
-
-    call, = burst(either.channel, [OID], fail)
+def test_joining_ends_when_the_call_is_given_up(either):
+    """C16: of a thread that could not send it, say."""
+    call, = burst(either.channel, [OID])
     leader = Background(either.channel.join, call)
     assert either.runtime.reader() == leader.ident
-    either.server.reply(either.server.call(), None)
+    follower = Background(either.channel.join, call)
+    assert either.runtime.follower() == follower.ident
+    call.finish()
+    follower.result()
+    either.server.reply(either.server.call(), (b'data', TID, None))
+    leader.result()
+    assert call.value == (b'data', TID, None)
+
+
+def test_joining_ends_although_the_reply_is_refused(either):
+    """C17."""
+    call, = burst(either.channel, [OID])
+    leader = Background(either.channel.join, call)
+    assert either.runtime.reader() == leader.ident
+    either.server.reply(either.server.call(), 'no good')
     leader.result()
     assert str(either.lost_by()) == 'no good'
 

@@ -17,7 +17,7 @@ from zeo_clone.client.manager import Manager
 from zeo_clone.client.notices import check_revision
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import Runtime
-from zeo_clone.zrpc.channel.calls import PendingCall
+from zeo_clone.zrpc.channel.calls import Joinable
 from zeo_clone.zrpc.channel.client import ClientChannel
 
 #: Loads of a prefetch that are sent at once: the server works on them while the next are put together.
@@ -26,30 +26,28 @@ BURST = 50
 MAX_BURSTS = 20
 
 
-class Prefetched(PendingCall):
+class Prefetched(Joinable):
     """A load that puts its answer into the cache."""
 
-    __slots__ = ('_key', '_loader', 'channel')
+    __slots__ = ('_loader', 'channel', 'key')
 
-    # Not the one of `PendingCall`: there are thousands of these.
     def __init__(self, loader: Loader, channel: ClientChannel, key: tuple[bytes, bytes]) -> None:
-        self.done = False
-        self.error = self.wakeup = self.joined = None
+        super().__init__()
         self.channel = channel
         self._loader = loader
-        self._key = key
+        self.key = key
 
     def take(self, value: Any) -> None:
         """Of the channel: the reply."""
         revision = check_revision(value)
         if revision is not None:
             data, start, end = revision
-            self._loader.cache.store(self._key[0], start, end, data)
+            self._loader.cache.store(self.key[0], start, end, data)
 
     def finish(self) -> None:
         """Of the channel: no more will come."""
-        self.done = True
-        self._loader.prefetching.pop(self._key, None)
+        self._loader.prefetching.pop(self.key, None)
+        super().finish()
 
 
 class Loader:
@@ -115,28 +113,31 @@ class Loader:
         channel = self.link().channel
         assert channel is not None
         cached = self.cache.loadBefore
+        oids = [oid if type(oid) is bytes and len(oid) == 8 else eight_bytes(oid)
+                for oid in dict.fromkeys(oids)]
         bursts: deque[Prefetched] = deque()  # the last load of each that was sent
-        loads: list[tuple[bytes, bytes, Prefetched]] = []
+        for start in range(0, len(oids), BURST):
+            burst = [Prefetched(self, channel, (oid, tid)) for oid in oids[start:start + BURST]
+                     if (oid, tid) not in self.prefetching and cached(oid, tid) is None]
+            if burst:
+                self._send_burst(channel, burst)
+                bursts.append(burst[-1])
+            if len(bursts) == MAX_BURSTS:
+                channel.join(bursts.popleft())
+
+    def _send_burst(self, channel: ClientChannel, burst: list[Prefetched]) -> None:
+        loads: list[bytes] = []
+        start, prefetching = channel.start_load, self.prefetching
         try:
-            for oid in dict.fromkeys(oids):
-                if type(oid) is not bytes or len(oid) != 8:
-                    oid = eight_bytes(oid)
-                key = oid, tid
-                if key in self.prefetching or cached(oid, tid) is not None:
-                    continue
-                self.prefetching[key] = pending = Prefetched(self, channel, key)
-                loads.append((oid, tid, pending))
-                if len(loads) == BURST:
-                    channel.load_async(loads)
-                    bursts.append(pending)
-                    loads = []
-                    if len(bursts) == MAX_BURSTS:
-                        channel.join(bursts.popleft())
-            if loads:
-                channel.load_async(loads)
+            try:
+                for call in burst:
+                    loads.append(start(*call.key, call))
+                    prefetching[call.key] = call  # not before: now it ends with the connection at the latest
+            finally:
+                channel.send_loads(loads)  # what was started is sent
         except BaseException:
-            for _, _, pending in loads:  # nobody is to wait for them
-                pending.finish()
+            for call in burst:
+                call.finish()
             raise
 
 

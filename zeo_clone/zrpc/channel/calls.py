@@ -38,7 +38,7 @@ class PendingCall:
     the caller gets.  `on_done` is for calls that nobody waits for; it runs there, too.
     """
 
-    __slots__ = ('done', 'error', 'joined', 'on_done', 'on_reply', 'value', 'wakeup')
+    __slots__ = ('done', 'error', 'on_done', 'on_reply', 'value', 'wakeup')
 
     def __init__(self, wakeup: Any, on_reply: Callable[[Any], Any] | None = None,
                  on_done: Callable[[PendingCall], None] | None = None) -> None:
@@ -49,8 +49,6 @@ class PendingCall:
         self.on_done = on_done
         # An acquired lock, released once: when the call is done, or its thread is to be the reader.
         self.wakeup = wakeup
-        # Those of threads that wait for a call that was made without waiting; see `ClientChannel.join`.
-        self.joined: list[PendingCall] | None = None
 
     def take(self, value: Any) -> None:
         """Reader's role: the reply has come.  An exception drops the connection (C17)."""
@@ -61,7 +59,7 @@ class PendingCall:
         self.done = True
         if self.wakeup is not None:
             self.wakeup.release()
-        elif self.on_done is not None:
+        if self.on_done is not None:
             self.on_done(self)
 
     def result(self) -> Any:
@@ -73,6 +71,35 @@ class PendingCall:
                 self.error = None  # its traceback refers to this frame: leave no cycle
         value, self.value = self.value, None  # which may be large; the core remembers the last call
         return value
+
+
+class Joinable(PendingCall):
+    """A call that nobody waits for when it is made; threads may join it later.
+
+    What becomes of its reply, a subclass says.
+    """
+
+    __slots__ = ('joined',)
+
+    # Not the one of `PendingCall`: there are thousands of these.
+    def __init__(self) -> None:
+        self.done = False
+        self.error = self.wakeup = None
+        self.joined: list[PendingCall] | None = None  # one for each thread that waits
+
+    def take(self, value: Any) -> None:
+        """See `PendingCall.take`."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Reader's role, or of the thread that could not send it.  May be called twice, even at once."""
+        self.done = True
+        while self.joined:
+            try:
+                waiting = self.joined.pop()
+            except IndexError:
+                break
+            waiting.finish()
 
 
 class Reader:

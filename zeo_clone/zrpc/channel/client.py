@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
@@ -25,6 +25,7 @@ from zeo_clone.zrpc.channel.calls import (
     LOOP,
     ClientHandler,
     ConnectionLost,
+    Joinable,
     PendingCall,
     Reader,
 )
@@ -116,22 +117,23 @@ class ClientChannel(Dispatcher):
         pending = PendingCall(None, on_reply, on_done)
         self.sender.transmit(self.core.send_call(name, args, pending), block=False)
 
-    def load_async(self, loads: Iterable[tuple[bytes, bytes, PendingCall]]) -> None:
-        """One burst of loadBefore, ``(oid, tid, call)`` each, with calls that nobody waits for, unless by
-        `join`."""
-        send_load = self.core.send_load
-        self.sender.transmit(b''.join([send_load(oid, tid, call) for oid, tid, call in loads]), block=False)
+    def start_load(self, oid: bytes, tid: bytes, call: Joinable) -> bytes:
+        """The bytes of a loadBefore that nobody waits for, unless by `join`; to be sent by `send_loads`."""
+        return self.core.send_load(oid, tid, call)
 
-    def join(self, pending: PendingCall) -> None:
-        """Wait until a call that was made without waiting is done."""
-        if pending.done:
+    def send_loads(self, loads: list[bytes]) -> None:
+        """Send what `start_load` has made.  Never blocks."""
+        self.sender.transmit(b''.join(loads), block=False)
+
+    def join(self, call: Joinable) -> None:
+        """Wait until `call` is done."""
+        if call.done:
             return
         waiting = self._new_call(None)
         with self._role_lock:  # against others who join
-            if pending.joined is None:
-                pending.joined = []
-            pending.joined.append(waiting)
-        if not pending.done:  # asked after joining: whoever finishes it does the two in the other order
+            call.joined = call.joined or []
+            call.joined.append(waiting)
+        if not call.done:  # asked after joining: whoever finishes it does the two in the other order
             self._wait(waiting)
 
     def send(self, name: str, args: tuple[Any, ...], flush: bool = False) -> None:
@@ -335,17 +337,9 @@ class ClientChannel(Dispatcher):
             self._handler.handle_agreed(event.protocol)  # type: ignore[union-attr]
 
     def _finish(self, pending: PendingCall) -> None:
-        if pending.wakeup is not None:
-            if self._hot and pending is not self._reader:
-                self.sender.woken.add(pending)
-            pending.finish()
-            return
-        try:
-            pending.finish()
-        finally:
-            if pending.joined is not None:
-                for waiting in pending.joined:
-                    waiting.finish()
+        if self._hot and pending is not self._reader and pending.wakeup is not None:
+            self.sender.woken.add(pending)
+        pending.finish()
 
     def _bury(self, error: BaseException) -> None:
         """Reader's role: close the descriptor, tell the handler, fail the waiting calls."""
