@@ -271,7 +271,9 @@ class CacheFile:
 
     def write_end(self, at: int, head: Head, end_tid: bytes) -> None:
         """Set the end tid of the record at `at`."""
-        self.write(fmt.packed_end(self.salt, at, head, end_tid), at + fmt.END_AT)
+        length, oid, start_tid, _, data_crc = head
+        raw = fmt.pack_head(self.salt, at, (length, oid, start_tid, end_tid, data_crc))
+        self.write(raw[fmt.END_AT:], at + fmt.END_AT)
 
     # -- header -----------------------------------------------------------------------------------
     def write_header(self, **changes: Any) -> None:

@@ -183,13 +183,6 @@ def mapped_head(salt: int, at: int, source: mmap.mmap, checked: bool) -> Head | 
     return _new(Head, fields[1:6])
 
 
-def packed_end(salt: int, at: int, head: Head, end_tid: bytes) -> bytes:
-    """The bytes from END_AT on of a record's head, with another end tid."""
-    length, oid, start_tid, _, data_crc = head
-    body = _pack_body(RECORD_MAGIC, length, oid, start_tid, end_tid, data_crc)
-    return body[END_AT:] + _pack_crc(crc32(body, salt ^ (at >> 4 & 0xFFFFFFFF)))
-
-
 def pack_head(salt: int, at: int, head: tuple[int, bytes, bytes, bytes, int]) -> bytes:
     """The 40 bytes of a record's head."""
     body = _pack_body(RECORD_MAGIC, *head)
