@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.zrpc import faults, marshal, messages, shortcuts
+from zeo_clone.zrpc import faults, marshal, messages
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, STRANGER_LIMIT, FrameReader, frame
 
 #: Protocols we serve and the one we speak as a client, newest last.
@@ -202,8 +202,10 @@ class ServerCore(Core):
 
     def send_loaded(self, message_id: Any, revision: Any) -> bytes:
         """`send_reply` for the result of loadBefore, faster."""
-        content = shortcuts.encode_loaded(message_id, revision)
-        return self.send_reply(message_id, revision) if content is None else frame(content)
+        try:
+            return frame(messages.encode_loaded(message_id, revision))
+        except marshal.ENCODE_ERRORS:
+            return self.send_reply(message_id, revision)
 
     def send_error(self, message_id: Any, error: BaseException) -> bytes:
         """The bytes of an error reply, in the form of the client's protocol."""
