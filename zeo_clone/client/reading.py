@@ -114,7 +114,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def isReadOnly(self) -> bool:
         """Are writes refused, by own wish or because only a read-only server was found?"""
         link = self._manager.ready
-        return link is not None and link.read_only or self._options.read_only
+        return self._options.read_only or link is not None and link.read_only
 
     def supportsUndo(self) -> bool:
         """Does the served storage?"""

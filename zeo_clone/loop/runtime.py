@@ -57,6 +57,11 @@ class Endpoint(NamedTuple):
         return str(self.sockaddr)
 
 
+def _addresses(host: str | None, port: int, flags: int) -> list[Endpoint]:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys(Endpoint(int(family), addr) for family, _, _, _, addr in found))
+
+
 def usable_processors() -> int:
     """How many processors this process may run on."""
     if hasattr(os, 'sched_getaffinity'):
@@ -93,18 +98,14 @@ class Runtime:
 
     def resolve(self, host: str | None, port: int, *, passive: bool = False) -> list[Endpoint]:
         """All addresses of `host` for TCP, in the order to try them.  Raises ``OSError``."""
-        flags = socket.AI_PASSIVE if passive else 0
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
-        return list(dict.fromkeys(Endpoint(int(family), addr) for family, _, _, _, addr in found))
+        return _addresses(host, port, socket.AI_PASSIVE if passive else 0)
 
     def in_numbers(self, host: str | None, port: int) -> list[Endpoint]:
         """`resolve` where no name server has to be asked; empty if `host` is a name.  Does not block."""
         try:
-            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM,
-                                       flags=socket.AI_NUMERICHOST)
+            return _addresses(host, port, socket.AI_NUMERICHOST)
         except (OSError, UnicodeError):
             return []
-        return [Endpoint(int(family), addr) for family, _, _, _, addr in found]
 
     def socket(self, family: int) -> Socket:
         """A new non-blocking stream socket; without Nagle's delay where that exists."""
