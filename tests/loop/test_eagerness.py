@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from tests.loop.runtimes import Clock
-from zeo_clone.loop.eagerness import MAX_LOOKS, MAX_REST, Eagerness
+from zeo_clone.loop.eagerness import KEEP_S, LONG_S, MAX_LOOKS, MAX_REST, Eagerness
 from zeo_clone.loop.runtime import Runtime
 
 
@@ -49,10 +51,11 @@ def test_what_comes_soon_is_found_without_sleeping():
 
 
 def test_what_does_not_come_soon_is_waited_for_asleep():
-    runtime, source = Ticking(tick=0.25, eager_s=1.0), Source()
+    runtime, source = Ticking(tick=0.001, eager_s=0.0035), Source()
+    began = runtime.monotonic.now
     assert not attempt(Eagerness(runtime), source)
     assert source.looks == 4
-    assert runtime.monotonic.now == 1001.0
+    assert runtime.monotonic.now - began == pytest.approx(0.004)
 
 
 def test_attempts_in_vain_become_rare():
@@ -74,6 +77,27 @@ def test_one_success_brings_the_eagerness_back():
     source.after = 1
     found = [bool(attempt(eagerness, source)) for _ in range(20)]
     assert found[found.index(True):] == [True] * (20 - found.index(True))
+
+
+def test_a_processor_that_was_away_for_long_is_not_offered_again_soon():
+    """A process that just computes would take a whole slice of the scheduler each time."""
+    runtime, source = Ticking(tick=LONG_S * 2, eager_s=0.01), Source(after=5)
+    eagerness = Eagerness(runtime)
+    assert attempt(eagerness, source) == ['event']
+    assert (source.looks, runtime.gave_way) == (5, 1)
+    runtime.monotonic.now += KEEP_S * 0.9
+    assert attempt(eagerness, source) == ['event']
+    assert runtime.gave_way == 1
+    runtime.monotonic.now += KEEP_S * 0.2
+    assert attempt(eagerness, source) == ['event']
+    assert runtime.gave_way == 2
+
+
+def test_a_processor_that_comes_back_soon_is_offered_again():
+    """A peer that shares it answers meanwhile."""
+    runtime, source = Ticking(tick=LONG_S * 0.9, eager_s=0.01), Source(after=5)
+    assert attempt(Eagerness(runtime), source) == ['event']
+    assert runtime.gave_way == 4
 
 
 def test_without_eagerness_nobody_looks():
