@@ -13,7 +13,7 @@ from zeo_clone.loop.runtime import Runtime, Socket
 #: Bytes read from a socket at once ...
 READ_SIZE = 64 * 1024
 #: ... and after a read that was full: more waits.  One large frame arrives in pieces of this size.
-BULK_READ_SIZE = 120 * 1024
+BULK_READ_SIZE = 512 * 1024
 #: Bytes written to one socket before the others get a turn.
 BYTES_PER_TURN = 4 * 1024 * 1024
 #: Small queued pieces are joined up to this length for one system call.
