@@ -58,8 +58,13 @@ class IClientCache(Interface):
         """An own commit: ``records`` is a list of ``(oid, data or None)``.
 
         Each current revision ends at `tid`, then `data`, unless None, becomes the current one.  All at
-        once for readers.
+        once for readers.  Part of the work may be left for `settle`.
         """
+
+    late = Attribute('Whether `settle` has anything to do.')
+
+    def settle():
+        """Do the work that `applyCommit` has left; for readers nothing changes."""
 
     def getLastTid():
         """The last transaction whose effects are in the cache: 8 bytes; ``b'\\0' * 8`` when empty."""

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.cache.truth import Truth, audit, p64
 from zeo_clone.cache import ClientCache
+from zeo_clone.cache import cache as cache_module
 
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 STEPS = 50
@@ -157,7 +158,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_numbers_are_right(self):
-        if self.cache is not None:
+        if self.cache is not None and not self.cache.late:  # or to look would settle it
             stats = self.cache.stats()
             assert stats['used'] <= stats['capacity'] <= max(stats['size'], 0)
             assert (stats['used'] == 0) == (len(self.cache) == 0)
@@ -184,8 +185,32 @@ class TemporaryCacheMachine(CacheMachine):
             assert not any(ring.write <= at < ring.front for at in ends)  # the free space at the hand
 
 
+class LateCacheMachine(CacheMachine):
+    """Every own commit leaves work for later, before which anything may come."""
+
+    def __init__(self):
+        super().__init__()
+        self.late_from, cache_module.LATE_FROM = cache_module.LATE_FROM, 1
+
+    def teardown(self):
+        cache_module.LATE_FROM = self.late_from
+        super().teardown()
+
+    @rule()
+    def settle(self):
+        self.cache.settle()
+        assert not self.cache.late
+
+
+class LateTemporaryCacheMachine(LateCacheMachine, TemporaryCacheMachine):
+    """Both."""
+
+
 TestCacheMachine, TestTemporaryCacheMachine = CacheMachine.TestCase, TemporaryCacheMachine.TestCase
+TestLateCacheMachine = LateCacheMachine.TestCase
+TestLateTemporaryCacheMachine = LateTemporaryCacheMachine.TestCase
 TestCacheMachine.settings = settings(
     max_examples=1500 if HEAVY else 70, stateful_step_count=STEPS, deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-TestTemporaryCacheMachine.settings = settings(TestCacheMachine.settings, max_examples=1500 if HEAVY else 40)
+for case in TestTemporaryCacheMachine, TestLateCacheMachine, TestLateTemporaryCacheMachine:
+    case.settings = settings(TestCacheMachine.settings, max_examples=1500 if HEAVY else 40)

@@ -10,6 +10,7 @@ from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionEr
 from ZODB.utils import maxtid
 
 from tests.client.fake_server import Refuse, p64, z64
+from zeo_clone.cache.cache import LATE_FROM
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 OID = p64(7)
@@ -134,6 +135,35 @@ def test_a_transaction_belongs_to_its_link(fake, opened):
         storage.tpc_vote(meta)
     storage.tpc_abort(meta)
     assert fake.called('vote') == 0
+
+
+def test_what_a_large_commit_has_left_is_done_during_the_next_one_s_vote(fake, opened):
+    """C8: the cache has it all when tpc_finish returns, but its file is written while the server works."""
+    storage = opened()
+    settled = threading.Event()
+
+    def vote(connection, number):
+        assert settled.wait(20)
+        return []
+
+    def commit():
+        meta = TransactionMetaData()
+        storage.tpc_begin(meta)
+        for number in range(LATE_FROM):
+            storage.store(p64(number), storage.lastTransaction(), b'data', '', meta)
+        storage.tpc_vote(meta)
+        return storage.tpc_finish(meta)
+
+    assert not storage._cache.late
+    first = commit()
+    assert storage._cache.late
+    settle = storage._cache.settle
+    storage._cache.settle = lambda: (settle(), settled.set())
+    fake.answers['vote'] = vote
+    second = commit()
+    assert storage.loadBefore(p64(1), maxtid) == (b'data', second, None)
+    assert storage.loadBefore(p64(1), second) == (b'data', first, second)
+    assert fake.called('loadBefore') == 0
 
 
 def test_a_link_lost_after_vote_cannot_commit(fake, opened):

@@ -70,6 +70,41 @@ def test_asynchronous_call_tells_its_end_in_the_reader_s_role(connect):
     assert (call.done, call.value, call.error, ident) == (True, 11, None, connection.loop_thread.ident)
 
 
+def test_work_is_done_while_the_server_works(either):
+    def work():
+        call = either.server.call()
+        either.server.reply(call, 10)
+
+    assert either.channel.call_and(work, 'ping', (1,), lambda value: value + 1) == 11
+
+
+def test_work_that_fails_is_an_error_and_the_reply_is_processed_all_the_same(either):
+    replies = []
+
+    def work():
+        raise ValueError('no good')
+
+    with pytest.raises(ValueError, match='no good'):
+        either.channel.call_and(work, 'ping', (1,), replies.append)
+    either.server.reply(either.server.call(), 10)
+    after = either.call(2)
+    either.server.reply(either.server.call())
+    after.result()
+    assert replies == [10]
+
+
+def test_a_connection_that_is_lost_during_the_work_is_an_error(either):
+    """C16."""
+    def work():
+        either.server.call()
+        either.server.close()
+
+    with pytest.raises(ClientDisconnected):
+        either.channel.call_and(work, 'ping', (1,), lambda value: value)
+    with pytest.raises(ClientDisconnected):
+        either.channel.call_and(work, 'ping', (1,), lambda value: value)
+
+
 class Load(Joinable):
     """Keeps its answer."""
 

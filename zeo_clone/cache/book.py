@@ -105,9 +105,8 @@ class Book:
             return False
         return index == len(places) or self.file.start_of(places[index]) >= end_tid
 
-    def apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
-        """An own commit: the current revisions end, those with data get a new one."""
-        ended = {oid for oid, _ in self.end([oid for oid, _ in records], tid)}
+    def add(self, tid: bytes, records: list[tuple[bytes, bytes | None]], ended: set[bytes]) -> None:
+        """The new revisions of an own commit, after `end` has `ended` those before."""
         for oid, data in records:
             if data is None:
                 continue

@@ -9,6 +9,11 @@ several at once, puts `HIDDEN` there first and a *new* tuple afterwards.  A read
 at its end than at its beginning starts again with the lock, so it never sees bytes that were overwritten,
 nor half of a change.  It relies on what the interpreter guarantees: one item is read or set at once.
 The disk is read outside the lock; whether the place was overwritten meanwhile is asked afterwards.
+
+The new revisions of a large own commit are *late*: they go into the file by `settle`, which the client calls
+when it waits for the server anyway, and which everybody does first who needs the lock.  As long as there are
+late ones the view is hidden, so readers need it.  What they replaced has ended at once, in the file, too: a
+crash loses late revisions from the cache, which does no harm.
 """
 from __future__ import annotations
 
@@ -34,6 +39,10 @@ DEFAULT_SIZE = 20 << 20
 #: Seconds between two syncs of the file.  Invalidations since the last one are heard again after a crash
 #: of the machine.
 SYNC_INTERVAL_S = 60.0
+#: An own commit of so many objects is put into the file when there is time, unless it has ...
+LATE_FROM = 100
+#: ... more bytes of data than this.
+LATE_SIZE = 4 << 20
 #: So often a reader tries again whose record was moved while it read; then it is a miss.
 READ_RETRIES = 4
 
@@ -63,6 +72,7 @@ class ClientCache:
         self._sync_lock = runtime.lock()  # protects the file from being closed during a sync
         self._book, self._last_tid = open_cache(runtime, self.path, max(self.size, 0))
         self._older_places = self._book.older.places  # the same dict for ever; read without the lock
+        self._late: tuple[bytes, list[tuple[bytes, bytes | None]], set[bytes]] | None = None  # for Book.add
         self._closed = False
         self._syncing = False
         self._synced_at = runtime.monotonic()
@@ -76,6 +86,7 @@ class ClientCache:
         return f'<ClientCache {self.path or "(temporary)"} size={self.size} {state}>'
 
     def __len__(self) -> int:
+        self.settle()
         return len(self._book)
 
     # -- reading: any thread, mostly without the lock -----------------------------------------------
@@ -142,6 +153,7 @@ class ClientCache:
         book = self._book
         for _ in range(READ_RETRIES):
             with self._lock:
+                self._settle()
                 place = 0 if self._closed else book.current.get(oid)
                 if place and not place & TRUSTED:
                     book.settle()
@@ -207,6 +219,8 @@ class ClientCache:
         with self._lock:  # not by `_change`: this is the one change that has to be fast
             if self._closed:
                 return
+            if self._late is not None:
+                self._settle()
             book = self._book
             ring, file = book.ring, book.file
             if end_tid or ring.front - ring.write < len(data) + _HEAD_ROOM:
@@ -230,7 +244,37 @@ class ClientCache:
 
     def applyCommit(self, tid: bytes, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """An own commit: ``(oid, data or None)``; at once for readers."""
-        self._change(self._book.apply, tid, list(records))
+        self._change(self._apply, tid, list(records))
+
+    def _apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
+        ended = {oid for oid, _ in self._book.end([oid for oid, _ in records], tid)}
+        if len(records) >= LATE_FROM and sum(len(data) for _, data in records if data) <= LATE_SIZE:
+            self._late = tid, records, ended
+        else:
+            self._book.add(tid, records, ended)
+
+    @property
+    def late(self) -> bool:
+        """Is there anything to `settle`?"""
+        return self._late is not None
+
+    def settle(self) -> None:
+        """Put the revisions of a large own commit into the file, which has not happened yet."""
+        if self._late is not None:
+            with self._lock:
+                self._settle()
+
+    def _settle(self) -> None:
+        # Under the lock.
+        late, self._late = self._late, None
+        if late is None or self._closed:
+            return
+        try:
+            self._book.add(*late)
+        except BaseException as error:
+            self._failed(error)
+        self._book.arrive()
+        self._show()
 
     def clear(self) -> None:
         """Forget all revisions and set the last tid to zero."""
@@ -241,6 +285,7 @@ class ClientCache:
         with self._lock:
             if self._closed:
                 return
+            self._settle()
             self._view = HIDDEN
             try:
                 operation(*args)
@@ -262,7 +307,7 @@ class ClientCache:
 
     def _show(self) -> None:
         book = self._book
-        if self._trace is None:
+        if self._trace is None and self._late is None:
             self._view = (book.current.pages, book.file.map, book.ring.heat)
 
     def _clear(self) -> None:
@@ -338,6 +383,7 @@ class ClientCache:
         with self._sync_lock, self._lock:
             if self._closed:
                 return
+            self._settle()
             self._view = HIDDEN
             file = self._book.file
             try:
@@ -368,6 +414,7 @@ class ClientCache:
         """``(oid, start_tid, end_tid or None)`` of all revisions, in no set order."""
         book = self._book
         with self._lock:
+            self._settle()
             keys, older = list(book.current.pages), list(book.older.places)
         for key in keys:
             with self._lock:
@@ -383,6 +430,7 @@ class ClientCache:
         """Numbers since the start; ``capacity``: what records and their heads may take of ``size``."""
         book = self._book
         with self._lock:
+            self._settle()
             return {
                 'path': self.path, 'size': self.size, 'capacity': book.ring.capacity,
                 'used': book.ring.used, 'objects': len(book), 'hits': self._hits,

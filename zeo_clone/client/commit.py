@@ -103,7 +103,7 @@ class Begun:
         changed: list[bytes] = []
         try:
             while True:
-                oids, conflicts, tid = self._channel.call('vote', (self.number,), check_vote)
+                oids, conflicts, tid = self._ask_for_vote(effects.cache)
                 changed += oids
                 for oid, serials, data in conflicts:
                     resolved = resolve(oid, serials[0], serials[1], data)
@@ -119,6 +119,11 @@ class Begun:
         changed = list(dict.fromkeys(changed))
         bases = {oid: base for oid, base in self._written.bases.items() if oid not in changed}
         return Voted(self, self._channel, self._written.records(changed), changed, bases, tid)
+
+    def _ask_for_vote(self, cache: Any) -> Any:
+        if cache.late:  # while the server has its hands full
+            return self._channel.call_and(cache.settle, 'vote', (self.number,), check_vote)
+        return self._channel.call('vote', (self.number,), check_vote)
 
     def abort(self) -> None:
         """Have the server forget it."""

@@ -28,6 +28,7 @@ from zeo_clone.zrpc.channel.calls import (
     Joinable,
     PendingCall,
     Reader,
+    Started,
 )
 from zeo_clone.zrpc.channel.sending import Sender
 from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
@@ -102,6 +103,16 @@ class ClientChannel(Dispatcher):
         self._wait(pending)
         return pending.result()
 
+    def call_and(self, work: Callable[[], object], name: str, args: tuple[Any, ...],
+                 on_reply: Callable[[Any], Any]) -> Any:
+        """`call`, and do `work` while the server works."""
+        self._check()
+        call = Started(on_reply)
+        self.sender.transmit(self.core.send_call(name, args, call))
+        work()
+        self.join(call)
+        return call.result()
+
     def load(self, oid: bytes, tid: bytes, on_reply: Callable[[Any], Any]) -> Any:
         """`call` of loadBefore, faster.  `oid` and `tid` are 8 bytes."""
         pending = self._new_call(on_reply)
@@ -166,12 +177,15 @@ class ClientChannel(Dispatcher):
         self._reader = GONE
         self.buried.set()
 
-    def _new_call(self, on_reply: Callable[[Any], Any] | None) -> PendingCall:
+    def _check(self) -> None:
         if self.is_applying():
             raise ClientStorageError(
                 'a callback of tpc_finish or of an invalidation cannot wait for the server: '
                 'it runs while a message of the server is being processed')
         self.sender.check_fate()
+
+    def _new_call(self, on_reply: Callable[[Any], Any] | None) -> PendingCall:
+        self._check()
         wakeup = self.runtime.lock()
         wakeup.acquire()
         return PendingCall(wakeup, on_reply)
