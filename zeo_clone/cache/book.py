@@ -11,7 +11,6 @@ import errno
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from zeo_clone.cache import format as fmt
 from zeo_clone.cache.file import CacheFile, logger
 from zeo_clone.cache.format import ZERO, Damaged, Head, block_size
 from zeo_clone.cache.index import FLAGS, PageIndex, Revisions
@@ -63,7 +62,7 @@ class Book:
                     return
                 ring.make_room(need)
             at = ring.write
-            file.append(oid, fmt.record(file.salt, at, oid, start_tid, end_tid or ZERO, data), at)
+            file.append(oid, start_tid, end_tid or ZERO, data, at)
         except OSError as error:  # as if it had not been stored; a full disk must not stop the client
             self._unwritten(error)
             return

@@ -152,8 +152,11 @@ class CacheFile:
         return cls._create(runtime, path, size, lock)
 
     # -- writing: records are collected, and written before anything else is ----------------------
-    def append(self, oid: bytes, block: bytes, at: int) -> None:
-        """Write the record in `block` at `at`, soon."""
+    def append(self, oid: bytes, start_tid: bytes, end_tid: bytes, data: bytes, at: int) -> None:
+        """Write a record at `at`, soon."""
+        # A temporary file is new, and nobody else can change it: its data need no crc.
+        data_crc = crc32(data) if self.path is not None else 0
+        block = fmt.record(self.salt, at, oid, start_tid, end_tid, data, data_crc)
         if at != self._tail_end or at - self._tail_start >= TAIL_SIZE:
             self.flush()
             self._tail_start = at
@@ -205,7 +208,6 @@ class CacheFile:
         if self.map is None:
             head = fmt.parse_head(self.salt, at, self._read(self.fd, fmt.HEAD_SIZE, at))
         else:
-            # A temporary file is new, and nobody else can change it.
             head = fmt.mapped_head(self.salt, at, self.map, self.path is not None)
         if head is None or at + fmt.block_size(head.length) > self.end:
             return None
@@ -240,11 +242,14 @@ class CacheFile:
         if whole > len(raw):
             raw += self._read(self.fd, whole - len(raw), at + len(raw))
         data = raw[fmt.HEAD_SIZE:whole]
-        if crc32(data) != head.data_crc or len(data) != head.length:
+        if len(data) != head.length or not self._is_whole(data, head):
             return None, []
         end_tid = self.ends.get(at, head.end_tid) if self.ends is not None else head.end_tid
         return Record(head.oid, head.start_tid, end_tid, data), self._following(
             raw, at, fmt.block_size(head.length))
+
+    def _is_whole(self, data: bytes, head: Head) -> bool:
+        return self.path is None or crc32(data) == head.data_crc
 
     def _following(self, raw: bytes, at: int, offset: int) -> list[tuple[bytes, int]]:
         """oid and place of the valid current records in `raw`, which was read at `at`, from `offset` on."""
@@ -254,7 +259,7 @@ class CacheFile:
             head = fmt.parse_head(self.salt, at + offset, raw[offset:start])
             if head is None or start + head.length > len(raw):
                 return found
-            if head.end_tid == fmt.ZERO and crc32(raw[start:start + head.length]) == head.data_crc:
+            if head.end_tid == fmt.ZERO and self._is_whole(raw[start:start + head.length], head):
                 found.append((head.oid, at + offset))
             offset += fmt.block_size(head.length)
 

@@ -154,10 +154,11 @@ def block_size(length: int) -> int:
     return (HEAD_SIZE + length + ALIGN - 1) & -ALIGN
 
 
-def record(salt: int, at: int, oid: bytes, start_tid: bytes, end_tid: bytes, data: bytes) -> bytes:
+def record(salt: int, at: int, oid: bytes, start_tid: bytes, end_tid: bytes, data: bytes,
+           data_crc: int) -> bytes:
     """The block of a record to be written at `at`."""
     length = len(data)
-    body = _pack_body(RECORD_MAGIC, length, oid, start_tid, end_tid, crc32(data))
+    body = _pack_body(RECORD_MAGIC, length, oid, start_tid, end_tid, data_crc)
     head_crc = crc32(body, salt ^ (at >> 4 & 0xFFFFFFFF))  # `_seed`, without the call
     return b'%b%b%b%b' % (body, _pack_crc(head_crc), data, _PADDING[(HEAD_SIZE + length) % ALIGN])
 
