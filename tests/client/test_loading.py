@@ -94,21 +94,21 @@ def test_a_prefetch_that_fails_half_way_keeps_what_was_asked(fake, opened, monke
     for what was not."""
     answer_loads(fake)
     storage = opened()
-    core = storage._manager.ready.channel.core
-    send_load, asked = core.send_load, []
+    channel = storage._manager.ready.channel
+    start_load, asked = channel.start_load, []
 
     def full(*args):
         if len(asked) == 2:
             raise ProtocolError('100000 calls wait for a reply already')
         asked.append(args)
-        return send_load(*args)
+        return start_load(*args)
 
-    monkeypatch.setattr(core, 'send_load', full)
+    monkeypatch.setattr(channel, 'start_load', full)
     with pytest.raises(ProtocolError):
         storage.prefetch([p64(n) for n in range(4)], maxtid)
     monkeypatch.undo()
     storage.ping()
-    assert (core.pending, storage._loader.prefetching, len(storage._cache)) == (0, {}, 2)
+    assert (channel.core.pending, storage._loader.prefetching, len(storage._cache)) == (0, {}, 2)
     assert storage.loadBefore(p64(3), maxtid) == (p64(3) + b'data', p64(1), None)
 
 

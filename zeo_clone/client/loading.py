@@ -31,8 +31,10 @@ class Prefetched(Joinable):
 
     __slots__ = ('_loader', 'channel', 'key')
 
+    # There are thousands of these: nothing is inherited here or in `finish`.
     def __init__(self, loader: Loader, channel: ClientChannel, key: tuple[bytes, bytes]) -> None:
-        super().__init__()
+        self.done = False
+        self.error = self.wakeup = self.joined = None
         self.channel = channel
         self._loader = loader
         self.key = key
@@ -46,8 +48,10 @@ class Prefetched(Joinable):
 
     def finish(self) -> None:
         """Of the channel: no more will come."""
+        self.done = True
         self._loader.prefetching.pop(self.key, None)
-        super().finish()
+        if self.joined:
+            self.wake_joined()
 
 
 class Loader:
@@ -116,14 +120,20 @@ class Loader:
         oids = [oid if type(oid) is bytes and len(oid) == 8 else eight_bytes(oid)
                 for oid in dict.fromkeys(oids)]
         bursts: deque[Prefetched] = deque()  # the last load of each that was sent
-        for start in range(0, len(oids), BURST):
-            burst = [Prefetched(self, channel, (oid, tid)) for oid in oids[start:start + BURST]
-                     if (oid, tid) not in self.prefetching and cached(oid, tid) is None]
-            if burst:
+        burst: list[Prefetched] = []
+        for oid in oids:
+            key = oid, tid
+            if key in self.prefetching or cached(oid, tid) is not None:
+                continue
+            burst.append(Prefetched(self, channel, key))
+            if len(burst) == BURST:
                 self._send_burst(channel, burst)
                 bursts.append(burst[-1])
-            if len(bursts) == MAX_BURSTS:
-                channel.join(bursts.popleft())
+                burst = []
+                if len(bursts) == MAX_BURSTS:
+                    channel.join(bursts.popleft())
+        if burst:
+            self._send_burst(channel, burst)
 
     def _send_burst(self, channel: ClientChannel, burst: list[Prefetched]) -> None:
         loads: list[bytes] = []
@@ -131,8 +141,9 @@ class Loader:
         try:
             try:
                 for call in burst:
-                    loads.append(start(*call.key, call))
-                    prefetching[call.key] = call  # not before: now it ends with the connection at the latest
+                    key = call.key
+                    loads.append(start(key[0], key[1], call))
+                    prefetching[key] = call  # not before: now it ends with the connection at the latest
             finally:
                 channel.send_loads(loads)  # what was started is sent
         except BaseException:

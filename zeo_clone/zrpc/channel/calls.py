@@ -81,7 +81,6 @@ class Joinable(PendingCall):
 
     __slots__ = ('joined',)
 
-    # Not the one of `PendingCall`: there are thousands of these.
     def __init__(self) -> None:
         self.done = False
         self.error = self.wakeup = None
@@ -94,6 +93,11 @@ class Joinable(PendingCall):
     def finish(self) -> None:
         """Reader's role, or of the thread that could not send it.  May be called twice, even at once."""
         self.done = True
+        if self.joined:
+            self.wake_joined()
+
+    def wake_joined(self) -> None:
+        """Part of `finish`, after ``done``."""
         while self.joined:
             try:
                 waiting = self.joined.pop()

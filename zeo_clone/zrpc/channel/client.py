@@ -58,6 +58,9 @@ class ClientChannel(Dispatcher):
         self._handler = handler
         self._silence_s = silence_s  # a waiting reader tells its handler of so long a silence
         self.sender = Sender(self.runtime, transport, self)
+        #: ``start_load(oid, tid, call)``: the bytes of a loadBefore that nobody waits for, unless by `join`.
+        #: They are for `send_loads`.
+        self.start_load = core.send_load
         self._role_lock = self.runtime.lock()  # protects the next eight
         self._reader: PendingCall | Reader | None = None  # None: the loop, once it is readable
         self._followers: deque[PendingCall] = deque()
@@ -127,10 +130,6 @@ class ClientChannel(Dispatcher):
         self.sender.check_fate()
         pending = PendingCall(None, on_reply, on_done)
         self.sender.transmit(self.core.send_call(name, args, pending), block=False)
-
-    def start_load(self, oid: bytes, tid: bytes, call: Joinable) -> bytes:
-        """The bytes of a loadBefore that nobody waits for, unless by `join`; to be sent by `send_loads`."""
-        return self.core.send_load(oid, tid, call)
 
     def send_loads(self, loads: list[bytes]) -> None:
         """Send what `start_load` has made.  Never blocks."""
