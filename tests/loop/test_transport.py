@@ -13,6 +13,7 @@ from zeo_clone.loop.runtime import REAL
 from zeo_clone.loop.transport import (
     BULK_READ_SIZE,
     BYTES_PER_TURN,
+    FULL_READ_SIZE,
     JOIN_SIZE,
     LARGE_PIECE,
     READ_SIZE,
@@ -202,9 +203,11 @@ def test_receive_tells_nothing_yet_from_the_end(narrow):
 def test_receive_takes_a_limited_piece_and_a_larger_one_while_more_waits():
     stub = Stub()
     transport = Transport(stub, REAL)
-    for sizes in [READ_SIZE, 1], [READ_SIZE, BULK_READ_SIZE, 1]:
+    for sizes in [READ_SIZE, 1], [READ_SIZE, FULL_READ_SIZE, 1]:
         stub.waiting = sum(sizes)
         assert [len(transport.receive()) for _ in sizes] == sizes
+    stub.waiting = BULK_READ_SIZE + 1
+    assert len(transport.receive(bulk=True)) == BULK_READ_SIZE
 
 
 def test_error_while_receiving_reaches_the_caller(narrow):

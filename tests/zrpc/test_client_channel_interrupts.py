@@ -149,8 +149,8 @@ def test_interrupt_between_receiving_and_processing_drops_the_connection(either)
     """C17: an invalidation that was received and lost would leave stale data in the cache."""
     receive = either.channel.transport.receive
 
-    def receive_and_interrupt():
-        assert receive()
+    def receive_and_interrupt(in_bulk):
+        assert receive(in_bulk)
         raise KeyboardInterrupt
 
     call = either.leader(1)

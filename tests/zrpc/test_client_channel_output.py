@@ -49,6 +49,26 @@ def test_large_one_way_call_to_a_server_that_does_not_read_until_it_has_sent_doe
     assert server.result() == [len(BIG)] * 3
 
 
+def test_large_messages_are_read_in_large_pieces(either):
+    """B9.  Small ones are not: the server has others to serve meanwhile."""
+    bulk = []
+    receive = either.channel.transport.receive
+
+    def noting(in_bulk):
+        data = receive(in_bulk)
+        if data:
+            bulk.append(in_bulk)
+        return data
+
+    either.channel.transport.receive = noting
+    for value, some in (b'small', {False}), (BIG, {False, True}), (b'small', {False}):
+        bulk.clear()
+        call = either.call()
+        either.server.reply(either.server.call(), value)
+        assert call.result() == value
+        assert (set(bulk), bulk[0]) == (some, False)
+
+
 def nothing_arrived(server):
     server.socket.settimeout(0)
     try:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.zrpc.frames import DEFAULT_LIMIT, STRANGER_LIMIT, FrameReader, frame
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT, LARGE_FRAME, STRANGER_LIMIT, FrameReader, frame
 
 
 def read(reader, *pieces):
@@ -50,6 +50,18 @@ def test_pieces_of_any_sizes_make_the_same_contents(contents, sizes):
         pieces.append(data[:size])
         data = data[size:]
     assert read(FrameReader(), *pieces, data) == contents
+
+
+def test_a_large_frame_is_known_from_its_first_bytes_to_its_last():
+    reader = FrameReader(1 << 20)
+    data = frame(bytes(LARGE_FRAME + 1))
+    assert not reader.is_large
+    assert read(reader, data[:3]) == []
+    assert not reader.is_large
+    assert read(reader, data[3:1000]) == []
+    assert reader.is_large
+    assert read(reader, data[1000:] + frame(bytes(100))[:50]) == [data[4:]]
+    assert not reader.is_large
 
 
 def test_part_of_a_frame_gives_nothing_yet():

@@ -55,8 +55,8 @@ class TLSTransport(Transport):
         with self._lock:
             return super().flush()
 
-    def receive(self) -> bytes | None:
-        data = super().receive()
+    def receive(self, bulk: bool = False) -> bytes | None:
+        data = super().receive(bulk)
         if data is None:
             return None
         with self._lock:

@@ -12,7 +12,9 @@ from zeo_clone.loop.runtime import Runtime, Socket
 
 #: Bytes read from a socket at once ...
 READ_SIZE = 64 * 1024
-#: ... and after a read that was full: more waits.  One large frame arrives in pieces of this size.
+#: ... after a read that was full: more waits ...
+FULL_READ_SIZE = 120 * 1024
+#: ... and where a large frame comes in.  Small ones in such a piece would take too much of the others' time.
 BULK_READ_SIZE = 512 * 1024
 #: Bytes written to one socket before the others get a turn.
 BYTES_PER_TURN = 4 * 1024 * 1024
@@ -97,14 +99,14 @@ class Transport:
             size += len(pieces[-1])
         return b''.join(pieces) if len(pieces) > 1 else piece
 
-    def receive(self) -> bytes | None:
-        """What has arrived; None if nothing has, b'' at the end of the stream."""
+    def receive(self, bulk: bool = False) -> bytes | None:
+        """What has arrived, a larger piece in `bulk`; None if nothing has, b'' at the end of the stream."""
         try:
-            data = self.socket.recv(self._read_size)
+            data = self.socket.recv(BULK_READ_SIZE if bulk else self._read_size)
         except (BlockingIOError, InterruptedError):
             return None
         size = len(data)
-        self._read_size = READ_SIZE if size < READ_SIZE else BULK_READ_SIZE
+        self._read_size = READ_SIZE if size < READ_SIZE else FULL_READ_SIZE
         self.received += size
         return data
 

@@ -140,6 +140,11 @@ class Core:
             else:
                 raise ProtocolError(f'data after the end ({self.state.name})')
 
+    @property
+    def in_bulk(self) -> bool:
+        """Is a large message under way?"""
+        return self._frames.is_large
+
     def _greeting(self, content: bytes) -> Event:
         raise NotImplementedError
 

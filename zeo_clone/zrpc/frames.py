@@ -18,6 +18,8 @@ assert LENGTH.size == 4
 STRANGER_LIMIT = 1024
 #: Afterwards a frame holds at most one record or one list of oids.
 DEFAULT_LIMIT = 256 << 20
+#: What is longer than this comes in with little work for each byte.
+LARGE_FRAME = 32 << 10
 #: What the first bytes of other protocols look like, to say so when their "length" is refused.
 _FOREIGN = {b'\x16\x03': 'TLS', b'\x15\x03': 'TLS', b'GE': 'HTTP', b'HE': 'HTTP', b'HT': 'HTTP',
             b'PO': 'HTTP', b'SS': 'SSH'}
@@ -44,6 +46,11 @@ class FrameReader:
     def buffered(self) -> int:
         """Bytes kept of a frame that is not whole yet."""
         return len(self._partial)
+
+    @property
+    def is_large(self) -> bool:
+        """Is the frame that is not whole yet a large one?"""
+        return self._wanted > LARGE_FRAME
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The contents that `data` completes, each when it is asked for; ask until there is none left.

@@ -318,7 +318,7 @@ class ClientChannel(Dispatcher):
     def _apply(self) -> bytes | None:
         self._applying = self.runtime.get_ident()
         try:
-            data = self.transport.receive()
+            data = self.transport.receive(self.core.in_bulk)
             if self.transport.queued:
                 self.sender.look()
             if data:

@@ -96,7 +96,7 @@ class ServerChannel(Dispatcher):
 
     def handle_read(self) -> None:
         try:
-            data = self.transport.receive()
+            data = self.transport.receive(self.core.in_bulk)
         except OSError as error:
             # A hang-up is ordinary, a certificate that is not accepted is not.
             self.lose(describe(error), logging.WARNING if is_fault(error) else logging.INFO)
