@@ -20,8 +20,9 @@ MAX_LOOKS = 1000
 #: Who gave way and got the processor back only after so many seconds, gave it to somebody who just computes:
 #: that one keeps it until the system's scheduler takes it away, 3 or 4 ms with a tick of 250 Hz ...
 LONG_S = 0.002
-#: ... and is still there, most likely: for so many seconds nobody is given way.
-KEEP_S = 0.03
+#: ... and is still there, most likely.  Whoever has slept is let in at once; so for so many seconds nobody
+#: looks.
+CROWDED_S = 0.1
 
 
 class Eagerness:
@@ -33,7 +34,7 @@ class Eagerness:
         self._eager_s = runtime.eager_s
         self._rest = 0  # the length of the last rest; 0 after a success
         self._resting = 0  # waits to come that sleep at once
-        self._keep_until = 0.0  # the processor: until then it is not offered to others
+        self._crowded_until = 0.0
 
     def look(self, poll: Callable[..., Any], *args: Any) -> Any:
         """What ``poll(*args)`` found, or a false value: then sleep."""
@@ -43,18 +44,18 @@ class Eagerness:
         if not self._eager_s:
             return None
         now = self._clock()
+        if now < self._crowded_until:
+            return None
         deadline = now + self._eager_s
         for _ in range(MAX_LOOKS):
             found = poll(*args)
             if found:
                 self._rest = 0
                 return found
-            before = now
-            if before >= self._keep_until:
-                self._give_way()
-            now = self._clock()
+            self._give_way()
+            before, now = now, self._clock()
             if now - before > LONG_S:
-                self._keep_until = now + KEEP_S
+                self._crowded_until = now + CROWDED_S
             if now >= deadline:
                 break
         self._rest = self._resting = min(2 * self._rest + 1, MAX_REST)
