@@ -86,6 +86,21 @@ def test_what_is_collected_does_not_overtake_what_waits(busy):
     call.result()
 
 
+def test_a_call_leaves_although_the_socket_was_full_when_another_thread_sent_it(connect):
+    """C16: that thread has collected more, and may not send anything for long."""
+    connection = connect()
+    connection.channel._hot = True
+    sleeper = PendingCall(threading.Lock())
+    sleeper.done = True
+    connection.channel.sender.woken.add(sleeper)
+    connection.channel.send('large', (bytes(2 << 20),))
+    assert connection.channel.transport.queued
+    call = connection.leader()
+    connection.channel.send('small', ())
+    assert connection.server.call().name == 'large'
+    answer(connection, call)
+
+
 def test_a_call_that_waits_to_be_sent_ends_with_the_connection(busy):
     """C16: nobody waits for ever."""
     connection, sleeper = busy

@@ -89,8 +89,8 @@ class Sender:
     def send_posted(self) -> None:
         """Send what waits in the outbox.  Never blocks."""
         with self.lock:
-            if self.fate is None and self._flush():
-                self._room.want_write(True)
+            if self.fate is None:
+                self._flush()
 
     def awake(self, pending: PendingCall) -> None:
         """Of the thread whose call is done."""
@@ -126,7 +126,12 @@ class Sender:
             self.fate = error
 
     def _flush(self, data: bytes = b'') -> int:
-        """Under the lock: send `data`, after what waits.  Returns how many bytes are left."""
+        """Under the lock: send `data`, after what waits.  Returns how many bytes are left.
+
+        If calls from the outbox may be among these, the loop sends them: whoever waits for them need not be who
+        flushes, nor need that one send anything more.
+        """
+        posted: list[bytes] = []
         try:
             if self.outbox:
                 posted = [self.outbox.popleft() for _ in range(len(self.outbox))]
@@ -142,6 +147,8 @@ class Sender:
             # A signal's exception: nobody knows how much of the frame is on its way.
             self._doom(ClientStorageError('a signal interrupted sending'))
             raise
+        if posted and self._transport.queued:
+            self._room.want_write(True)
         return self._transport.queued
 
     def _drain(self, low: int) -> None:
