@@ -12,6 +12,7 @@ from tests.cache.truth import p64
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache import cache as cache_module
 from zeo_clone.cache.cache import HIDDEN, LATE_FROM, LATE_SIZE
+from zeo_clone.cache.format import HEAD_SIZE
 
 OIDS = [p64(number) for number in range(LATE_FROM)]
 
@@ -145,11 +146,29 @@ def test_a_file_that_somebody_changed_meanwhile_is_emptied(tmp_path, caplog):
     cache.close()
 
 
+def test_of_many_objects_without_data_nothing_waits():
+    """B9: only the server knows the data of what was restored or undone."""
+    cache = ClientCache(None, 1 << 20)
+    new = [(oid, b'new') for oid in OIDS]
+    for oid, _ in new:
+        cache.store(oid, p64(5), None, b'old')
+    for number in range(1000, 2000):
+        cache.store(p64(number), p64(5), None, b'old')
+    cache.applyCommit(p64(7), [*new, *((p64(number), None) for number in range(1000, 2000))])
+    _, waiting, ended = cache._late
+    assert (len(waiting), len(ended)) == (len(new), len(new))
+    assert cache.load(p64(1000)) is None
+    assert new_revisions(cache)
+    cache.close()
+
+
 @pytest.mark.parametrize('records', [
-    [(oid, b'new') for oid in OIDS[1:]], [(oid, b'x' * (LATE_SIZE // LATE_FROM + 1)) for oid in OIDS]])
+    [(oid, b'new') for oid in OIDS[1:]], [(oid, b'x' * (LATE_SIZE // LATE_FROM)) for oid in OIDS],
+    [(p64(number), b'x') for number in range(LATE_SIZE // HEAD_SIZE)], [(oid, None) for oid in OIDS]])
 def test_small_ones_and_very_large_ones_are_done_at_once(records):
     """B9: what waits in memory is bounded."""
     cache = ClientCache(None, 8 << 20)
     cache.applyCommit(p64(7), records)
     assert not cache.late
+    assert len(cache) == sum(data is not None for _, data in records)
     cache.close()

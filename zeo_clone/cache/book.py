@@ -104,11 +104,9 @@ class Book:
             return False
         return index == len(places) or self.file.start_of(places[index]) >= end_tid
 
-    def add(self, tid: bytes, records: list[tuple[bytes, bytes | None]], ended: set[bytes]) -> None:
+    def add(self, tid: bytes, records: list[tuple[bytes, bytes]], ended: set[bytes]) -> None:
         """The new revisions of an own commit, after `end` has `ended` those before."""
         for oid, data in records:
-            if data is None:
-                continue
             if oid in ended:
                 ended.remove(oid)
                 self._add(oid, tid, None, data)

@@ -39,9 +39,9 @@ DEFAULT_SIZE = 20 << 20
 #: Seconds between two syncs of the file.  Invalidations since the last one are heard again after a crash
 #: of the machine.
 SYNC_INTERVAL_S = 60.0
-#: An own commit of so many objects is put into the file when there is time, unless it has ...
+#: So many new revisions of an own commit are put into the file when there is time, unless they have ...
 LATE_FROM = 100
-#: ... more bytes of data than this.
+#: ... more bytes than this, each with its head.
 LATE_SIZE = 4 << 20
 #: So often a reader tries again whose record was moved while it read; then it is a miss.
 READ_RETRIES = 4
@@ -72,7 +72,7 @@ class ClientCache:
         self._sync_lock = runtime.lock()  # protects the file from being closed during a sync
         self._book, self._last_tid = open_cache(runtime, self.path, max(self.size, 0))
         self._older_places = self._book.older.places  # the same dict for ever; read without the lock
-        self._late: tuple[bytes, list[tuple[bytes, bytes | None]], set[bytes]] | None = None  # for Book.add
+        self._late: tuple[bytes, list[tuple[bytes, bytes]], set[bytes]] | None = None  # for Book.add
         self._closed = False
         self._syncing = False
         self._synced_at = runtime.monotonic()
@@ -248,10 +248,11 @@ class ClientCache:
 
     def _apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
         ended = {oid for oid, _ in self._book.end([oid for oid, _ in records], tid)}
-        if len(records) >= LATE_FROM and sum(len(data) for _, data in records if data) <= LATE_SIZE:
-            self._late = tid, records, ended
+        new = [(oid, data) for oid, data in records if data is not None]
+        if len(new) >= LATE_FROM and sum(fmt.HEAD_SIZE + len(data) for _, data in new) <= LATE_SIZE:
+            self._late = tid, new, ended.intersection(oid for oid, _ in new)
         else:
-            self._book.add(tid, records, ended)
+            self._book.add(tid, new, ended)
 
     @property
     def late(self) -> bool:
