@@ -13,7 +13,7 @@ import pytest
 
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
-from zeo_clone.zrpc.channel.calls import Joinable
+from zeo_clone.zrpc.channel.calls import Joinable, PendingCall
 from zeo_clone.zrpc.channel.client import HOT_AFTER, ConnectionLost
 
 # ---- calls and replies ---------------------------------------------------------------------------
@@ -165,6 +165,16 @@ def test_joining_ends_when_the_call_is_given_up(either):
     either.server.reply(either.server.call(), (b'data', TID, None))
     leader.result()
     assert call.value == (b'data', TID, None)
+
+
+def test_a_call_is_given_up_just_when_one_who_joined_it_becomes_the_reader():
+    """C16: that one was woken for it, and once is enough."""
+    one, other = (PendingCall(threading.Lock()) for _ in range(2))
+    other.wakeup.acquire()
+    call = Load()
+    call.joined = [other, one]
+    call.finish()
+    assert (one.done, other.done, other.wakeup.locked()) == (True, True, False)
 
 
 def test_joining_ends_although_the_reply_is_refused(either):

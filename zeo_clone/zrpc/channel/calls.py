@@ -5,6 +5,7 @@ calls and finished in the reader's role.
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -103,7 +104,8 @@ class Joinable(PendingCall):
                 waiting = self.joined.pop()
             except IndexError:
                 break
-            waiting.finish()
+            with contextlib.suppress(RuntimeError):  # awake already, to be the reader: it looks at ``done``
+                waiting.finish()
 
 
 class Started(Joinable):

@@ -128,7 +128,7 @@ class Sender:
     def _flush(self, data: bytes = b'') -> int:
         """Under the lock: send `data`, after what waits.  Returns how many bytes are left.
 
-        If calls from the outbox may be among these, the loop sends them: whoever waits for them need not be who
+        If calls from the outbox may be among these, the loop sends them: who waits for them need not be who
         flushes, nor need that one send anything more.
         """
         posted: list[bytes] = []
