@@ -16,7 +16,8 @@ class Trap:
     __eq__ = __hash__ = __len__ = __repr__ = __str__ = __iter__ = __bool__ = __int__ = _touched
 
 
-CHECKS = [arguments.oid, arguments.serial, arguments.optional_tid, arguments.data, arguments.record,
+CHECKS = [arguments.oid, arguments.oids, arguments.serial, arguments.optional_tid, arguments.data,
+          arguments.record,
           arguments.transaction_id, arguments.text, arguments.name, arguments.flag, arguments.count,
           arguments.seconds, arguments.extension, arguments.status, arguments.undo_id,
           arguments.specification, arguments.ids]
@@ -50,6 +51,14 @@ def test_everything_else_is_no_oid(value):
     """S5a."""
     with pytest.raises(BadArgument, match='8 bytes expected'):
         arguments.oid(value)
+
+
+@pytest.mark.parametrize('value', [b'', b'1234567', bytes(8001), bytes(8008), '12345678', [bytes(8)], None])
+def test_oids_are_some_but_not_too_many(value):
+    """S5a, S5b."""
+    with pytest.raises(BadArgument, match='1 to 1000 oids'):
+        arguments.oids(value)
+    assert arguments.oids(bytes(8000)) == bytes(8000)
 
 
 def test_a_new_object_may_have_no_serial():

@@ -17,6 +17,8 @@ MAX_NAME = 255
 MAX_COUNT = 1 << 31
 #: Ids in one ``iterator_gc``.
 MAX_IDS = 100_000
+#: Oids in one ``load_batch``.
+MAX_OIDS = 1000
 
 
 class BadArgument(ValueError):
@@ -43,6 +45,13 @@ def oid(value: Any) -> bytes:
 
 
 tid = oid
+
+
+def oids(value: Any) -> bytes:
+    """Oids, one after the other."""
+    if type(value) is bytes and 0 < len(value) <= 8 * MAX_OIDS and not len(value) % 8:
+        return value
+    raise bad(value, f'1 to {MAX_OIDS} oids, one after the other,')
 
 
 def serial(value: Any) -> bytes:

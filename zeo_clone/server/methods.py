@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ZODB.POSException import ReadOnlyError
+from ZODB.POSException import POSKeyError, ReadOnlyError
 from zope.interface import providedBy
 
 from zeo_clone.server import arguments as a
@@ -21,6 +21,7 @@ from zeo_clone.server.commit import Meta
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.iterators import Iterators
 from zeo_clone.server.operations import Operation
+from zeo_clone.zrpc import batches
 
 if TYPE_CHECKING:
     from zeo_clone.server.session import Session
@@ -33,7 +34,10 @@ MAX_NEW_OIDS = 100
 #: ``heartbeat(seconds)``: as ping, and the client will be heard of at least this often.
 #: ``identify(token, number)``: who the client is, and the number of its last transaction so far;
 #: ``commit_outcome(number)``: what became of one of its transactions, as in `outcomes` (C11).
-EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome']
+#: ``load_batch(oids, tid, bytes)``: loadBefore of many objects.
+EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch']
+#: Bytes of data in one reply to ``load_batch`` at most, unless one object has more.
+MAX_LOAD_BATCH = 16 << 20
 #: Arguments of a method that a storage itself offers (``getExtensionMethods``).
 MAX_EXTENSION_ARGS = 10
 #: A longer history is looked up in a worker thread.
@@ -129,6 +133,27 @@ def server_status(session: Session) -> dict[str, Any]:
 def load_before(session: Session, oid: bytes, tid: bytes) -> Any:
     session.served.stats.loads += 1
     return session.served.reader.loadBefore(oid, tid)
+
+
+def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[bytes, bytes]:
+    """The revisions of one object at least, and of more until there are `size` bytes, as in `batches`."""
+    load, stats = session.served.reader.loadBefore, session.served.stats
+    revisions: list[Any] = []
+    used = 0
+    for at in range(0, len(oids), 8):
+        stats.loads += 1
+        try:
+            revision = load(oids[at:at + 8], tid)
+        except POSKeyError:
+            revision = None
+        if revision is not None:
+            used += len(revision[0])
+            if used > MAX_LOAD_BATCH and revisions:
+                break  # what is so large travels alone
+        revisions.append(revision)
+        if used >= min(size, MAX_LOAD_BATCH):
+            break
+    return batches.join(revisions)
 
 
 def load_serial(session: Session, oid: bytes, serial: bytes) -> Any:
@@ -321,6 +346,7 @@ METHODS: dict[str, Method] = {
     'server_status': _call(server_status),
 
     'loadBefore': _call(load_before, a.oid, a.tid),
+    'load_batch': _call(load_batch, a.oids, a.tid, a.count),
     'loadSerial': _call(load_serial, a.oid, a.tid),
     'getTid': _call(get_tid, a.oid),
     'lastTransaction': _call(last_transaction),
