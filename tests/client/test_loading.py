@@ -1,8 +1,7 @@
-"""Loads, prefetch, iteration and resolving conflicts, with a scripted server."""
+"""Loads, iteration and resolving conflicts, with a scripted server."""
 from __future__ import annotations
 
 import gc
-import threading
 
 import pytest
 from BTrees.Length import Length
@@ -13,132 +12,13 @@ from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid
 
 from tests.client.fake_server import Refuse, p64, z64
-from zeo_clone.Exceptions import ClientDisconnected, ProtocolError, UnrecognizedResult
+from zeo_clone.Exceptions import ClientDisconnected, UnrecognizedResult
 
 OID = p64(7)
 
 
 def answer_loads(fake):
     fake.answers['loadBefore'] = lambda connection, oid, before: (oid + b'data', p64(1), None)
-
-
-def test_a_prefetch_asks_nothing_twice(fake, opened):
-    """One burst; what is in the cache already, or asked for already, is not asked for."""
-    answer_loads(fake)
-    storage = opened()
-    storage.loadBefore(p64(3), maxtid)
-    storage.prefetch([p64(i) for i in (1, 2, 3, 4, 2, 1)], maxtid)
-    for number in (1, 2, 3, 4):
-        assert storage.loadBefore(p64(number), maxtid) == (p64(number) + b'data', p64(1), None)
-    asked = [args[0] for name, args in fake.calls if name == 'loadBefore']
-    assert sorted(asked) == [p64(1), p64(2), p64(3), p64(4)]
-
-
-def test_a_load_waits_for_the_prefetch_that_is_under_way(fake, opened):
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(connection, oid, before):
-        begun.set()
-        assert go_on.wait(20)
-        return b'data', p64(1), None
-
-    fake.answers['loadBefore'] = slow
-    storage = opened()
-    storage.prefetch([OID], maxtid)
-    assert begun.wait(20)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(storage.loadBefore(OID, maxtid)))
-               for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    go_on.set()
-    for thread in threads:
-        thread.join()
-    assert found == [(b'data', p64(1), None)] * 3
-    assert fake.called('loadBefore') == 1
-
-
-def test_a_prefetch_of_unknown_objects_does_no_harm(fake, opened):
-    def unknown(connection, oid, before):
-        raise POSKeyError(oid)
-
-    fake.answers['loadBefore'] = unknown
-    storage = opened()
-    storage.prefetch([OID], maxtid)
-    with pytest.raises(POSKeyError):
-        storage.loadBefore(OID, maxtid)
-
-
-def test_a_large_prefetch_goes_in_bursts(fake, opened):
-    answer_loads(fake)
-    storage = opened()
-    storage.prefetch((p64(i) for i in range(2500)), maxtid)
-    storage.ping()  # whose answer comes after all others
-    for number in range(2500):
-        storage.loadBefore(p64(number), maxtid)
-    assert fake.called('loadBefore') == 2500
-
-
-@pytest.mark.parametrize('oid, error', [('abcdefgh', TypeError), (b'short', POSKeyError)])
-def test_a_prefetch_with_a_bad_oid_asks_for_nothing(fake, opened, oid, error):
-    answer_loads(fake)
-    storage = opened()
-    with pytest.raises(error):
-        storage.prefetch([OID, oid], maxtid)
-    storage.ping()
-    assert (fake.called('loadBefore'), storage._loader.prefetching) == (0, {})
-
-
-def test_a_prefetch_that_fails_half_way_keeps_what_was_asked(fake, opened, monkeypatch):
-    """C16: what was numbered is sent, or the connection would count it as waiting for ever; and nobody waits
-    for what was not."""
-    answer_loads(fake)
-    storage = opened()
-    channel = storage._manager.ready.channel
-    start_load, asked = channel.start_load, []
-
-    def full(*args):
-        if len(asked) == 2:
-            raise ProtocolError('100000 calls wait for a reply already')
-        asked.append(args)
-        return start_load(*args)
-
-    monkeypatch.setattr(channel, 'start_load', full)
-    with pytest.raises(ProtocolError):
-        storage.prefetch([p64(n) for n in range(4)], maxtid)
-    monkeypatch.undo()
-    storage.ping()
-    assert (channel.core.pending, storage._loader.prefetching, len(storage._cache)) == (0, {}, 2)
-    assert storage.loadBefore(p64(3), maxtid) == (p64(3) + b'data', p64(1), None)
-
-
-def test_a_prefetch_on_a_lost_connection_leaves_nobody_waiting(fake, opened, monkeypatch):
-    """C16: a thread may have joined a load between its being numbered and its being sent."""
-    answer_loads(fake)
-    storage = opened()
-    channel = storage._manager.ready.channel
-    loaded, joined = [], threading.Event()
-
-    def wait(pending):
-        joined.set()
-        wait_for_reply(pending)
-
-    def cut(loads):
-        load.start()
-        assert joined.wait(20)
-        channel.abort(ClientDisconnected('cut'))
-        try:
-            send_loads(loads)
-        finally:
-            load.join(20)
-
-    load = threading.Thread(target=lambda: loaded.append(storage.loadBefore(OID, maxtid)), daemon=True)
-    wait_for_reply, send_loads = channel._wait, channel.send_loads
-    monkeypatch.setattr(channel, '_wait', wait)
-    monkeypatch.setattr(channel, 'send_loads', cut)
-    with pytest.raises(ClientDisconnected):
-        storage.prefetch([OID], maxtid)
-    assert (loaded, storage._loader.prefetching) == ([(OID + b'data', p64(1), None)], {})
 
 
 def test_a_load_is_repeated_when_the_connection_breaks(fake, opened):

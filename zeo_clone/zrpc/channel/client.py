@@ -127,9 +127,12 @@ class ClientChannel(Dispatcher):
                    on_done: Callable[[PendingCall], None],
                    on_reply: Callable[[Any], Any] | None = None) -> None:
         """Call the server; `on_done` gets the finished call, in the reader's role.  Never blocks."""
+        self.begin(name, args, PendingCall(None, on_reply, on_done))
+
+    def begin(self, name: str, args: tuple[Any, ...], call: PendingCall) -> None:
+        """Call the server; nobody waits, unless by `join`.  Never blocks."""
         self.sender.check_fate()
-        pending = PendingCall(None, on_reply, on_done)
-        self.sender.transmit(self.core.send_call(name, args, pending), block=False)
+        self.sender.transmit(self.core.send_call(name, args, call), block=False)
 
     def send_loads(self, loads: list[bytes]) -> None:
         """Send what `start_load` has made.  Never blocks."""
