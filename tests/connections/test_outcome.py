@@ -15,6 +15,7 @@ from ZODB.utils import maxtid, z64
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.client.test_order import Wrapper
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.zrpc.channel.calls import ConnectionLost
@@ -104,13 +105,15 @@ def test_nobody_comes_back_within_the_wait_timeout(server, client):
         assert not isinstance(caught.value, transaction.interfaces.TransientError)
 
 
-def test_an_older_session_of_the_client_cannot_commit_any_more(server, client):
+def test_an_older_session_of_the_client_cannot_commit_any_more(server, client, monkeypatch):
     """C11: the server closes it before it answers, whatever is still on the way from it."""
     storage = client(server.addr)
     vote(storage)
     session, = server._sessions
-    other = client(server.addr, wait=False)
-    other._identity.token = storage._identity.token
+    # It has the token from the start: it may be connected before its constructor returns.
+    monkeypatch.setattr(Identity, '__init__', lambda self, runtime: vars(self).update(
+        vars(storage._identity)))
+    other = client(server.addr)
     other.ping()
     # The lock is free: the transaction of the first session was aborted.
     assert session not in server._sessions
