@@ -26,18 +26,6 @@ def storage(tmp_path):
     storage.close()
 
 
-@pytest.fixture
-def desk(storage):
-    desk = Desk({'1': storage})
-    yield desk
-    desk.close()
-
-
-@pytest.fixture
-def client(desk):
-    return desk.connect()
-
-
 def temporary_files(storage):
     return os.listdir(storage.temporaryDirectory())
 

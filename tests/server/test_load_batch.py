@@ -7,7 +7,6 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64
 
-from tests.server.desk import Desk
 from zeo_clone.server import methods
 from zeo_clone.zrpc import batches
 
@@ -20,18 +19,6 @@ def storage(request, tmp_path):
     storage = request.param(str(tmp_path / 'Data.fs'))
     yield storage
     storage.close()
-
-
-@pytest.fixture
-def desk(storage):
-    desk = Desk({'1': storage})
-    yield desk
-    desk.close()
-
-
-@pytest.fixture
-def client(desk):
-    return desk.connect()
 
 
 def load(client, oids, tid=maxtid, size=1 << 20):
@@ -91,7 +78,7 @@ def test_each_load_is_counted(client, desk):
 
 
 def test_a_storage_that_fails_is_one_clear_error(client, storage, monkeypatch):
-    """L4: the client gets what the storage raised; the connection goes on."""
+    """S3: one reply, with what the storage raised; the connection goes on."""
     def broken(oid, tid):
         raise OSError(5, 'Input/output error')
 
