@@ -26,7 +26,6 @@ class Loader:
         self._wait_timeout_s = wait_timeout_s
         self._runtime = runtime
         self.prefetcher = Prefetcher(cache)
-        self._prefetching = self.prefetcher.pending  # the same dict for ever
 
     def link(self) -> Link:
         """The link in use; waits for one.  Raises `ClientDisconnected`."""
@@ -58,8 +57,7 @@ class Loader:
         """loadBefore of what is not in the cache."""
         if type(oid) is not bytes or type(tid) is not bytes or len(oid) != 8 or len(tid) != 8:
             oid, tid = eight_bytes(oid), eight_bytes(tid)
-        if self._prefetching and (oid, tid) in self._prefetching:
-            self.prefetcher.wait((oid, tid))
+        if self.prefetcher.pending and self.prefetcher.wait((oid, tid)):
             found = self.cache.loadBefore(oid, tid)
             if found is not None:
                 return found

@@ -132,13 +132,16 @@ class Prefetcher:
         if burst:
             send(channel, burst)
 
-    def wait(self, key: Key) -> None:
-        """Wait until no load of `key` is under way, if one is."""
+    def wait(self, key: Key) -> bool:
+        """Wait until no load of `key` is under way; was there one?"""
+        waited = False
         try:
             while (pending := self.pending.get(key)) is not None:
+                waited = True
                 pending.channel.join(pending)
         except ClientDisconnected:
             pass  # whoever waits asks himself
+        return waited
 
     def _join(self, last: Single | Batch | None) -> None:
         while last is not None:
