@@ -54,7 +54,8 @@ def test_other_values_are_refused(value):
 
 
 @pytest.mark.parametrize('revision', [(b'x', b'short', None), (b'x', b'start tid', None),
-                                      (b'x', b's' * 8, b'end')])
-def test_a_tid_of_another_length_is_not_sent(revision):
+                                      (b'x', b's' * 8, b'end'), (b'x', b's' * 8, b''),
+                                      (b'x', ZERO, None), (b'x', b's' * 8, ZERO)])
+def test_a_tid_that_the_other_side_would_refuse_or_mistake_is_not_sent(revision):
     with pytest.raises(ValueError, match='8 bytes'):
         batches.join([revision])

@@ -24,7 +24,7 @@ assert _HEAD.size == 20
 
 
 def join(revisions: list[Revision | None]) -> tuple[bytes, bytes]:
-    """The value for a message.  Raises ValueError for a tid that has not 8 bytes."""
+    """The value for a message.  Raises ValueError for a tid that is zero or has not 8 bytes."""
     heads: list[bytes] = []
     contents: list[bytes] = []
     for revision in revisions:
@@ -32,8 +32,8 @@ def join(revisions: list[Revision | None]) -> tuple[bytes, bytes]:
             heads.append(bytes(20))
             continue
         data, start, end = revision
-        if len(start) != 8 or end is not None and len(end) != 8:
-            raise ValueError('a tid has not 8 bytes')
+        if len(start) != 8 or start == _ZERO or end is not None and (len(end) != 8 or end == _ZERO):
+            raise ValueError('a tid is zero or has not 8 bytes')
         heads.append(_pack_head(len(data), start, end or _ZERO))
         contents.append(data)
     return b''.join(heads), b''.join(contents)
