@@ -284,6 +284,16 @@ def test_service_manager_that_is_not_there_is_only_a_warning(start, tmp_path):
     assert server.stop() == 0
 
 
+def test_what_is_there_when_it_serves_is_not_searched_for_garbage_any_more(start):
+    script = ('import gc, sys; from zeo_clone import runzeo; code = runzeo.main(sys.argv[1:]); '
+              'print(gc.get_freeze_count()); sys.exit(code)')
+    server = start('-a', ANY_PORT, command=(sys.executable, '-c', script)).ready()
+    server.send(signal.SIGTERM)
+    code, output, _ = server.result()
+    assert code == 0
+    assert int(output) > 10_000
+
+
 # -- unix sockets -------------------------------------------------------------------------------------
 
 def test_unix_socket_is_served_and_removed_at_the_end(start, tmp_path):
