@@ -224,5 +224,5 @@ def test_no_crash_image_shows_an_untrue_entry(seed, monkeypatch):
     """C10: killed at any write, torn, the disk full, or the system died; several lives of one file.  In half
     of them own commits leave work for later."""
     if seed % 2:
-        monkeypatch.setattr(cache_module, 'LATE_FROM', 1)
+        monkeypatch.setattr(cache_module, 'LATE_SIZE', 0)
     assert run(seed, images=104) > 0

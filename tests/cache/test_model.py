@@ -30,8 +30,11 @@ sizes = st.sampled_from([0, 1500, 4000, 12_000, 12_001, 60_000])
 class CacheMachine(RuleBasedStateMachine):
     """A client with one cache; ``heard`` counts the transactions whose invalidations it processed."""
 
+    late_size = 0  # own commits leave nothing for later
+
     def __init__(self):
         super().__init__()
+        self.late_size_before, cache_module.LATE_SIZE = cache_module.LATE_SIZE, self.late_size
         self.directory = tempfile.mkdtemp(prefix='zeo-clone-test-')
         self.path = self.make_path()
         self.truth = Truth()
@@ -42,6 +45,7 @@ class CacheMachine(RuleBasedStateMachine):
         return os.path.join(self.directory, 'c.zec')
 
     def teardown(self):
+        cache_module.LATE_SIZE = self.late_size_before
         if self.cache is not None:
             self.cache.close()
         shutil.rmtree(self.directory)
@@ -188,13 +192,7 @@ class TemporaryCacheMachine(CacheMachine):
 class LateCacheMachine(CacheMachine):
     """Every own commit leaves work for later, before which anything may come."""
 
-    def __init__(self):
-        super().__init__()
-        self.late_from, cache_module.LATE_FROM = cache_module.LATE_FROM, 1
-
-    def teardown(self):
-        cache_module.LATE_FROM = self.late_from
-        super().teardown()
+    late_size = cache_module.LATE_SIZE
 
     @rule()
     def settle(self):

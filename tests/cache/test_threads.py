@@ -10,6 +10,7 @@ import pytest
 
 from tests.cache.truth import p64
 from zeo_clone.cache import ClientCache
+from zeo_clone.cache import cache as cache_module
 from zeo_clone.cache.cache import HIDDEN
 from zeo_clone.cache.format import BASE_FILE, block_size
 from zeo_clone.loop.runtime import Runtime
@@ -188,8 +189,9 @@ def test_a_reader_without_the_lock_notices_what_happened_meanwhile(read, action)
 
 
 @pytest.mark.parametrize('change', ['invalidateTransaction', 'applyCommit'])
-def test_readers_without_the_lock_find_nothing_during_a_change(change):
+def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypatch):
     """C9: so they wait for the lock, and for the end of the change."""
+    monkeypatch.setattr(cache_module, 'LATE_SIZE', 0)
     cache = ClientCache(size=20_000)
     views = []
 
@@ -300,6 +302,7 @@ def test_a_record_replaced_at_the_same_place_during_a_disk_read_is_not_returned(
     thread.start()
     assert disk.reached.wait(20)
     cache.applyCommit(p64(6), [(A, b'n' * 100)])
+    cache.settle()
     assert cache._book.current.get(A) & ~15 == disk.slow_at
     disk.slow_at = None
     disk.go.set()

@@ -209,8 +209,9 @@ class Book:
 
     def arrive(self) -> None:
         """The records written since may be read from the map."""
-        self.trust(self.file.arrived)
-        self.file.arrived.clear()
+        if self.file.arrived:
+            self.trust(self.file.arrived)
+            self.file.arrived.clear()
 
     def trust(self, places: list[tuple[bytes, int]]) -> None:
         """From now on these records, where they are still current, may be read from the map."""

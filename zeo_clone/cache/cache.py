@@ -10,7 +10,7 @@ at its end than at its beginning starts again with the lock, so it never sees by
 nor half of a change.  It relies on what the interpreter guarantees: one item is read or set at once.
 The disk is read outside the lock; whether the place was overwritten meanwhile is asked afterwards.
 
-The new revisions of a large own commit are *late*: they go into the file by `settle`, which the client calls
+The new revisions of an own commit are *late*: they go into the file by `settle`, which the client calls
 when it waits for the server anyway, and which everybody does first who needs the lock.  As long as there are
 late ones the view is hidden, so readers need it.  What they replaced has ended at once, in the file, too: a
 crash loses late revisions from the cache, which does no harm.
@@ -39,9 +39,8 @@ DEFAULT_SIZE = 20 << 20
 #: Seconds between two syncs of the file.  Invalidations since the last one are heard again after a crash
 #: of the machine.
 SYNC_INTERVAL_S = 60.0
-#: So many new revisions of an own commit are put into the file when there is time, unless they have ...
-LATE_FROM = 100
-#: ... more bytes than this, each with its head.
+#: The new revisions of an own commit are put into the file when there is time, unless they have more bytes
+#: than this, each with its head.
 LATE_SIZE = 4 << 20
 #: So often a reader tries again whose record was moved while it read; then it is a miss.
 READ_RETRIES = 4
@@ -249,8 +248,10 @@ class ClientCache:
     def _apply(self, tid: bytes, records: list[tuple[bytes, bytes | None]]) -> None:
         ended = {oid for oid, _ in self._book.end([oid for oid, _ in records], tid)}
         new = [(oid, data) for oid, data in records if data is not None]
-        if len(new) >= LATE_FROM and sum(fmt.HEAD_SIZE + len(data) for _, data in new) <= LATE_SIZE:
-            self._late = tid, new, ended.intersection(oid for oid, _ in new)
+        if 0 < sum(fmt.HEAD_SIZE + len(data) for _, data in new) <= LATE_SIZE:
+            if len(new) < len(records):  # of those without data nothing is kept meanwhile
+                ended.intersection_update(oid for oid, _ in new)
+            self._late = tid, new, ended
         else:
             self._book.add(tid, new, ended)
 
@@ -260,10 +261,12 @@ class ClientCache:
         return self._late is not None
 
     def settle(self) -> None:
-        """Put the revisions of a large own commit into the file, which has not happened yet."""
+        """Put the new revisions of an own commit into the file, which has not happened yet."""
         if self._late is not None:
             with self._lock:
                 self._settle()
+                if not self._closed:
+                    self._book.settle()
 
     def _settle(self) -> None:
         # Under the lock.

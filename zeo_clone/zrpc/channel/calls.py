@@ -108,21 +108,6 @@ class Joinable(PendingCall):
                 waiting.finish()
 
 
-class Started(Joinable):
-    """A call that its thread joins later."""
-
-    __slots__ = ()
-
-    def __init__(self, on_reply: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.value = None
-        self.on_reply = on_reply
-
-    def take(self, value: Any) -> None:
-        """See `PendingCall.take`."""
-        PendingCall.take(self, value)
-
-
 class Reader:
     """A reader that is no waiting call."""
 

@@ -28,7 +28,6 @@ from zeo_clone.zrpc.channel.calls import (
     Joinable,
     PendingCall,
     Reader,
-    Started,
 )
 from zeo_clone.zrpc.channel.sending import Sender
 from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
@@ -109,12 +108,15 @@ class ClientChannel(Dispatcher):
     def call_and(self, work: Callable[[], object], name: str, args: tuple[Any, ...],
                  on_reply: Callable[[Any], Any]) -> Any:
         """`call`, and do `work` while the server works."""
-        self._check()
-        call = Started(on_reply)
-        self.sender.transmit(self.core.send_call(name, args, call))
-        work()
-        self.join(call)
-        return call.result()
+        pending = self._new_call(on_reply)
+        self.sender.post(self.core.send_call(name, args, pending), self._hot)
+        try:
+            work()
+        except BaseException:
+            self._leave(pending)
+            raise
+        self._wait(pending)
+        return pending.result()
 
     def load(self, oid: bytes, tid: bytes, on_reply: Callable[[Any], Any]) -> Any:
         """`call` of loadBefore, faster.  `oid` and `tid` are 8 bytes."""
