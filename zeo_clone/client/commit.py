@@ -46,7 +46,8 @@ class Written:
 
     def records(self, changed: list[bytes]) -> list[tuple[bytes, bytes | None]]:
         """As ``IClientCache.applyCommit`` takes them; the server has changed the data of `changed`."""
-        return list({**self._data, **dict.fromkeys(changed)}.items())
+        data = {**self._data, **dict.fromkeys(changed)} if changed else self._data
+        return list(data.items())
 
 
 #: ``resolve(oid, committed serial, serial that was read, data) -> data``; raises ConflictError.
@@ -208,6 +209,8 @@ def check_vote(value: Any) -> Vote:
         tid, value = value[-1].get('tid'), value[:-1]
         if not is_tid(tid):
             raise UnrecognizedResult('the server answered vote with something that is no tid')
+    if not value:
+        return Vote([], [], tid)
     return Vote(check_oids([item for item in value if type(item) is not dict]),
                 [_check_conflict(item) for item in value if type(item) is dict], tid)
 

@@ -285,8 +285,9 @@ class Link:
         elif name in BLOB_NOTICES:
             self.downloads.handle_notice(name, args)
         elif name == 'info' and len(args) == 1:
-            self.info = {**self.info, **check_info(args[0])}
-            self._owner.link_info(self, self.info)
+            info = check_info(args[0])
+            self.info.update(info)
+            self._owner.link_info(self, info)
         else:
             raise ProtocolError(f'the server calls the unknown method {name!r}')
 

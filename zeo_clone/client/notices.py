@@ -46,8 +46,7 @@ def check_info(value: object) -> dict[str, Any]:
     """The understood part of the server's facts about the storage."""
     if type(value) is not dict:
         raise ProtocolError("the server's info is not a dict")
-    return {key: value[key] for key, types in INFO_TYPES.items()
-            if key in value and type(value[key]) in types}
+    return {key: item for key, item in value.items() if type(item) in INFO_TYPES.get(key, ())}
 
 
 def check_revision(value: object) -> tuple[bytes, bytes, bytes | None] | None:

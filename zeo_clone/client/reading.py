@@ -196,7 +196,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def manager_info(self, info: dict[str, Any]) -> None:
         """Of the manager: new facts about the served storage."""
         with self._info_lock:
-            self._info = {**self._info, **info}
+            self._info.update(info)
 
     # ---- reading ------------------------------------------------------------------------------------
 

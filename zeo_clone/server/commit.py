@@ -74,10 +74,13 @@ class StorageCommit:
         """At most `limit` of `operations`; True when there are no more.  Raises what the storage raises.
         """
         some = list(islice(operations, limit))
-        with self._wrapper.committing():
+        self._wrapper.start_committing()
+        try:
             for operation in some:
                 self.failing = operation
                 VERBS[operation[0]](self, operation)
+        finally:
+            self._wrapper.stop_committing()
         self.failing = None
         return len(some) < limit
 

@@ -89,10 +89,12 @@ class Operations:
 
     def __iter__(self) -> Iterator[Operation]:
         """All operations.  Do not append meanwhile."""
-        if self._file is not None:
-            self._file.seek(0)
-            for _ in range(self._pieces):
-                yield from map(Operation._make, marshal.load(self._file))
+        return iter(self._recent) if self._file is None else self._with_spooled(self._file)
+
+    def _with_spooled(self, file: IO[bytes]) -> Iterator[Operation]:
+        file.seek(0)
+        for _ in range(self._pieces):
+            yield from map(Operation._make, marshal.load(file))
         yield from self._recent
 
     def close(self) -> None:

@@ -162,7 +162,7 @@ class Begun(_Buffering):
 
     def abort(self) -> None:
         self.operations.close()
-        self.owner.move(Idle(self.owner))
+        self.owner.move(self.owner.idle)
 
 
 class Waiting(Phase):
@@ -206,7 +206,7 @@ class Waiting(Phase):
     def abort(self) -> None:
         self.operations.close()
         self.owner.served.release(self.owner)
-        self.owner.move(Idle(self.owner))
+        self.owner.move(self.owner.idle)
         self.reply.fail(StorageTransactionError('aborted while it waited for the commit lock'))
 
 
@@ -222,7 +222,7 @@ class _InStorage(Phase):
         owner = self.owner
         owner.served.abort(self.commit)
         owner.served.release(owner)
-        owner.move(Idle(owner))
+        owner.move(owner.idle)
 
 
 class Replaying(_InStorage):
@@ -304,11 +304,11 @@ class Voted(_InStorage):
         except Exception as error:
             owner.served.finish_failed(commit, error)
             owner.served.release(owner)
-            owner.move(Idle(owner))
+            owner.move(owner.idle)
             raise
         owner.served.committed(tid, list(commit.written), owner.client)
         owner.served.release(owner)
-        owner.move(Idle(owner))
+        owner.move(owner.idle)
         return tid
 
 
@@ -346,4 +346,4 @@ class Doomed(Phase):
         raise self._error
 
     def abort(self) -> None:
-        self.owner.move(Idle(self.owner))
+        self.owner.move(self.owner.idle)

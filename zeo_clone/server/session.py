@@ -258,25 +258,31 @@ class Session:
             self._refuse(call, METHODS['storea'], error)
 
     def _call(self, call: Call) -> None:
-        method = find(self, call.name)
+        message_id, name, args, oneway = call
+        method = METHODS.get(name) or find(self, name)
         if method is None:
-            raise ProtocolError(f'it called {call.name!r}, which is not a method of this server')
-        if not method.required <= len(call.args) <= len(method.checks):
-            raise ProtocolError(f'it called {call.name} with {len(call.args)} arguments')
-        if call.oneway and method.kind is Kind.CALL:
-            raise ProtocolError(f'it called {call.name} one-way, but the answer matters')
+            raise ProtocolError(f'it called {name!r}, which is not a method of this server')
+        function, kind, required, checks = method
+        if not required <= len(args) <= len(checks):
+            raise ProtocolError(f'it called {name} with {len(args)} arguments')
+        if oneway and kind is Kind.CALL:
+            raise ProtocolError(f'it called {name} one-way, but the answer matters')
         try:
-            checked = [check(value) for check, value in zip(method.checks, call.args, strict=False)]
-            result = method.function(self, *checked)
+            if len(args) == 1:  # as vote and tpc_finish have
+                result = function(self, checks[0](args[0]))
+            else:
+                result = function(self, *[check(value) for check, value in zip(checks, args, strict=False)])
         except Exception as error:
             self._refuse(call, method, error)
             return
-        if call.oneway:
+        if oneway:
             return
-        if type(result) is Deferred:
-            result.when_settled(partial(self._settle, call.id, call.name))
+        if type(result) is not Deferred:
+            self._channel.send(self._core.send_reply(message_id, result))
+        elif result.settled:
+            self._settle(message_id, name, result.value, result.error)
         else:
-            self._channel.send(self._core.send_reply(call.id, result))
+            result.when_settled(partial(self._settle, message_id, name))
 
     def _refuse(self, call: Call, method: Method, error: Exception) -> None:
         if isinstance(error, BadArgument):

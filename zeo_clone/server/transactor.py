@@ -61,15 +61,18 @@ class Transactor:
         self._read_only = read_only
         self._laps = Laps(served.latency) if served.latency is not None else None
         self.meta: Meta | None = None  # of the transaction under way
-        self.phase: Phase = Idle(self)
+        self.idle = Idle(self)
+        self.phase: Phase = self.idle
 
     def __repr__(self) -> str:
         return f'<Transactor of {self.client.name}: {self.phase!r}>'
 
     def move(self, phase: Phase) -> None:
         """The one function that changes the phase."""
-        was_idle, is_idle = type(self.phase) is Idle, type(phase) is Idle
-        self.served.stats.active_txns += was_idle - is_idle
+        if self.phase is self.idle:
+            self.served.stats.active_txns += 1
+        if phase is self.idle:
+            self.served.stats.active_txns -= 1
         if self._laps is not None:
             self._laps.moved(self.phase.name, phase.name)
         self.phase = phase
@@ -100,13 +103,13 @@ class Transactor:
             self.phase.doom(ReadOnlyError())
 
     def _check(self, transaction_id: object) -> None:
-        if self.meta is None or self.meta.id != transaction_id or type(self.phase) is Idle:
+        if self.meta is None or self.meta.id != transaction_id or self.phase is self.idle:
             raise StorageTransactionError('this transaction is not under way in this session')
 
     def add(self, transaction_id: object, operation: Operation) -> None:
         """Any operation that waits for the vote."""
         phase, meta = self.phase, self.meta
-        if meta is None or meta.id != transaction_id or type(phase) is Idle:
+        if meta is None or meta.id != transaction_id or phase is self.idle:
             self._check(transaction_id)
         phase.add(operation)
 
@@ -155,13 +158,13 @@ class Transactor:
 
     def abort(self, transaction_id: object) -> None:
         """``tpc_abort``.  Nothing happens for a transaction that is not under way."""
-        if self.meta is not None and self.meta.id == transaction_id and type(self.phase) is not Idle:
+        if self.meta is not None and self.meta.id == transaction_id and self.phase is not self.idle:
             self.served.stats.aborts += 1
             self.phase.abort()
 
     def close(self) -> None:
         """The session ends: whatever is under way is aborted."""
-        if type(self.phase) is not Idle:
+        if self.phase is not self.idle:
             self.served.stats.aborts += 1
             self.phase.abort()
 

@@ -41,18 +41,17 @@ class StorageWrapper:
 
     # ---- loop thread ------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def committing(self) -> Iterator[None]:
-        """While the block runs, records that this thread asks for are those of a conflict."""
+    def start_committing(self) -> None:
+        """From now on records that this thread asks for are those of a conflict."""
         self._committing = self._get_ident()
-        try:
-            yield
-        finally:
-            self._committing = None
+
+    def stop_committing(self) -> None:
+        """No longer."""
+        self._committing = None
 
     @contextlib.contextmanager
     def undoing(self) -> Iterator[None]:
-        """While the block runs inside `committing`, the operation is an undo."""
+        """While the block runs, of an operation that is being carried out, that is an undo."""
         self._undoing = True
         try:
             yield

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
+from struct import error as struct_error
 from typing import Any
 
 #: A decoded message: id, flag, name, args.
@@ -235,12 +236,15 @@ def _decode_begin(content: bytes) -> Message | None:
 
 def _encode_info(args: tuple[Any, ...]) -> bytes | None:
     info = args[0] if len(args) == 1 else None
-    if type(info) is not dict or tuple(info) != ('length', 'size'):
+    if type(info) is not dict or list(info) != ['length', 'size']:
         return None
     length, size = info.values()
-    if type(length) is not int or type(size) is not int or length.bit_length() > 63 or size.bit_length() > 63:
+    if type(length) is not int or type(size) is not int:
         return None
-    return _INFO.pack(_INFO_KEYS[0], length, _INFO_KEYS[1], size, _INFO_KEYS[2])
+    try:
+        return _INFO.pack(_INFO_KEYS[0], length, _INFO_KEYS[1], size, _INFO_KEYS[2])
+    except struct_error:  # more than 8 bytes
+        return None
 
 
 def _decode_info(content: bytes) -> Message | None:

@@ -78,7 +78,7 @@ class Sender:
         Threads that were woken by one batch of replies mostly make their next calls at once: on a hot
         connection these leave together.  The last thread to wake sends what waits.
         """
-        if not hot:
+        if not hot or not (self.woken or self.outbox):
             self.transmit(data)
             return
         self.outbox.append(data)
