@@ -162,15 +162,21 @@ def serve_with(server: Any, storages: dict[str, Any], monitor: Any, settings: Se
         for name, storage in storages.items():
             logger.info('serving storage %r (%s) at %s', name, storage.getName(), place)
         monitor.begin(server)
-        gc.collect()
-        # What is there now stays for good.  To look through it again and again for garbage would hold up all
-        # clients for 10 ms each time, and for longer with a large index.
-        gc.freeze()
+        tune_process()
         notify('READY=1')
         server.loop()
         monitor.stop()
         logger.info('stopping%s', f' on {signals.received.name}' if signals.received else '')
         notify('STOPPING=1')
+
+
+def tune_process() -> None:
+    """Of a process that only serves, once all is open: clients shall not wait for what it does besides."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    # What is there now stays for good.  To look through it again and again for garbage would take 10 ms each
+    # time, and longer with a large index.
+    gc.freeze()
 
 
 def describe(settings: Settings) -> str:
@@ -186,7 +192,6 @@ def describe(settings: Settings) -> str:
 def run(settings: Settings) -> int:
     """Serve as `settings` say; the exit code.  Raises `StartError`."""
     start_logging(settings.eventlog)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with contextlib.closing(Signals()) as signals:
             serve(settings, signals)

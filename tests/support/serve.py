@@ -68,6 +68,9 @@ class Servers:
 
     def __init__(self, package):
         self._package = package
+        self._tune = None
+        if package == 'zeo_clone':  # as runzeo does
+            self._tune = importlib.import_module('zeo_clone.runzeo').tune_process
         self._running = {}
         self._started = 0
 
@@ -86,6 +89,8 @@ class Servers:
                 storage.close()
             raise
         server.start_thread()
+        if self._tune is not None:
+            self._tune()
         self._started += 1
         self._running[self._started] = server, served
         return {'server': self._started, 'address': server.addr}
@@ -117,8 +122,6 @@ def main(package, options=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
-    if package == 'zeo_clone':
-        sys.setswitchinterval(importlib.import_module('zeo_clone.runzeo').SWITCH_INTERVAL_S)  # as runzeo does
     servers = Servers(package)
     try:
         if options is not None:
