@@ -175,12 +175,21 @@ def anything(value: Any) -> Any:
     return value
 
 
-# ---- the usual forms of the two methods that are called most --------------------------------------
+# ---- the usual forms of the methods that are called most --------------------------------------
 
 def is_usual_load(args: tuple[Any, ...]) -> bool:
     """Whether `args` are those of loadBefore and need no conversion."""
     return (len(args) == 2 and type(args[0]) is bytes and type(args[1]) is bytes
             and len(args[0]) == 8 and len(args[1]) == 8)
+
+
+def is_usual_begin(args: tuple[Any, ...]) -> bool:
+    """Whether `args` are those of tpc_begin and need no conversion."""
+    if len(args) != 6:
+        return False
+    transaction_id, user, description, extension, tid, status = args
+    return (tid is None and type(transaction_id) is int and type(user) is bytes and type(description) is bytes
+            and type(extension) is dict and type(status) is str and status == ' ')
 
 
 def is_usual_store(args: tuple[Any, ...]) -> bool:

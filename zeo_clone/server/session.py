@@ -16,8 +16,8 @@ from ZODB.POSException import POSError, ReadOnlyError, StorageError, Unsupported
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.server import heartbeat
-from zeo_clone.server.arguments import BadArgument, is_usual_load, is_usual_store
-from zeo_clone.server.commit import StorageCommit
+from zeo_clone.server.arguments import BadArgument, is_usual_begin, is_usual_load, is_usual_store
+from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.downloads import Downloads
 from zeo_clone.server.iterators import Iterators
@@ -220,6 +220,8 @@ class Session:
                 self._load(event)
             elif name == 'storea':
                 self._store(event)
+            elif name == 'tpc_begin':
+                self._begin(event)
             else:
                 self._call(event)
         elif kind is Agreed:
@@ -256,6 +258,18 @@ class Session:
             transactor.add(transaction_id, _new(Operation, ('store', oid, serial, data, None)))
         except Exception as error:
             self._refuse(call, METHODS['storea'], error)
+
+    def _begin(self, call: Call) -> None:
+        """The call that every commit begins with: likewise."""
+        _, _, args, oneway = call
+        transactor = self._transactor
+        if not oneway or transactor is None or not is_usual_begin(args):
+            self._call(call)
+            return
+        try:
+            transactor.begin(_new(Meta, args))
+        except Exception as error:
+            self._refuse(call, METHODS['tpc_begin'], error)
 
     def _call(self, call: Call) -> None:
         message_id, name, args, oneway = call
