@@ -117,8 +117,10 @@ class Begun:
             if type(error.oid) is bytes and len(error.oid) == 8:
                 effects.cache.invalidate(error.oid, None)  # C12: a retry must not meet it again
             raise
-        changed = list(dict.fromkeys(changed))
-        bases = {oid: base for oid, base in self._written.bases.items() if oid not in changed}
+        bases = self._written.bases
+        if changed:
+            changed = list(dict.fromkeys(changed))
+            bases = {oid: base for oid, base in bases.items() if oid not in changed}
         return Voted(self, self._channel, self._written.records(changed), changed, bases, tid)
 
     def _ask_for_vote(self, cache: Any) -> Any:

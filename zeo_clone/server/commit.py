@@ -59,7 +59,7 @@ class StorageCommit:
     @property
     def changed(self) -> list[bytes]:
         """Oids whose data are not what the client sent."""
-        return list(dict.fromkeys((*self.resolved, *self.undone)))
+        return list(dict.fromkeys((*self.resolved, *self.undone))) if self.resolved or self.undone else []
 
     def begin(self) -> None:
         """``tpc_begin``."""
