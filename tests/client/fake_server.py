@@ -34,8 +34,8 @@ class FakeConnection:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        self.write(self.core.greet())
         try:
+            self.write(self.core.greet())
             while data := self.socket.recv(65536):
                 for event in self.core.receive_data(data):
                     if not isinstance(event, Agreed):
