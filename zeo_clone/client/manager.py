@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import logging
+from collections import deque
 from typing import Any, Protocol
 
 from zeo_clone.addresses import Address, format_address
@@ -82,7 +83,9 @@ class Manager:
         self._effects = effects
         self._identity = identity
         self._owner = owner
-        self._changed = loop.runtime.condition()  # protects the next six; told when they change
+        # Not a condition: that is Python code, in which a signal's exception could leave it locked.
+        self._lock = loop.runtime.rlock()  # protects the next six ...
+        self._waiting: deque[Any] = deque()  # ... and when they change these locks are released
         self.state = ManagerState.IDLE
         self._ready: Link | None = None
         self._active: Link | None = None   # the only link that may touch the cache
@@ -101,18 +104,19 @@ class Manager:
 
     def _move(self, state: ManagerState) -> bool:
         """The one function that changes the state; False if that is not possible now."""
-        with self._changed:
+        with self._lock:
             possible = state in TABLE[self.state]
             if possible:
                 self.state = state
-                self._changed.notify_all()
+                while self._waiting:
+                    self._waiting.popleft().release()
             return possible
 
     # ---- any thread ---------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to search.  May be called twice."""
-        with self._changed:
+        with self._lock:
             started, self._started = self._started, True
         if not started:
             self._owner.manager_starts()
@@ -139,9 +143,7 @@ class Manager:
         while True:
             left = deadline - self._loop.runtime.monotonic()
             if self._options.io_thread:
-                with self._changed:
-                    if self._usable() is None and self.state is not ManagerState.CLOSED and left > 0:
-                        self._changed.wait(left)
+                self._wait(left)
             elif self._usable() is None and self.state is not ManagerState.CLOSED and left > 0:
                 self._loop.turn(left)
             link = self._usable()
@@ -152,6 +154,19 @@ class Manager:
             if left <= 0:
                 raise ClientDisconnected(self._complaint(timeout_s))
 
+    def _wait(self, timeout_s: float) -> None:
+        """Unless there is a link: until something changes."""
+        change = self._loop.runtime.lock()
+        change.acquire()
+        self._waiting.append(change)
+        with self._lock:
+            wanted = self._usable() is None and self.state is not ManagerState.CLOSED and timeout_s > 0
+        if wanted:
+            change.acquire(timeout=timeout_s)
+        with self._lock:
+            if change in self._waiting:
+                self._waiting.remove(change)
+
     def _usable(self) -> Link | None:
         """The ready link, unless a send has just failed on it and the loop is about to bury it."""
         link = self._ready
@@ -159,7 +174,7 @@ class Manager:
 
     def _complaint(self, timeout_s: float) -> str:
         where = ', '.join(map(format_address, self.addresses))
-        with self._changed:
+        with self._lock:
             told = {place: _text(error) for place, error in self._errors.items()}
             for link in (*tuple(self._trying), self._active):  # the copy is atomic
                 if link is not None:
@@ -258,7 +273,7 @@ class Manager:
     def _choose(self, link: Link) -> None:
         self._trying.discard(link)
         self._drop_attempts()
-        with self._changed:
+        with self._lock:
             active = self._active
             if active is None and self._move(ManagerState.VERIFYING):
                 self._active = link
@@ -308,7 +323,7 @@ class Manager:
 
     def link_ready(self, link: Link) -> None:
         """Loop thread: the cache is verified."""
-        with self._changed:
+        with self._lock:
             if link is not self._active or not self._move(ManagerState.CONNECTED):
                 return
             self._owner.manager_ready(link)
@@ -328,7 +343,7 @@ class Manager:
 
     def link_lost(self, link: Link, error: Exception) -> None:
         """Reader's role, or the loop's thread for one that was never in use."""
-        with self._changed:
+        with self._lock:
             was_ready = link is self._ready
             if was_ready:
                 self._ready = None
@@ -349,7 +364,7 @@ class Manager:
         if link in self._fallbacks:
             self._fallbacks.remove(link)
         chosen = None
-        with self._changed:
+        with self._lock:
             if link is self._active:
                 chosen, self._chosen = self._chosen, None
                 if not self._move(ManagerState.VERIFYING if chosen else ManagerState.SEARCHING):
@@ -361,7 +376,7 @@ class Manager:
             self._look_around()
 
     def _note_error(self, place: str, error: Exception) -> None:
-        with self._changed:
+        with self._lock:
             self._errors[place] = error
 
 
