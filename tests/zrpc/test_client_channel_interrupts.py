@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.zrpc.helpers import BIG, Background, assert_disconnected
-from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.Exceptions import ClientDisconnected, UnrecognizedResult
 
 
 class Interrupter:
@@ -143,6 +143,95 @@ def test_interrupt_in_a_callback_drops_the_connection(either):
     with pytest.raises(KeyboardInterrupt):
         call.result()
     assert_disconnected([other], 'KeyboardInterrupt')
+
+
+def test_another_thread_s_caller_gets_no_exception_of_a_signal(either):
+    """C16: its call was lost with the connection; the exception belongs to the thread of the handler."""
+    def on_reply(value):
+        raise KeyboardInterrupt
+
+    leader = either.leader(1)
+    follower = either.follower(2, on_reply=on_reply)
+    either.server.reply(either.server.calls(2)[2])
+    with pytest.raises(KeyboardInterrupt):
+        leader.result()
+    assert_disconnected([follower], 'KeyboardInterrupt')
+
+
+def test_another_thread_s_caller_gets_what_was_wrong_with_its_reply(either):
+    def on_reply(value):
+        raise UnrecognizedResult('no good')
+
+    leader = either.leader(1)
+    follower = either.follower(2, on_reply=on_reply)
+    either.server.reply(either.server.calls(2)[2])
+    with pytest.raises(UnrecognizedResult, match='no good'):
+        follower.result()
+    assert_disconnected([leader], 'no good')
+
+
+def test_the_loop_ends_a_connection_that_the_main_thread_reads(connect):
+    """C16: there a signal's exception could leave half of it undone."""
+    connection = connect()
+    ended_by, other = [], []
+    connection.notes.handle_lost = lambda error: ended_by.append(threading.get_ident())
+
+    def meanwhile():
+        connection.runtime.reader()
+        other.append(connection.follower(2))
+        connection.server.close()
+
+    background = Background(meanwhile)
+    with pytest.raises(ClientDisconnected):
+        connection.channel.call('ping', (1,))
+    background.result()
+    assert_disconnected(other, 'lost')
+    assert ended_by == [connection.loop_thread.ident]
+
+
+def test_a_connection_that_the_loop_was_to_end_ends_with_the_loop(connect):
+    """C16: nobody comes to what is asked of a loop that stops."""
+    connection = connect()
+    connection.loop.door = lambda callback: None
+
+    def meanwhile():
+        connection.runtime.reader()
+        connection.server.close()
+        connection.runtime.follower()  # the main thread sleeps until it has been ended
+        connection.loop.stop()
+        connection.loop_thread.result()
+        connection.loop.close()
+
+    background = Background(meanwhile)
+    with pytest.raises(ClientDisconnected):
+        connection.channel.call('ping', (1,))
+    background.result()
+    assert len(connection.notes.lost) == 1
+
+
+def test_further_exceptions_while_it_leaves_change_nothing(connect, interrupter):
+    connection = connect()
+    leave, left, follower = connection.channel._leave, [], []
+
+    def treacherous(pending):
+        left.append(pending)
+        if len(left) < 3:
+            raise KeyboardInterrupt
+        leave(pending)
+
+    def meanwhile():
+        connection.runtime.reader()
+        follower.append(connection.follower('follower'))
+        connection.channel._leave = treacherous
+        interrupter.interrupt()
+
+    background = Background(meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        connection.channel.call('ping', ('leader',))
+    background.result()
+    assert connection.runtime.reader() == follower[0].ident
+    connection.server.reply(connection.server.calls(2)['follower'], 'answer')
+    assert follower[0].result() == 'answer'
 
 
 def test_interrupt_between_receiving_and_processing_drops_the_connection(either):

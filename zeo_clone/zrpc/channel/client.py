@@ -72,6 +72,8 @@ class ClientChannel(Dispatcher):
         self._eagerness = Eagerness(self.runtime)  # the reader's, as is the next
         self._has_input = self.runtime.input_poll(self.fd)
         self._applying: int | None = None  # the thread that is in a handler or callback
+        self._cause: BaseException | None = None  # of its end; from then on nothing is read any more
+        self._end_lock = self.runtime.lock()  # held by who ends it; taken before all others
         self.last_received = self.runtime.monotonic()
         self.buried = self.runtime.event()  # set at the very end
 
@@ -178,6 +180,7 @@ class ClientChannel(Dispatcher):
         super().orphan()
         self.sender.fate = ClientStorageError('this process was forked; the connection is its parent\'s')
         self.sender.lock, self._role_lock = self.runtime.lock(), self.runtime.lock()
+        self._end_lock = self.runtime.lock()
         self._reader = GONE
         self.buried.set()
 
@@ -222,20 +225,32 @@ class ClientChannel(Dispatcher):
             if not self._take_role(pending):
                 pending.wakeup.acquire()
             while not pending.done:
-                if (self._eagerness.look(self._has_input, 0)
+                if self._cause is not None:
+                    pending.wakeup.acquire()  # released by the loop, which ends it
+                elif (self._eagerness.look(self._has_input, 0)
                         or self.runtime.wait(self.fd, True, False, self._silence_s)):
                     self._receive()
                 else:
                     self._handler.handle_silence()
             self._leave(pending)
         except BaseException:
-            # A signal's exception, perhaps in the middle of leaving: whatever was begun is finished.
-            self._leave(pending)
-            with self._role_lock:
-                if self._reader is None:
-                    self._appoint()
-                    self._poll()
+            # A signal's exception, and perhaps not the last one.
+            try:
+                self._finish_leaving(pending)
+            except BaseException:
+                try:
+                    self._finish_leaving(pending)
+                except BaseException:
+                    self._finish_leaving(pending)
             raise
+
+    def _finish_leaving(self, pending: PendingCall) -> None:
+        """Leave, perhaps not for the first time."""
+        self._leave(pending)
+        with self._role_lock:
+            if self._reader is None:
+                self._appoint()
+                self._poll()
 
     def _take_role(self, who: PendingCall | Reader) -> bool:
         """Become the reader, or, for a call, queue up for it: then its wakeup will be released."""
@@ -250,11 +265,13 @@ class ClientChannel(Dispatcher):
 
     def _pass_role(self) -> None:
         pieces = 0
-        while not self._hand_on():
+        while self._cause is None and not self._hand_on():
             # It is given up, and perhaps nobody else would clean up.  What had arrived still counts.
             pieces += 1
             if not self._receive() or pieces > LAST_PIECES:
-                self._bury(self.fate or ClientStorageError('given up'))
+                self._cause = self._cause or self.fate
+        if self._cause is not None:
+            self._bury()  # perhaps a signal has interrupted that
 
     def _hand_on(self) -> bool:
         with self._role_lock:
@@ -311,13 +328,15 @@ class ClientChannel(Dispatcher):
             data = self._apply()
         except BaseException as error:
             # C17: what a message should have done is not done, or half done, or the message is lost.
-            # Never go on.
-            self._bury(error)
+            # Never go on.  The first step is one that no signal interrupts.
+            self._cause = error
+            self._bury()
             if not isinstance(error, Exception):
                 raise
             return True
         if data == b'':
-            self._bury(ConnectionResetError('the server closed the connection'))
+            self._cause = ConnectionResetError('the server closed the connection')
+            self._bury()
         return data is not None
 
     def _apply(self) -> bytes | None:
@@ -341,8 +360,10 @@ class ClientChannel(Dispatcher):
             try:
                 pending.take(value)
             except BaseException as error:
-                pending.error = error
-                self._finish(pending)
+                # Another thread's caller hears of the end of the connection: this may come from a signal.
+                if pending is self._reader or isinstance(error, ClientStorageError):
+                    pending.error = error
+                    self._finish(pending)
                 raise
             self._finish(pending)
         elif kind is Failure:
@@ -359,15 +380,26 @@ class ClientChannel(Dispatcher):
             self.sender.woken.add(pending)
         pending.finish()
 
-    def _bury(self, error: BaseException) -> None:
-        """Reader's role: close the descriptor, tell the handler, fail the waiting calls."""
-        with self.sender.lock:
-            fate = self.sender.fate
-            if fate is None:
-                fate = error if isinstance(error, Exception) else ClientStorageError(repr(error))
-                self.sender.fate = fate
-            with self._role_lock:
-                self.close()
+    def _bury(self) -> None:
+        """Reader's role: end it.  In the main thread a signal's exception could leave that half done: there
+        the loop does it."""
+        cause = self._cause
+        self.sender.doom(cause if isinstance(cause, Exception) else ClientStorageError(repr(cause)))
+        if self.loop.runs_itself and self.runtime.in_main_thread() and not self.loop.in_loop_thread():
+            self.loop.door(self._end)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Close the descriptor, tell the handler, fail the waiting calls; once."""
+        with self._end_lock:
+            if not self.buried.is_set():
+                self._end_now(self.sender.fate)
+
+    def _end_now(self, fate: Exception | None) -> None:
+        assert fate is not None
+        with self.sender.lock, self._role_lock:
+            self.close()
         self.core.close()
         try:
             self._handler.handle_lost(fate)
@@ -417,6 +449,8 @@ class ClientChannel(Dispatcher):
         self.sender.go_on()
 
     def handle_close(self) -> None:
+        if self._cause is not None:
+            self._end()  # the loop will not come to it any more
         self.abort(ClientDisconnected('the event loop ends'))
 
     def handle_error(self, error: Exception) -> None:
