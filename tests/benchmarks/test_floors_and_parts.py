@@ -34,5 +34,6 @@ def test_parts_are_measured(tmp_path, capsys, monkeypatch):
     titles = [line for line in lines if line.endswith(':')]
     assert len(titles) == 5
     assert len(lines) == len(titles) + 5 + 4 + 4 + 2 + 3
-    assert all(NUMBER.search(line) for line in lines if line not in titles)
+    # What is left of the whole may be negative, so few are measured here.
+    assert all(NUMBER.search(line.replace(' -', ' ')) for line in lines if line not in titles)
     assert list(tmp_path.iterdir()) == []
