@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.zrpc.helpers import BIG, Background, assert_disconnected
-from zeo_clone.Exceptions import ClientDisconnected, UnrecognizedResult
+from zeo_clone.Exceptions import ClientDisconnected
 
 
 class Interrupter:
@@ -159,54 +159,111 @@ def test_another_thread_s_caller_gets_no_exception_of_a_signal(either):
 
 
 def test_another_thread_s_caller_gets_what_was_wrong_with_its_reply(either):
+    """C8: as if it had read the reply itself; an error of tpc_finish's callback, above all."""
     def on_reply(value):
-        raise UnrecognizedResult('no good')
+        raise ValueError('no good')
 
     leader = either.leader(1)
     follower = either.follower(2, on_reply=on_reply)
     either.server.reply(either.server.calls(2)[2])
-    with pytest.raises(UnrecognizedResult, match='no good'):
+    with pytest.raises(ValueError, match='no good'):
         follower.result()
     assert_disconnected([leader], 'no good')
 
 
-def test_the_loop_ends_a_connection_that_the_main_thread_reads(connect):
-    """C16: there a signal's exception could leave half of it undone."""
+@pytest.mark.parametrize('own', [True, False])
+def test_it_is_ended_before_the_call_fails_whose_reply_was_bad(either, own):
+    """C13, C17: whoever catches the error must not meet what was true of the old connection."""
+    order = []
+    either.notes.handle_lost = lambda error: order.append('handler')
+
+    def on_reply(value):
+        raise ValueError('no good')
+
+    leader = either.leader(1, on_reply=on_reply if own else None)
+    follower = either.follower(2, on_reply=on_reply)
+    bad = leader if own else follower
+    finish = either.channel._finish
+    either.channel._finish = lambda pending: (order.append('call'), finish(pending))
+    either.server.reply(either.server.calls(2)[1 if own else 2])
+    with pytest.raises(ValueError, match='no good'):
+        bad.result()
+    assert_disconnected([follower if own else leader], 'no good')
+    assert order == ['handler', 'call', 'call']
+
+
+@pytest.mark.parametrize('interrupts', [1, 2, 3])
+@pytest.mark.parametrize('early', [True, False])
+@pytest.mark.parametrize('step', ['unregister', 'close', 'handle_lost', 'abandon', '_finish'])
+def test_interrupts_while_it_is_ended_leave_nothing_undone(either, step, early, interrupts, monkeypatch):
+    """C16: each of its steps is done again."""
+    raised, lost = [], []
+    either.notes.handle_lost = lost.append
+    place = {'unregister': either.loop, 'handle_lost': either.notes,
+             'abandon': either.channel.core}.get(step, either.channel)
+    original = getattr(place, step)
+
+    def interrupted(*args):
+        found = original(*args) if not early or len(raised) >= interrupts else None
+        if len(raised) < interrupts:
+            raised.append(step)
+            raise KeyboardInterrupt
+        return found
+
+    leader = either.leader(1)
+    followers = [either.follower(2), either.follower(3)]
+    either.server.calls(3)
+    monkeypatch.setattr(place, step, interrupted)
+    either.server.close()
+    with pytest.raises(KeyboardInterrupt):
+        leader.result()
+    assert_disconnected(followers, 'lost')
+    assert len(raised) == interrupts
+    assert lost or step == 'handle_lost' and interrupts == 3
+    assert either.channel.closed
+    assert either.channel.socket.fileno() == -1
+    assert either.channel.buried.is_set()
+
+
+def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(either):
+    """C16: it is told from a failing end of a call."""
+    finish, raised = either.channel._finish, []
+
+    def interrupted(pending):
+        if not raised:
+            raised.append(TimeoutError('a signal came'))
+            raise raised[0]
+        finish(pending)
+
+    leader = either.leader(1)
+    followers = [either.follower(2), either.follower(3)]
+    either.server.calls(3)
+    either.channel._finish = interrupted
+    either.server.close()
+    with pytest.raises(TimeoutError, match='a signal came'):
+        leader.result()
+    assert_disconnected(followers, 'lost')
+
+
+def test_interrupt_while_a_sender_takes_the_reader_s_role_leaves_it_free(connect):
     connection = connect()
-    ended_by, other = [], []
-    connection.notes.handle_lost = lambda error: ended_by.append(threading.get_ident())
+    poll, interrupted = connection.channel._poll, []
 
-    def meanwhile():
-        connection.runtime.reader()
-        other.append(connection.follower(2))
-        connection.server.close()
+    def treacherous():
+        poll()
+        if not interrupted and threading.current_thread() is threading.main_thread() \
+                and connection.channel._reader is not None:
+            interrupted.append(connection.channel._reader)
+            raise KeyboardInterrupt
 
-    background = Background(meanwhile)
-    with pytest.raises(ClientDisconnected):
-        connection.channel.call('ping', (1,))
-    background.result()
-    assert_disconnected(other, 'lost')
-    assert ended_by == [connection.loop_thread.ident]
-
-
-def test_a_connection_that_the_loop_was_to_end_ends_with_the_loop(connect):
-    """C16: nobody comes to what is asked of a loop that stops."""
-    connection = connect()
-    connection.loop.door = lambda callback: None
-
-    def meanwhile():
-        connection.runtime.reader()
-        connection.server.close()
-        connection.runtime.follower()  # the main thread sleeps until it has been ended
-        connection.loop.stop()
-        connection.loop_thread.result()
-        connection.loop.close()
-
-    background = Background(meanwhile)
-    with pytest.raises(ClientDisconnected):
-        connection.channel.call('ping', (1,))
-    background.result()
-    assert len(connection.notes.lost) == 1
+    connection.channel._poll = treacherous
+    with pytest.raises(KeyboardInterrupt):
+        connection.channel.call('ping', (BIG,))
+    assert str(interrupted[0]) == 'a thread that sends'
+    other = connection.call(2)
+    requests = [connection.server.call() for _ in range(2)]
+    connection.server.reply(requests[1], 'answer')
+    assert other.result() == 'answer'
 
 
 def test_further_exceptions_while_it_leaves_change_nothing(connect, interrupter):

@@ -105,6 +105,6 @@ class Effects:
     def lost(self, error: Exception) -> None:
         """The link has gone.  If an effect failed (C17), open connections must look again."""
         if self._failed:
-            self._failed = False
             if self.db is not None:
                 self.db.invalidateCache()
+            self._failed = False

@@ -328,12 +328,13 @@ class Link:
             channel.buried.wait(timeout_s)
 
     def _lost(self, error: Exception) -> None:
+        # Every step may be done again, if a signal's exception ends this.
         if self.state is not LinkState.LOST:
             self._deadline.cancel()
-            self._move(LinkState.LOST)
             if self._heartbeat is not None:
                 self._loop.door(self._heartbeat.stop)
             self._owner.link_lost(self, error)
+            self._move(LinkState.LOST)
 
     @property
     def doing(self) -> str:

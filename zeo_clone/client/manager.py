@@ -343,10 +343,9 @@ class Manager:
 
     def link_lost(self, link: Link, error: Exception) -> None:
         """Reader's role, or the loop's thread for one that was never in use."""
+        # Every step may be done again, if a signal's exception ends this.
         with self._lock:
             was_ready = link is self._ready
-            if was_ready:
-                self._ready = None
             if self.state is not ManagerState.CLOSED:
                 self._errors[str(link.target)] = error
         if was_ready:
@@ -356,6 +355,9 @@ class Manager:
                     more or '')
             self._effects.lost(error)
             self._owner.manager_lost(link)
+            with self._lock:
+                if link is self._ready:
+                    self._ready = None
         self._loop.door(functools.partial(self._bereaved, link))
 
     def _bereaved(self, link: Link) -> None:

@@ -59,11 +59,11 @@ class Dispatcher:
             self.handle_error(error)
 
     def close(self) -> None:
-        """Unregister and close the descriptor.  May be called twice."""
+        """Unregister and close the descriptor.  May be called twice, also if an exception ended the first."""
         if not self.closed:
-            self.closed = True
             self.loop.unregister(self)
             self.socket.close()
+            self.closed = True
 
     def orphan(self) -> None:
         """In a process that was forked: drop the copy of the descriptor; the peer notices nothing."""

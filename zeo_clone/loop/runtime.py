@@ -83,10 +83,6 @@ class Runtime:
     event = staticmethod(threading.Event)
     get_ident = staticmethod(threading.get_ident)
 
-    def in_main_thread(self) -> bool:
-        """Is the calling thread the one in which handlers of signals run?"""
-        return threading.current_thread() is threading.main_thread()
-
     def start_thread(self, target: Callable[[], object], name: str, *,
                      daemon: bool = True) -> threading.Thread:
         """Start and return a thread that runs `target`."""

@@ -310,14 +310,14 @@ class ClientCore(Core):
             raise ProtocolError('an error reply is not a class name with a state')
         return Failure(token, faults.from_wire(*args))
 
-    def abandon(self) -> list[Any]:
+    def abandon(self) -> Iterator[Any]:
         """The tokens of all calls that will get no reply any more, oldest first; before them that of the last
-        reply, whose `Result` or `Failure` may not have been processed."""
-        tokens = [] if self._answered is None else [self._answered]
-        self._answered = None
+        reply, whose `Result` or `Failure` may not have been processed.  Each is forgotten when the next is
+        asked for."""
+        if self._answered is not None:
+            yield self._answered
+            self._answered = None
         while self._pending:
             for message_id in sorted(self._pending):
-                token = self._pending.pop(message_id, None)
-                if token is not None:
-                    tokens.append(token)
-        return tokens
+                yield self._pending[message_id]
+                del self._pending[message_id]

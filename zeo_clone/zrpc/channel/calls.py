@@ -58,8 +58,12 @@ class PendingCall:
     def finish(self) -> None:
         """Reader's role: value or error is known."""
         self.done = True
-        if self.wakeup is not None:
-            self.wakeup.release()
+        wakeup = self.wakeup  # of a thread that a signal's exception took away it may vanish, or be released
+        if wakeup is not None:
+            try:
+                wakeup.release()
+            except RuntimeError:
+                pass
         if self.on_done is not None:
             self.on_done(self)
 
@@ -119,5 +123,4 @@ class Reader:
 
 
 LOOP = Reader('the loop')  # the loop's thread, while it processes messages
-BUSY = Reader('a thread that sends, or closes')
 GONE = Reader('nobody any more')

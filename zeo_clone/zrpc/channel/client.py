@@ -20,7 +20,6 @@ from zeo_clone.loop.eagerness import Eagerness
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel.calls import (
-    BUSY,
     GONE,
     LOOP,
     ClientHandler,
@@ -43,6 +42,18 @@ HOT_AFTER = 64
 HOT_CALLS = 10
 #: ... in so many seconds.  For so long at most a notice waits when the calls suddenly end.
 HOT_INTERVAL_S = 0.01
+
+
+def _surely(step: Callable[..., None], *args: Any) -> None:
+    """Do a step that may be done again although an exception of a signal comes, or two; raise the first."""
+    try:
+        step(*args)
+    except BaseException:
+        try:
+            step(*args)
+        except BaseException:
+            step(*args)
+        raise
 
 
 class ClientChannel(Dispatcher):
@@ -74,6 +85,7 @@ class ClientChannel(Dispatcher):
         self._applying: int | None = None  # the thread that is in a handler or callback
         self._cause: BaseException | None = None  # of its end; from then on nothing is read any more
         self._end_lock = self.runtime.lock()  # held by who ends it; taken before all others
+        self._ended = False
         self.last_received = self.runtime.monotonic()
         self.buried = self.runtime.event()  # set at the very end
 
@@ -171,8 +183,13 @@ class ClientChannel(Dispatcher):
     def abort(self, error: Exception) -> None:
         """Close because of `error`.  Whoever is the reader cleans up; if nobody is, the caller does."""
         self.sender.doom(error)
-        if self._take_role(BUSY):
-            self._pass_role()
+        me = Reader('a thread that closes it')
+        try:
+            if self._take_role(me):
+                self._pass_role()
+        except BaseException:
+            _surely(self._finish_leaving, me)
+            raise
 
     def orphan(self) -> None:
         """In a process that was forked: the connection is the parent's; whoever uses it here gets an error.
@@ -202,14 +219,16 @@ class ClientChannel(Dispatcher):
     def wait_for_room(self) -> None:
         """Wait until the socket takes more, for a second at most.  Reads meanwhile if nobody else does: a
         server that cannot get rid of its output reads no input."""
-        reading = self._take_role(BUSY)
+        me = Reader('a thread that sends')
         try:
+            reading = self._take_role(me)
             self.runtime.wait(self.fd, reading, True, 1.0)
             if reading:
                 self._receive()
-        finally:
-            if reading:
                 self._pass_role()
+        except BaseException:
+            _surely(self._finish_leaving, me)
+            raise
 
     def want_write(self, wanted: bool) -> None:
         """Have the loop tell when the socket takes more, or no longer.  Under the sender's lock, so that it
@@ -225,32 +244,28 @@ class ClientChannel(Dispatcher):
             if not self._take_role(pending):
                 pending.wakeup.acquire()
             while not pending.done:
-                if self._cause is not None:
-                    pending.wakeup.acquire()  # released by the loop, which ends it
-                elif (self._eagerness.look(self._has_input, 0)
+                if (self._eagerness.look(self._has_input, 0)
                         or self.runtime.wait(self.fd, True, False, self._silence_s)):
                     self._receive()
                 else:
                     self._handler.handle_silence()
             self._leave(pending)
         except BaseException:
-            # A signal's exception, and perhaps not the last one.
-            try:
-                self._finish_leaving(pending)
-            except BaseException:
-                try:
-                    self._finish_leaving(pending)
-                except BaseException:
-                    self._finish_leaving(pending)
+            _surely(self._finish_leaving, pending)
             raise
 
-    def _finish_leaving(self, pending: PendingCall) -> None:
-        """Leave, perhaps not for the first time."""
-        self._leave(pending)
+    def _finish_leaving(self, who: PendingCall | Reader) -> None:
+        """After an exception of a signal: finish whatever was begun."""
+        if type(who) is PendingCall:
+            self._leave(who)
+        elif self._reader is who:
+            self._pass_role()
         with self._role_lock:
             if self._reader is None:
                 self._appoint()
                 self._poll()
+        if self._cause is not None and not self._ended:
+            self._bury()
 
     def _take_role(self, who: PendingCall | Reader) -> bool:
         """Become the reader, or, for a call, queue up for it: then its wakeup will be released."""
@@ -360,10 +375,10 @@ class ClientChannel(Dispatcher):
             try:
                 pending.take(value)
             except BaseException as error:
-                # Another thread's caller hears of the end of the connection: this may come from a signal.
-                if pending is self._reader or isinstance(error, ClientStorageError):
+                # The caller hears of it when the connection has been ended.  What Python raises at Ctrl-C
+                # is no other thread's business.
+                if pending is self._reader or isinstance(error, Exception):
                     pending.error = error
-                    self._finish(pending)
                 raise
             self._finish(pending)
         elif kind is Failure:
@@ -381,42 +396,42 @@ class ClientChannel(Dispatcher):
         pending.finish()
 
     def _bury(self) -> None:
-        """Reader's role: end it.  In the main thread a signal's exception could leave that half done: there
-        the loop does it."""
+        """Reader's role: close the descriptor, tell the handler, fail the waiting calls."""
         cause = self._cause
         self.sender.doom(cause if isinstance(cause, Exception) else ClientStorageError(repr(cause)))
-        if self.loop.runs_itself and self.runtime.in_main_thread() and not self.loop.in_loop_thread():
-            self.loop.door(self._end)
-        else:
-            self._end()
-
-    def _end(self) -> None:
-        """Close the descriptor, tell the handler, fail the waiting calls; once."""
+        # Whoever is interrupted here comes again when it leaves; so every step may be done twice.
         with self._end_lock:
-            if not self.buried.is_set():
-                self._end_now(self.sender.fate)
+            fate = self.sender.fate
+            if self._ended or fate is None:
+                return
+            with self.sender.lock, self._role_lock:
+                self.close()
+            self.core.close()
+            try:
+                _surely(self._handler.handle_lost, fate)
+            except Exception:
+                log.exception('%r: the handler of its end failed', self)
+            finally:
+                self._fail_all(fate)
 
-    def _end_now(self, fate: Exception | None) -> None:
-        assert fate is not None
-        with self.sender.lock, self._role_lock:
-            self.close()
-        self.core.close()
-        try:
-            self._handler.handle_lost(fate)
-        finally:
-            with self._role_lock:
-                self._reader = GONE
-                self._followers.clear()
-            for pending in self.core.abandon():
-                if pending.done:
-                    continue
+    def _fail_all(self, fate: Exception) -> None:
+        with self._role_lock:
+            self._reader = GONE
+            self._followers.clear()
+        for pending in self.core.abandon():
+            if pending.done:
+                continue
+            if pending.error is None:
                 pending.error = ConnectionLost(f'the connection was lost: {fate}')
-                try:
-                    self._finish(pending)
-                except Exception:
-                    # The others must not wait for ever because of this one.
-                    log.exception('%r: the end of a call failed', self)
-            self.buried.set()
+            try:
+                self._finish(pending)
+            except Exception:
+                if not pending.done:  # a signal's
+                    raise
+                # The others must not wait for ever because of this one.
+                log.exception('%r: the end of a call failed', self)
+        self._ended = True
+        self.buried.set()
 
     # ---- loop thread ----------------------------------------------------------------------------
 
@@ -449,8 +464,6 @@ class ClientChannel(Dispatcher):
         self.sender.go_on()
 
     def handle_close(self) -> None:
-        if self._cause is not None:
-            self._end()  # the loop will not come to it any more
         self.abort(ClientDisconnected('the event loop ends'))
 
     def handle_error(self, error: Exception) -> None:
