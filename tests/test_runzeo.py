@@ -285,7 +285,7 @@ def test_service_manager_that_is_not_there_is_only_a_warning(start, tmp_path):
 
 
 def test_clients_do_not_wait_for_what_the_process_does_besides(start):
-    """L5: threads change often, and what is there when it serves is not searched for garbage any more."""
+    """Threads change often, and what is there when it serves is not searched for garbage any more."""
     script = ('import gc, sys; from zeo_clone import runzeo; code = runzeo.main(sys.argv[1:]); '
               'print(gc.get_freeze_count(), sys.getswitchinterval()); sys.exit(code)')
     server = start('-a', ANY_PORT, command=(sys.executable, '-c', script)).ready()

@@ -146,7 +146,7 @@ def test_a_file_that_somebody_changed_meanwhile_is_emptied(tmp_path, caplog):
 
 
 def test_of_many_objects_without_data_nothing_waits():
-    """B9: only the server knows the data of what was restored or undone."""
+    """Only the server knows the data of what was restored or undone."""
     cache = ClientCache(None, 1 << 20)
     new = [(oid, b'new') for oid in OIDS]
     for oid, _ in new:
@@ -165,7 +165,7 @@ def test_of_many_objects_without_data_nothing_waits():
     [(oid, b'x' * (LATE_SIZE // len(OIDS))) for oid in OIDS],
     [(p64(number), b'x') for number in range(LATE_SIZE // HEAD_SIZE)], [(oid, None) for oid in OIDS], []])
 def test_very_large_ones_are_done_at_once(records):
-    """B9: what waits in memory is bounded."""
+    """What waits in memory is bounded."""
     cache = ClientCache(None, 8 << 20)
     cache.applyCommit(p64(7), records)
     assert not cache.late

@@ -188,10 +188,11 @@ def test_a_reader_without_the_lock_notices_what_happened_meanwhile(read, action)
     cache.close()
 
 
-@pytest.mark.parametrize('change', ['invalidateTransaction', 'applyCommit'])
+@pytest.mark.parametrize('change', ['invalidateTransaction', 'applyCommit', 'settle'])
 def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypatch):
     """C9: so they wait for the lock, and for the end of the change."""
-    monkeypatch.setattr(cache_module, 'LATE_SIZE', 0)
+    if change == 'applyCommit':
+        monkeypatch.setattr(cache_module, 'LATE_SIZE', 0)  # nothing is left for later
     cache = ClientCache(size=20_000)
     views = []
 
@@ -199,12 +200,16 @@ def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypat
         def __iter__(self):
             views.append(cache._view)
             return super().__iter__()
-    if change == 'applyCommit':
+    if change == 'invalidateTransaction':
+        cache.invalidateTransaction(p64(6), Oids([A, B]))
+    else:
         store = cache._book.store
         cache._book.store = lambda *args: (views.append(cache._view), store(*args))
         cache.applyCommit(p64(6), [(A, b'data')])
-    else:
-        cache.invalidateTransaction(p64(6), Oids([A, B]))
+        if change == 'settle':
+            assert not views
+            views.append(cache._view)
+            cache.settle()
     assert views
     assert all(view is HIDDEN for view in views)
     assert cache._view is not HIDDEN

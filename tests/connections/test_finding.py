@@ -192,7 +192,7 @@ def test_read_only_fallback_and_back(new_server, client, monkeypatch):
         storage.new_oid()
     new_server({'1': kept}, writable.addr)
     deadline = time.monotonic() + 20
-    while storage.isReadOnly():
+    while not storage.is_connected() or storage.isReadOnly():
         assert time.monotonic() < deadline
         storage.ping()
     commit(storage, p64(2))

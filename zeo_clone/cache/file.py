@@ -173,8 +173,8 @@ class CacheFile:
     def abandon(self) -> list[tuple[bytes, int]]:
         """Give up what was appended and not yet written: oid and place of each record."""
         places = self._tail_places
-        self._tail, self._tail_places = [], []
         self._tail_start = self._tail_end = -1
+        self._tail, self._tail_places = [], []
         return places
 
     def _flush_before(self, at: int, length: int) -> None:
