@@ -88,6 +88,18 @@ def test_oids_are_not_reused_over_aborts_and_reconnects(fake, opened):
     assert len(batches) >= 4
 
 
+def test_oids_are_given_up_when_the_link_is_not_ready_any_more(fake, opened):
+    """C13: or a thread that has just got some would keep them after the others were given up."""
+    storage = opened()
+    ready = []
+    lost = storage.manager_lost
+    storage.manager_lost = lambda link: (ready.append(storage._manager.ready), lost(link))
+    fake.client.cut()
+    fake.wait(lambda: len(fake.registered) == 2)
+    storage.ping()
+    assert ready == [None]
+
+
 @pytest.mark.parametrize('answer', [None, b'', b'1234567', 'abcdefgh', 5, z64, p64(3)])
 def test_only_a_new_tid_is_a_success(fake, opened, answer):
     """C18: tpc_finish takes nothing but an 8-byte tid greater than the last as success."""

@@ -44,6 +44,25 @@ def test_dispatcher_closed_earlier_in_the_same_turn_gets_no_event(loop, pair, ot
     assert len(events) == 2  # and goes on itself
 
 
+def test_closing_that_an_exception_of_a_signal_ended_can_be_done_again(loop, pair, monkeypatch):
+    recorder = Recorder(loop, pair[0])
+    recorder.open(READ)
+    fd, before = recorder.fd, len(loop)
+
+    def interrupted(fd, mask):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.poller, 'set_interest', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.close()
+    recorder.close()
+    assert recorder.closed
+    assert len(loop) == before - 1
+    assert fd not in loop.poller._masks
+    assert pair[0].fileno() == -1
+
+
 def test_event_of_a_closed_dispatcher_is_not_given_to_its_successor_with_the_same_number(
         virtual_loop, pair, other_pair):
     """A connect that has just begun would take the hang-up of the old connection for its own."""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.zrpc.helpers import BIG, Background, assert_disconnected
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.loop.poller import READ
 
 
 class Interrupter:
@@ -223,6 +224,63 @@ def test_interrupts_while_it_is_ended_leave_nothing_undone(either, step, early, 
     assert either.channel.closed
     assert either.channel.socket.fileno() == -1
     assert either.channel.buried.is_set()
+
+
+def once_interrupted(function, when=lambda *args: True):
+    """`function`, but a signal's exception comes instead of the first call for which `when` is true."""
+    raised = []
+
+    def interrupted(*args):
+        if not raised and when(*args):
+            raised.append(args)
+            raise KeyboardInterrupt
+        return function(*args)
+    return interrupted
+
+
+def test_interrupt_while_the_end_of_a_call_closes_the_connection_once_more(either):
+    """C16: whoever ends it comes again, and does not wait for itself."""
+    channel = either.channel
+
+    def on_done(call):
+        channel._take_role = once_interrupted(channel._take_role)
+        channel.abort(TimeoutError('no good'))
+
+    channel.call_async('ping', (0,), on_done)
+    leader = either.leader(1)
+    follower = either.follower(2)
+    either.server.calls(3)
+    either.server.close()
+    with pytest.raises(KeyboardInterrupt):
+        leader.result()
+    assert_disconnected([follower], 'lost')
+    assert channel.buried.is_set()
+
+
+def test_interrupt_while_the_loop_takes_the_reader_s_role_leaves_it_free(connect):
+    connection = connect(False)
+    channel = connection.channel
+    channel._poll = once_interrupted(channel._poll)
+    connection.server.notify(1)
+    with pytest.raises(KeyboardInterrupt):
+        connection.loop.turn(None)
+    call = connection.call(2)
+    connection.server.reply(connection.server.call(), 'answer')
+    assert call.result() == 'answer'
+    assert connection.notes.notice()[1] == (1,)
+
+
+def test_interrupt_while_the_loop_is_to_read_again_leaves_it_reading(connect):
+    connection = connect()
+    connection.loop.set_interest = once_interrupted(
+        connection.loop.set_interest,
+        lambda fd, mask: mask == READ and threading.current_thread() is threading.main_thread())
+    background = Background(lambda: connection.server.reply(connection.server.call(), 'answer'))
+    with pytest.raises(KeyboardInterrupt):
+        connection.channel.call('ping', (1,))
+    background.result()
+    connection.server.notify(2)
+    assert connection.notes.notice() == ('notice', (2,), connection.loop_thread.ident)
 
 
 def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(either):

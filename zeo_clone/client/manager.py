@@ -84,10 +84,11 @@ class Manager:
         self._identity = identity
         self._owner = owner
         # Not a condition: that is Python code, in which a signal's exception could leave it locked.
-        self._lock = loop.runtime.rlock()  # protects the next six ...
+        self._lock = loop.runtime.rlock()  # protects the next seven ...
         self._waiting: deque[Any] = deque()  # ... and when they change these locks are released
         self.state = ManagerState.IDLE
         self._ready: Link | None = None
+        self._parting: Link | None = None  # was ready, and its loss is being told
         self._active: Link | None = None   # the only link that may touch the cache
         self._chosen: Link | None = None   # waits until the active one is lost
         self._errors: dict[str, Exception] = {}
@@ -345,19 +346,18 @@ class Manager:
         """Reader's role, or the loop's thread for one that was never in use."""
         # Every step may be done again, if a signal's exception ends this.
         with self._lock:
-            was_ready = link is self._ready
+            if link is self._ready:
+                self._parting, self._ready = link, None
             if self.state is not ManagerState.CLOSED:
                 self._errors[str(link.target)] = error
-        if was_ready:
+        if link is self._parting:
             more = self._throttle.admits(f'lost {link.target}')
             log.log(logging.DEBUG if more is None else logging.WARNING,
                     'the connection to the server at %s was lost: %s%s', link.target, _text(error),
                     more or '')
             self._effects.lost(error)
             self._owner.manager_lost(link)
-            with self._lock:
-                if link is self._ready:
-                    self._ready = None
+            self._parting = None
         self._loop.door(functools.partial(self._bereaved, link))
 
     def _bereaved(self, link: Link) -> None:

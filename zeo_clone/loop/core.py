@@ -79,8 +79,8 @@ class Loop:
     def unregister(self, dispatcher: Dispatcher) -> None:
         """Forget `dispatcher`; an event of this turn that waits for it is not delivered."""
         if self._dispatchers.get(dispatcher.fd) is dispatcher:
-            del self._dispatchers[dispatcher.fd]
             self.poller.set_interest(dispatcher.fd, 0)
+            del self._dispatchers[dispatcher.fd]
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` in the loop's thread in `delay_s` seconds."""

@@ -41,8 +41,8 @@ class Dispatcher:
     def set_interest(self, mask: int) -> None:
         """Wait for READ and/or WRITE from now on; 0 for neither."""
         if mask != self._interest and not self.closed:
-            self._interest = mask
             self.loop.set_interest(self.fd, mask)
+            self._interest = mask
 
     def want(self, event: int, wanted: bool = True) -> None:
         """Add `event` (READ or WRITE) to the interest, or take it away."""

@@ -319,5 +319,7 @@ class ClientCore(Core):
             self._answered = None
         while self._pending:
             for message_id in sorted(self._pending):
-                yield self._pending[message_id]
-                del self._pending[message_id]
+                token = self._pending.get(message_id)
+                if token is not None:
+                    yield token
+                self._pending.pop(message_id, None)

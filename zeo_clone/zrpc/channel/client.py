@@ -84,7 +84,7 @@ class ClientChannel(Dispatcher):
         self._has_input = self.runtime.input_poll(self.fd)
         self._applying: int | None = None  # the thread that is in a handler or callback
         self._cause: BaseException | None = None  # of its end; from then on nothing is read any more
-        self._end_lock = self.runtime.lock()  # held by who ends it; taken before all others
+        self._end_lock = self.runtime.rlock()  # held by who ends it; taken before all others
         self._ended = False
         self.last_received = self.runtime.monotonic()
         self.buried = self.runtime.event()  # set at the very end
@@ -197,7 +197,7 @@ class ClientChannel(Dispatcher):
         super().orphan()
         self.sender.fate = ClientStorageError('this process was forked; the connection is its parent\'s')
         self.sender.lock, self._role_lock = self.runtime.lock(), self.runtime.lock()
-        self._end_lock = self.runtime.lock()
+        self._end_lock = self.runtime.rlock()
         self._reader = GONE
         self.buried.set()
 
@@ -334,8 +334,8 @@ class ClientChannel(Dispatcher):
         if self._write_wanted:
             mask |= WRITE
         if mask != self._mask:
-            self._mask = mask
             self.loop.set_interest(self.fd, mask)
+            self._mask = mask
 
     def _receive(self) -> bool:
         """Take what has arrived and process it; False if nothing has.  At the end, or a fault: bury."""
@@ -454,11 +454,13 @@ class ClientChannel(Dispatcher):
             self.loop.call_later(HOT_INTERVAL_S, self._look_at_calls)
 
     def handle_read(self) -> None:
-        if self._take_role(LOOP):
-            try:
+        try:
+            if self._take_role(LOOP):
                 self._receive()
-            finally:
                 self._pass_role()
+        except BaseException:
+            _surely(self._finish_leaving, LOOP)
+            raise
 
     def handle_write(self) -> None:
         self.sender.go_on()
