@@ -42,18 +42,23 @@ HOT_AFTER = 64
 HOT_CALLS = 10
 #: ... in so many seconds.  For so long at most a notice waits when the calls suddenly end.
 HOT_INTERVAL_S = 0.01
+#: A step that must not be left half done is tried so often, should one exception of a signal after the other
+#: come.
+ATTEMPTS = range(20)
 
 
 def _surely(step: Callable[..., None], *args: Any) -> None:
-    """Do a step that may be done again although an exception of a signal comes, or two; raise the first."""
-    try:
-        step(*args)
-    except BaseException:
+    """Do a step, which may be done again, although exceptions of signals come; then raise the first."""
+    first: BaseException | None = None
+    for _ in ATTEMPTS:
         try:
             step(*args)
-        except BaseException:
-            step(*args)
-        raise
+        except BaseException as error:  # noqa: PERF203 - that is what it is for
+            first = first or error
+        else:
+            break
+    if first is not None:
+        raise first
 
 
 class ClientChannel(Dispatcher):
@@ -251,7 +256,14 @@ class ClientChannel(Dispatcher):
                     self._handler.handle_silence()
             self._leave(pending)
         except BaseException:
-            _surely(self._finish_leaving, pending)
+            # The next one may come where `_surely` is entered or goes on, outside of its own try.
+            try:
+                _surely(self._finish_leaving, pending)
+            except BaseException:
+                try:
+                    _surely(self._finish_leaving, pending)
+                except BaseException:
+                    _surely(self._finish_leaving, pending)
             raise
 
     def _finish_leaving(self, who: PendingCall | Reader) -> None:
