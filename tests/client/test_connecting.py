@@ -311,7 +311,7 @@ def test_without_an_io_thread_the_application_turns_the_loop(fake, opened):
     storage.ping()  # the notice came before the reply
     assert db.told == [(p64(2), [OID])]
     fake.client.notice('invalidateTransaction', p64(3), [OID])
-    poll(10)
+    assert poll(10)
     assert storage.lastTransaction() == p64(3)
     fake.client.notice('invalidateTransaction', p64(4), [OID])
     application_loop().runtime.wait(storage._manager.ready.channel.fd, True, False, 10)

@@ -39,6 +39,43 @@ def test_poll_delivers_what_is_ready_and_does_not_wait(dispatcher, pair):
     assert dispatcher.events == ['read']
 
 
+def test_poll_says_whether_anything_had_arrived(dispatcher, pair):
+    assert zeo_clone.loop.poll() is False
+    pair[1].send(b'x')
+    assert zeo_clone.loop.poll(None) is True
+
+
+@pytest.mark.parametrize('timeout', [60, None])
+def test_a_timer_or_a_wake_up_does_not_end_a_poll(dispatcher, pair, timeout):
+    """Both come first, in turns of their own, and only the second brings about what is waited for."""
+    loop, done = zeo_clone.loop.application_loop(), []
+    loop.door(lambda: done.append('door'))
+    loop.call_later(0.001, lambda: (done.append('timer'), pair[1].send(b'x')))
+    assert zeo_clone.loop.poll(timeout) is True
+    assert (done, dispatcher.events) == (['door', 'timer'], ['read'])
+
+
+def test_poll_ends_when_its_time_is_over_however_often_it_is_woken(dispatcher):
+    loop, woken, over = zeo_clone.loop.application_loop(), [], []
+
+    def wake():
+        woken.append(1)
+        if not over:
+            loop.door(wake)
+
+    loop.door(wake)
+    assert zeo_clone.loop.poll(0.01) is False
+    assert woken and dispatcher.events == []
+    over.append(True)
+    zeo_clone.loop.poll()  # the last one
+
+
+def test_poll_ends_with_the_loop():
+    loop = zeo_clone.loop.application_loop()
+    loop.door(zeo_clone.loop.close_application_loop)
+    assert zeo_clone.loop.poll(None) is False
+
+
 def test_loop_turns_as_often_as_it_was_told(dispatcher, pair):
     pair[1].send(b'x')
     zeo_clone.loop.loop(timeout=None, count=3)

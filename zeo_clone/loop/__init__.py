@@ -46,14 +46,22 @@ def orphan_application_loop() -> None:
 atexit.register(close_application_loop)
 
 
-def poll(timeout: float | None = 0.0) -> None:
-    """Deliver what is ready, once; waits at most `timeout` seconds (None: for ever)."""
-    application_loop().turn(timeout)
+def poll(timeout: float | None = 0.0) -> bool:
+    """Deliver what has arrived, once, and wait for it at most `timeout` seconds (None: for ever).
+
+    True if something had arrived, of whatever kind: a message, a part of one, the end of a connection.  False
+    only when the time is over.  What falls due inside meanwhile (timers, steps of connecting) is done, and
+    does not end the wait.
+    """
+    return application_loop().turn_until_event(timeout)
 
 
 def loop(timeout: float | None = 30.0, count: int | None = None) -> None:
-    """Turn until no dispatcher is left, at most `count` times; each turn waits at most `timeout` s."""
+    """Turn until no dispatcher is left, at most `count` times; each turn waits at most `timeout` s.
+
+    As with asyncore, a turn also ends when something inside falls due.
+    """
     turns = 0
     while len(application_loop()) and (count is None or turns < count):
-        poll(timeout)
+        application_loop().turn(timeout)
         turns += 1

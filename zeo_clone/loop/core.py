@@ -96,18 +96,38 @@ class Loop:
         finally:
             self.runs_itself = False
 
-    def turn(self, timeout_s: float | None) -> None:
-        """Wait at most `timeout_s` seconds (None: for ever) for events and deliver them once."""
+    def turn(self, timeout_s: float | None) -> bool:
+        """Wait at most `timeout_s` seconds (None: for ever) for events and deliver them once.
+
+        A timer or a call through the door ends the wait too: true if a dispatcher got an event.
+        """
         with self._turn_lock:
             if self._closed:
-                return
+                return False
             outer, self._thread_ident = self._thread_ident, self.runtime.get_ident()
             try:
-                self._turn(timeout_s)
+                return self._turn(timeout_s)
             finally:
                 self._thread_ident = outer
 
-    def _turn(self, timeout_s: float | None) -> None:
+    def turn_until_event(self, timeout_s: float | None) -> bool:
+        """Turn until a dispatcher got an event (true), or `timeout_s` seconds (None: for ever) have passed.
+
+        Timers and calls through the door are served meanwhile; they do not end it.
+        """
+        now = self.runtime.monotonic
+        deadline = None if timeout_s is None else now() + timeout_s
+        while not self.turn(timeout_s):
+            if self._closed:
+                return False
+            if deadline is not None:
+                timeout_s = deadline - now()
+                if timeout_s <= 0:
+                    return False
+        return True
+
+    def _turn(self, timeout_s: float | None) -> bool:
+        delivered = False
         delay = self._timers.delay()
         if delay is not None and (timeout_s is None or delay < timeout_s):
             timeout_s = delay
@@ -121,12 +141,14 @@ class Loop:
                     self._call(callback)
             elif dispatcher is not None and self._dispatchers.get(fd) is dispatcher:
                 dispatcher.handle_event(mask)
+                delivered = True
             if self._closed:
-                return
+                return delivered
         for callback in self._timers.pop_due():
             self._call(callback)
             if self._closed:
-                return
+                break
+        return delivered
 
     def _call(self, callback: Callable[[], object]) -> None:
         try:
