@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / 'zeo_clone'
 
 #: Room or module, from the first name that fits: its floor.  Everything else is on floor 5.
 FLOORS = {
-    'Exceptions': 0, 'interfaces': 0, 'addresses': 0,
+    'Exceptions': 0, 'interfaces': 0, 'addresses': 0, 'steps': 0,
     'loop': 1,
     'zrpc.channel': 3, 'zrpc': 2,
     'cache': 3,
@@ -20,7 +20,8 @@ FLOORS = {
 TOP_FLOOR = 5
 #: The faces belong to the rooms behind them; the vocabulary is one room.
 ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
-         'Exceptions': 'vocabulary', 'interfaces': 'vocabulary', 'addresses': 'vocabulary'}
+         'Exceptions': 'vocabulary', 'interfaces': 'vocabulary', 'addresses': 'vocabulary',
+         'steps': 'vocabulary'}
 
 #: Modules that the examples below import.
 PLAN = {

@@ -138,6 +138,10 @@ class FakeChannel:
 
     queue = send
 
+    @property
+    def closed(self):
+        return self.lost is not None
+
     def want_room(self):
         self.room_wanted = True
 
@@ -181,6 +185,8 @@ class FakeClient:
                 self.session.handle_event(event)
         except ProtocolError as error:
             self.channel.lose(str(error), logging.WARNING)
+        except Exception as error:  # as ServerChannel.handle_error has it
+            self.channel.lose(f'an error in the server: {error!r}', logging.ERROR)
         self.desk.loop.turn()
 
     def _read(self):

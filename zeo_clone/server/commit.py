@@ -54,6 +54,7 @@ class StorageCommit:
         self.resolved: list[bytes] = []  # oids whose conflicts the storage resolved
         self.conflicts: dict[bytes, dict[str, Any]] = {}  # for the client to resolve, by oid
         self.stored: list[bytes] = []  # with `keep_stores`: the oid of each store, in order
+        self.expected: bytes | None = None  # since the vote: the tid that it will get, if that is known
         self.failing: Operation | None = None  # the operation that is being carried out
 
     @property
@@ -87,6 +88,7 @@ class StorageCommit:
     def vote(self) -> None:
         """``tpc_vote``.  Not while there are conflicts."""
         self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
+        self.expected = self.coming_tid
 
     @property
     def coming_tid(self) -> bytes | None:

@@ -6,6 +6,7 @@ what is being sent, so that memory stays flat and the loop goes on (B9).  Loop t
 """
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
@@ -61,9 +62,13 @@ class Downloads:
         self._closed = True
         self._next = None
         self._requests.clear()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # of a network file system; it was only read
+                file.close()
 
     def _begin(self) -> None:
         while self._requests:
@@ -80,7 +85,8 @@ class Downloads:
     def _opened(self, file: IO[bytes], error: BaseException | None) -> None:
         if self._closed:
             if error is None:
-                file.close()
+                self._file = file
+                self._close_file()
         elif error is not None:
             self._end(error)
         else:
@@ -125,9 +131,7 @@ class Downloads:
     def _end(self, error: BaseException | None) -> None:
         if self._closed:
             return
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close_file()
         _, _, deferred = self._requests.popleft()
         if error is None:
             deferred.succeed(None)

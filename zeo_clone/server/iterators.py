@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.steps import take_steps
 
 #: Iterators that a session may have open.
 MAX_OPEN = 1000
@@ -61,8 +63,10 @@ class Iterators:
     def _end_if_closed(self) -> None:
         # Whoever has the lock looks once more after it has let go of it.
         if self._closed and self._lock.acquire(blocking=False):
-            self._end_all()
-            self._lock.release()
+            try:
+                self._end_all()
+            finally:
+                self._lock.release()
 
     # ---- worker thread ----------------------------------------------------------------------------
 
@@ -75,8 +79,8 @@ class Iterators:
             self._end_if_closed()
 
     def _end_all(self) -> None:
-        for iterator_id in list(self._open):
-            self._forget(iterator_id)
+        take_steps('the end of a client with open iterators',
+                   *[partial(self._forget, iterator_id) for iterator_id in self._open])
 
     def _forget(self, iterator_id: int) -> None:
         entry = self._open.pop(iterator_id, None)
@@ -156,8 +160,8 @@ class Iterators:
 
     def forget(self, iterator_ids: Iterable[int]) -> None:
         """The client is done with these; unknown ones have ended already."""
-        for iterator_id in iterator_ids:
-            self._forget(iterator_id)
+        take_steps('the end of iterators',
+                   *[partial(self._forget, iterator_id) for iterator_id in iterator_ids])
 
 
 def transaction_tuple(transaction: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ can be forgotten. Loop thread only.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import marshal
 import tempfile
@@ -98,10 +99,11 @@ class Operations:
         yield from self._recent
 
     def close(self) -> None:
-        """Forget everything.  May be called twice."""
-        self.uploads.close()
+        """Forget everything.  May be called twice.  Never raises."""
         self._recent = []
         self._recent_size = self._pieces = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        self.uploads.close()
+        if file is not None:
+            with contextlib.suppress(OSError):  # no room for what was buffered: it goes anyway
+                file.close()

@@ -63,6 +63,12 @@ class Outcomes(Generic[Member]):
         if record is not None:
             record.number, record.tid = number, tid
 
+    def withdraw(self, token: bytes, number: int) -> None:
+        """After `note` with None: transaction `number` was not committed."""
+        record = self._live.get(token)
+        if record is not None and record.number == number:
+            record.number, record.tid = 0, None
+
     def find(self, token: bytes, number: int) -> tuple[str, bytes | None]:
         """What became of transaction `number`, and its tid if it was committed."""
         record = self._live.get(token)

@@ -13,7 +13,8 @@ releases all it has.  Loop thread only; no bytes here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ZODB.POSException import StorageTransactionError
@@ -21,12 +22,21 @@ from ZODB.POSException import StorageTransactionError
 from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.operations import Operation, Operations
+from zeo_clone.steps import take_steps
 
 if TYPE_CHECKING:
     from zeo_clone.server.transactor import Transactor
 
 #: Operations carried out before other clients get a turn: about a millisecond.
 OPERATIONS_PER_TURN = 100
+
+
+class NothingCommitted(Exception):
+    """The storage has failed in ``tpc_finish``, and what it holds proves that nothing was committed."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class Phase:
@@ -87,8 +97,11 @@ class Phase:
         raise self._impossible('a failure')
 
     def abort(self) -> None:
-        """Release everything; idle afterwards."""
+        """Release everything; idle afterwards.  Never raises."""
         raise NotImplementedError
+
+    def _clean_up(self, *steps: Callable[[], object]) -> None:
+        take_steps(f'the end of a transaction of {self.owner.client.name}', *steps)
 
 
 class Idle(Phase):
@@ -161,8 +174,8 @@ class Begun(_Buffering):
         return waiting.reply
 
     def abort(self) -> None:
-        self.operations.close()
         self.owner.move(self.owner.idle)
+        self._clean_up(self.operations.close)
 
 
 class Waiting(Phase):
@@ -197,17 +210,16 @@ class Waiting(Phase):
         replaying.step()
 
     def _give_up(self, error: Exception) -> None:
-        self.operations.close()
         self.owner.served.release(self.owner)
-        self.owner.note_failure(error)
         self.owner.move(Doomed(self.owner, error))
-        self.reply.fail(error)
+        self._clean_up(partial(self.owner.note_failure, error), self.operations.close,
+                       partial(self.reply.fail, error))
 
     def abort(self) -> None:
-        self.operations.close()
         self.owner.served.release(self.owner)
         self.owner.move(self.owner.idle)
-        self.reply.fail(StorageTransactionError('aborted while it waited for the commit lock'))
+        error = StorageTransactionError('aborted while it waited for the commit lock')
+        self._clean_up(self.operations.close, partial(self.reply.fail, error))
 
 
 class _InStorage(Phase):
@@ -244,36 +256,37 @@ class Replaying(_InStorage):
                 self.owner.loop.door(self.step)
                 return
             conflicts = list(self.commit.conflicts.values())
-            if not conflicts:
+            if conflicts:
+                result: object = conflicts
+                following: _InStorage = Resolving(self.owner, self.meta, self.commit)
+            else:
                 self.commit.vote()
+                result = self.owner.client.report_vote(self.commit)
+                following = Voted(self.owner, self.meta, self.commit)
         except Exception as error:
             self._fail(error)
             return
-        self.operations.close()
-        if conflicts:
-            self.owner.served.stats.conflicts += len(conflicts)
-            self.owner.move(Resolving(self.owner, self.meta, self.commit))
-            self.reply.succeed(conflicts)
-        else:
-            self.owner.served.stats.conflicts_resolved += len(self.commit.resolved)
-            self.owner.move(Voted(self.owner, self.meta, self.commit))
-            self.reply.succeed(self.owner.client.report_vote(self.commit))
+        self.owner.served.stats.conflicts += len(conflicts)
+        self.owner.served.stats.conflicts_resolved += len(self.commit.resolved)
+        self.owner.move(following)
+        self._clean_up(self.operations.close, partial(self.reply.succeed, result))
 
     def _fail(self, error: Exception) -> None:
-        self.owner.note_failure(error)
-        reply, commit, owner = self.reply, self.commit, self.owner
+        reply, owner = self.reply, self.owner
         self.reply = Deferred()
         self.abort()
         owner.move(Doomed(owner, error))
-        if owner.client.report_failed_store(commit, error):
+        self._clean_up(partial(owner.note_failure, error), partial(self._tell_failure, error, reply),
+                       partial(reply.fail, error))
+
+    def _tell_failure(self, error: Exception, reply: Deferred) -> None:
+        if self.owner.client.report_failed_store(self.commit, error):
             reply.succeed(None)
-        else:
-            reply.fail(error)
 
     def abort(self) -> None:
-        self.operations.close()
         super().abort()
-        self.reply.fail(StorageTransactionError('aborted during the vote'))
+        error = StorageTransactionError('aborted during the vote')
+        self._clean_up(self.operations.close, partial(self.reply.fail, error))
 
 
 class Resolving(_InStorage, _Buffering):
@@ -290,8 +303,8 @@ class Resolving(_InStorage, _Buffering):
         return replaying.reply
 
     def abort(self) -> None:
-        self.operations.close()
         super().abort()
+        self._clean_up(self.operations.close)
 
 
 class Voted(_InStorage):
@@ -302,14 +315,20 @@ class Voted(_InStorage):
         try:
             tid: bytes = commit.finish()
         except Exception as error:
-            owner.served.finish_failed(commit, error)
-            owner.served.release(owner)
-            owner.move(owner.idle)
-            raise
+            try:
+                tid = owner.served.finish_failed(commit, error)
+            except Exception:
+                self._leave()
+                raise
+        else:
+            owner.served.failure = None
         owner.served.committed(tid, list(commit.written), owner.client)
-        owner.served.release(owner)
-        owner.move(owner.idle)
+        self._leave()
         return tid
+
+    def _leave(self) -> None:
+        self.owner.served.release(self.owner)
+        self.owner.move(self.owner.idle)
 
 
 class Doomed(Phase):

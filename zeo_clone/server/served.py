@@ -11,9 +11,11 @@ from collections import deque
 from functools import partial
 from typing import Any, Protocol
 
+from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
-from ZODB.utils import z64
+from ZODB.utils import p64, u64, z64
 
+from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.loop.core import Loop
 from zeo_clone.server import portrait
 from zeo_clone.server.absence import is_recent
@@ -22,10 +24,12 @@ from zeo_clone.server.commit_queue import CommitQueue
 from zeo_clone.server.history import History
 from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.outcomes import Outcomes
+from zeo_clone.server.phases import NothingCommitted
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.watchdog import Watchdog
 from zeo_clone.server.wrapper import StorageWrapper
+from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.frames import frame
 from zeo_clone.zrpc.messages import encode_oneway
 
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 WAITING_TO_WARN = 4
 #: ... but at most one in so many seconds (N15).
 WARN_INTERVAL_S = 1.0
+#: A storage that raises in tpc_abort is asked once more: a file system may have been away for a moment.
+ABORT_ATTEMPTS = 2
 #: Later than any tid.
 AFTER_ALL = b'\xff' * 9
 
@@ -72,11 +78,12 @@ class ServedStorage:
         self.client_conflict_resolution = client_conflict_resolution
         self.wrapper = StorageWrapper(loop.runtime.get_ident, self._invalidated_elsewhere,
                                       self._reset_elsewhere, resolve=not client_conflict_resolution)
-        self._unusable = False  # it is stuck in a transaction: tpc_begin would wait for ever
+        self._stuck: StorageCommit | None = None  # what it could not abort: tpc_begin would wait for ever
         self.outcomes: Outcomes[Listener] = Outcomes()
         self._queue: CommitQueue[Transactor] = CommitQueue()
         self._watchdog = Watchdog(loop, timeout_s)
         self._warned_at = -WARN_INTERVAL_S
+        self._shared = False  # others write to it, too: a new tid need not be one of ours
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._history_age_s = history_age_s
         self._history = History(history_size, storage.lastTransaction() or z64, self._past(history_size))
@@ -138,7 +145,19 @@ class ServedStorage:
             message = frame(encode_oneway(name, args))
             for session in list(self.sessions):
                 if session is not besides:
-                    session.send(message)
+                    try:
+                        session.send(message)
+                    except Exception as error:
+                        log.exception('storage %r: a client could not be told', self.name)
+                        session.disconnect(f'it could not be told of {name}: {type(error).__name__}')
+
+    def tell_info(self, session: Listener | None = None) -> None:
+        """Tell `session`, or all, length and size.  May raise: it is the storage that is asked."""
+        args = (self.info(),)
+        if session is None:
+            self.tell_all('info', args)
+        else:
+            session.send(frame(encode_oneway('info', args)))
 
     # ---- the commit lock --------------------------------------------------------------------------
 
@@ -175,9 +194,13 @@ class ServedStorage:
             self.loop.door(partial(self._grant, successor))
 
     def _grant(self, transactor: Transactor) -> None:
-        if transactor is self._queue.holder:
-            self._locked(transactor)
-            transactor.phase.granted()
+        if transactor is not self._queue.holder:
+            return
+        if not transactor.client.connected:
+            transactor.close()  # it has gone while it waited: on to the next one
+            return
+        self._locked(transactor)
+        transactor.phase.granted()
 
     def _locked(self, transactor: Transactor) -> None:
         self.stats.lock_time = self.loop.runtime.time()
@@ -187,9 +210,11 @@ class ServedStorage:
 
     def new_commit(self, transactor: Transactor, meta: Meta) -> StorageCommit:
         """A commit for the holder of the lock."""
-        if self._unusable:
-            raise StorageError(f'storage {self.name!r} has failed and takes no transactions until the '
-                               f'server is restarted: {self.failure}')
+        if self._stuck is not None:
+            self.abort(self._stuck)  # perhaps it lets go by now
+        if self._stuck is not None:
+            raise StorageError(f'storage {self.name!r} has failed and is stuck in a transaction, which each '
+                               f'commit tries to end; if it stays so, restart the server: {self.failure}')
         self._drain()
         early = transactor.client.wants_early_tid
         tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
@@ -199,33 +224,65 @@ class ServedStorage:
     def committed(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
         """The storage has finished a transaction: tell everybody, in this order, before anything else.
         """
-        self.failure = None
         self.stats.commits += 1
         # What others did is told in the order of tids: a storage that is a client itself may have heard of a
         # later transaction already, in its own thread, when its tpc_finish comes back here.
-        self._drain(tid)
-        self._publish(tid, oids, committer)
-        self._drain()
-        committer.send_oneway('info', (self.info(),))
+        # Nothing of this can undo what is committed: the committer gets its tid whatever happens here.
+        take_steps(f'after a commit in storage {self.name!r}', partial(self._drain, tid),
+                   partial(self._publish, tid, oids, committer), self._drain,
+                   partial(self.tell_info, committer))
 
     def abort(self, commit: StorageCommit) -> None:
-        """Abort in the storage.  Never raises (L9)."""
-        try:
-            commit.abort()
-        except Exception as error:
-            self._failed('tpc_abort', error)
-            self._unusable = self._is_stuck()
+        """Abort in the storage, in a second attempt if need be.  Never raises (L9)."""
+        for _ in range(ABORT_ATTEMPTS):
+            try:
+                commit.abort()
+            except Exception as error:
+                self._failed('tpc_abort', error)
+                self._stuck = commit if self._is_stuck() else None
+            else:
+                self._stuck = None
+            if self._stuck is None:
+                break
 
-    def finish_failed(self, commit: StorageCommit, error: Exception) -> None:
-        """``tpc_finish`` raised `error`: get the storage's own lock free, tell what may have changed."""
+    def finish_failed(self, commit: StorageCommit, error: Exception) -> bytes:
+        """``tpc_finish`` raised `error`: get the storage's own lock free, then look at what it holds (C24).
+
+        The tid if the storage has committed nevertheless.  Raises `NothingCommitted` if it certainly has not,
+        and `CommitOutcomeUnknown`.
+        """
         self._failed('tpc_finish', error)
         self.abort(commit)
+        doubt = CommitOutcomeUnknown(
+            f'the storage failed while it committed: the transaction may or may not be there when it works '
+            f'again. Look at the data before you repeat it ({type(error).__name__}: {str(error)[:1000]})')
+        if isinstance(error, TransientError):
+            raise NothingCommitted(error)  # of a storage that is a client: it is sure of that
+        if isinstance(error, CommitOutcomeUnknown):
+            raise error
         try:
-            last = self.storage.lastTransaction()
+            last, later = self._last_in_storage()
         except Exception:
-            return  # it is beyond hope; the status says so
-        if last > self._history.last_tid:
-            self._publish(last, list(commit.written), None)
+            log.exception('storage %r: cannot tell what became of the transaction', self.name)
+            raise doubt from error
+        if last > self._history.last_tid and (commit.expected == last or not self._shared):
+            return last
+        if later:
+            raise doubt from error  # it is in the file, but the storage does not count on it
+        raise NothingCommitted(error)
+
+    def _last_in_storage(self) -> tuple[bytes, bool]:
+        """The storage's last tid, and whether there is a transaction after those that we know."""
+        self._drain()
+        known = self._history.last_tid
+        last = self.storage.lastTransaction() or z64
+        if last > known or not hasattr(self.storage, 'iterator'):
+            return last, last > known
+        transactions = self.storage.iterator(p64(u64(known) + 1))
+        try:
+            return last, next(iter(transactions), None) is not None
+        finally:
+            getattr(transactions, 'close', lambda: None)()
 
     def _is_stuck(self) -> bool:
         try:
@@ -271,6 +328,7 @@ class ServedStorage:
         return status
 
     def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:
+        self._shared = True
         self._elsewhere.append((tid, oids))
         self.loop.door(self._drain)
 

@@ -24,6 +24,7 @@ from zeo_clone.server.listen import open_listeners, remove_unix_socket, warn_if_
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.workers import Workers
+from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.channel.server import OUTPUT_LIMIT, ServerChannel
 from zeo_clone.zrpc.connection import ServerCore
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
@@ -143,15 +144,12 @@ class StorageServer:
             self._closed = True
         self._loop.stop()
         thread, here = self._thread, self._loop.in_loop_thread()
-        self._loop.close()
-        if thread is not None and not here:
-            thread.join()
-        remove_unix_socket(self.runtime, self.addr)
-        self.workers.close()
-        self.packers.close()
-        for storage in self.storages.values():
-            storage.close()
-        ZODB.event.notify(Closed(self))
+        joined = [] if thread is None or here else [thread.join]
+        storages = [storage.close for storage in self.storages.values()]
+        take_steps('the end of the server', self._loop.close, *joined,
+                   partial(remove_unix_socket, self.runtime, self.addr),
+                   self.workers.close, self.packers.close, *storages,
+                   partial(ZODB.event.notify, Closed(self)))
 
     def server_status(self, storage_id: str = '1') -> dict[str, Any]:
         """Counters and state of a storage.  Raises KeyError if there is no such storage."""

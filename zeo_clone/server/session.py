@@ -26,6 +26,7 @@ from zeo_clone.server.operations import Operation
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.workers import TooBusy
+from zeo_clone.steps import take_steps
 from zeo_clone.zrpc import faults, marshal
 from zeo_clone.zrpc.channel.server import ServerChannel, describe
 from zeo_clone.zrpc.connection import Agreed, Call, HealthChecked
@@ -82,6 +83,11 @@ class Session:
         return '' if shaken else ': the TLS handshake did not end; perhaps the client does not use TLS'
 
     @property
+    def connected(self) -> bool:
+        """Is there still a connection?"""
+        return not self._channel.closed
+
+    @property
     def served(self) -> ServedStorage:
         """The storage that the client has registered for, with all that belongs to it."""
         assert self._served is not None
@@ -135,8 +141,8 @@ class Session:
             done.fail(error)
             return
         log.info('%s: storage %r is packed', self.name, served.name)
-        served.tell_all('info', (served.info(),))
-        done.succeed(None)
+        take_steps(f'the end of packing storage {served.name!r}', served.tell_info,
+                   partial(done.succeed, None))
 
     def report_background(self, name: str, _: Any, error: BaseException | None) -> None:
         """The end of a call whose client does not wait for it."""
@@ -176,6 +182,11 @@ class Session:
         """Remember how a transaction of the client ended."""
         if self._token is not None and type(transaction_id) is int:
             self.served.outcomes.note(self._token, transaction_id, tid)
+
+    def note_nothing(self, transaction_id: object) -> None:
+        """Remember that a transaction of the client was not committed, although it was to be."""
+        if self._token is not None and type(transaction_id) is int:
+            self.served.outcomes.withdraw(self._token, transaction_id)
 
     def commit_outcome(self, number: int) -> tuple[str, bytes | None]:
         """What became of the client's transaction `number`."""
@@ -389,12 +400,11 @@ class Session:
         if not self.registered and level <= logging.INFO:
             level = logging.DEBUG  # health checks and port scans (N9)
         log.log(level, '%s: disconnected: %s', self.name, reason)
-        self.server.forget(self)
+        # Others wait for the commit lock: it comes first.
+        steps = [] if self._transactor is None else [self._transactor.close]
         if self._served is not None:
-            self._served.part(self)
+            steps.append(partial(self._served.part, self))
             if self._token is not None:
-                self._served.outcomes.leave(self._token, self)
-        self.downloads.close()
-        self._iterators.close()
-        if self._transactor is not None:
-            self._transactor.close()
+                steps.append(partial(self._served.outcomes.leave, self._token, self))
+        take_steps(f'the end of {self.name}', *steps, partial(self.server.forget, self), self.downloads.close,
+                   self._iterators.close)

@@ -6,6 +6,7 @@ through `Client`, what a commit tells it.  Loop thread only.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
@@ -15,8 +16,9 @@ from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.latency import Laps
 from zeo_clone.server.operations import Operation, Operations
-from zeo_clone.server.phases import Idle, Phase
+from zeo_clone.server.phases import Idle, NothingCommitted, Phase
 from zeo_clone.server.uploads import Uploads
+from zeo_clone.steps import take_steps
 
 if TYPE_CHECKING:
     from zeo_clone.server.served import ServedStorage
@@ -29,6 +31,10 @@ class Client(Protocol):
 
     #: Peer and label, for log lines.
     name: str
+
+    @property
+    def connected(self) -> bool:
+        """Is it still there?"""
 
     @property
     def wants_early_tid(self) -> bool:
@@ -45,6 +51,9 @@ class Client(Protocol):
 
     def note_outcome(self, transaction_id: object, tid: bytes | None) -> None:
         """Remember that a transaction was committed; `tid` None: it is not known whether."""
+
+    def note_nothing(self, transaction_id: object) -> None:
+        """After `note_outcome` with None: remember that nothing was committed."""
 
     def disconnect(self, reason: str) -> None:
         """Close the connection; logs `reason`."""
@@ -150,7 +159,11 @@ class Transactor:
         self.client.note_outcome(transaction_id, None)  # until it is known
         laps = self._laps
         since = laps.now() if laps is not None else 0.0
-        tid = self.phase.finish()
+        try:
+            tid = self.phase.finish()
+        except NothingCommitted as error:
+            self.client.note_nothing(transaction_id)
+            raise error.cause from None
         if laps is not None:
             laps.finished(since)
         self.client.note_outcome(transaction_id, tid)
@@ -170,6 +183,11 @@ class Transactor:
 
     def held_long(self, held_s: float) -> None:
         """The commit lock is held for long: others may wonder who keeps them waiting."""
+        if not self.client.connected:
+            log.error('%s: its connection is closed, but it held the commit lock of storage %r: it loses it',
+                      self.client.name, self.served.name)
+            self.close()
+            return
         log.warning('%s: has held the commit lock of storage %r for %.0f s (%s, %s), %d more wait for it',
                     self.client.name, self.served.name, held_s, self.meta, self.phase_name,
                     self.served.waiting)
@@ -178,4 +196,6 @@ class Transactor:
         """The commit lock was held too long."""
         log.error('Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is '
                   'disconnected', self.client.name, self.served.name, timeout_s, self.meta)
-        self.client.disconnect('transaction timeout')
+        # The end of the connection ends the transaction, unless that has been missed: then it is ended here.
+        take_steps(f'the timeout of {self.client.name}',
+                   partial(self.client.disconnect, 'transaction timeout'), self.close)

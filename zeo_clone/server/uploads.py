@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ from ZODB.interfaces import IBlobStorage
 from ZODB.POSException import StorageTransactionError, Unsupported
 
 from zeo_clone.server.arguments import BadArgument
+
+log = logging.getLogger(__name__)
 
 #: Names that clients make up in a shared blob directory (B5): the temporary names of ZODB, to which ZEO
 #: adds a "-", and those of our client, with a process id and a number.
@@ -92,15 +95,19 @@ class Uploads:
         return path
 
     def close(self) -> None:
-        """Remove what the storage did not take.  May be called twice."""
-        if self._file is not None:
+        """Remove what the storage did not take.  May be called twice.  Never raises."""
+        file, self._file = self._file, None
+        if file is not None:
             with contextlib.suppress(OSError):  # no room for what was buffered: it goes anyway
-                self._file.close()
-            self._file = None
-        for name in self._names:
-            with contextlib.suppress(FileNotFoundError):
+                file.close()
+        names, self._names = self._names, []
+        for name in names:
+            try:
                 os.remove(name)
-        self._names = []
+            except FileNotFoundError:  # noqa: PERF203 - the storage took it
+                pass
+            except OSError as error:
+                log.warning('the file of a blob that was not committed cannot be removed: %s', error)
 
     def _present(self) -> IO[bytes]:
         if self._file is None:

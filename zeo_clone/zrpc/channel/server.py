@@ -230,12 +230,15 @@ class ServerChannel(Dispatcher):
         """Close now and tell the handler why, once."""
         if self.closed:
             return
-        self.close()
-        self.core.close()
         self._events = _NO_EVENTS
         handler, self.handler = self.handler, None
-        if handler is not None:
-            handler.handle_lost(reason[:MAX_TEXT], level)
+        try:
+            self.close()
+            self.core.close()
+        finally:
+            self.closed = True  # whatever the descriptor says
+            if handler is not None:
+                handler.handle_lost(reason[:MAX_TEXT], level)
 
     def handle_close(self) -> None:
         self.lose('the server ends')
