@@ -14,6 +14,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeo_clone import zconfig
+from zeo_clone.startup import create_roots
 from zeo_clone.StorageServer import StorageServer
 
 
@@ -22,12 +23,15 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
     """See ``zeo_clone.server``."""
     options = {**_server_options(zeo_conf, port), **keywords}
     address, monitor = options.pop('address'), None
+    create_root = options.pop('create_root', True) and not options.get('read_only')
     with contextlib.ExitStack() as opened:
         if (metrics_address := options.pop('metrics_address', None)) is not None:
             monitor = opened.enter_context(contextlib.closing(_monitor(metrics_address)))
             options['measure'] = True
         storage = _storage(path, blob_dir, storage_conf)
         try:
+            if create_root:
+                create_roots({'1': storage})
             server = StorageServer(address, {'1': storage}, **options)
         except BaseException:
             storage.close()
@@ -65,7 +69,8 @@ def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None) -
 def _server_options(zeo_conf: Any, port: int) -> dict[str, Any]:
     if isinstance(zeo_conf, str):
         section = zconfig.server_section(zeo_conf, f'127.0.0.1:{port}')
-        return {'address': section.address, 'metrics_address': section.metrics_address, **section.options}
+        return {'address': section.address, 'metrics_address': section.metrics_address,
+                'create_root': section.create_root, **section.options}
     options = dict(zeo_conf or {})
     return {'address': ('127.0.0.1', port),
             **{key.replace('-', '_'): value for key, value in options.items()}}

@@ -26,6 +26,7 @@ from zeo_clone.startup import (
     StorageSource,
     check_unix_socket,
     close_storages,
+    create_roots,
     make_server,
     open_storages,
     start_monitor,
@@ -51,6 +52,7 @@ class Settings(NamedTuple):
     eventlog: Callable[[], object] | None
     defaults_used: str
     metrics_address: Address | None = None
+    create_root: bool = True
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -114,7 +116,7 @@ def _from_configuration(url: str, named: list[StorageSource]) -> Settings:
                          'name a file with -f', USAGE_ERROR)
     zeo = configuration.zeo
     return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '',
-                    zeo.metrics_address)
+                    zeo.metrics_address, zeo.create_root)
 
 
 def _file_source(name: str, path: str) -> StorageSource:
@@ -146,6 +148,8 @@ def serve(settings: Settings, signals: Signals) -> None:
     with start_monitor(settings.metrics_address) as monitor:
         storages = open_storages(settings.sources)
         try:
+            if settings.create_root and not settings.options.get('read_only'):
+                create_roots(storages)
             server = make_server(settings.address, storages, settings.options)
         except BaseException:
             close_storages(storages)

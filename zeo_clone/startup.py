@@ -15,7 +15,12 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from persistent.mapping import PersistentMapping
 from zc.lockfile import LockError
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import ConflictError
+from ZODB.serialize import ObjectWriter
+from ZODB.utils import z64
 
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
@@ -54,6 +59,39 @@ def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
         close_storages(storages)
         raise
     return storages
+
+
+def create_roots(storages: dict[str, Any]) -> None:
+    """Make the root object of each storage that is empty and may be written.  Raises `StartError`.
+
+    The clients of an empty database would each try to make it, and all but one of them fail.
+    """
+    for name, storage in storages.items():
+        _create_root(name, storage)
+
+
+def _create_root(name: str, storage: Any) -> None:
+    try:
+        if not storage.isReadOnly() and (storage.lastTransaction() or z64) == z64:
+            with contextlib.suppress(ConflictError):  # the storage is a client, and another one was faster
+                _commit_root(storage)
+                logger.info('storage %r was empty: its root object was created (create-root)', name)
+    except Exception as error:  # any storage class may be configured, with errors of its own
+        raise StartError(f'cannot create the root object of storage {name!r}: {type(error).__name__}: '
+                         f'{error}; check that there is room on the disk, or set create-root to false and leave it to '
+                         'the first client') from error
+
+
+def _commit_root(storage: Any) -> None:
+    transaction = TransactionMetaData(description='root object of a new database, created by the server')
+    storage.tpc_begin(transaction)
+    try:
+        storage.store(z64, z64, ObjectWriter().serialize(PersistentMapping()), '', transaction)
+        storage.tpc_vote(transaction)
+    except BaseException:
+        storage.tpc_abort(transaction)
+        raise
+    storage.tpc_finish(transaction)
 
 
 def close_storages(storages: dict[str, Any]) -> None:

@@ -133,11 +133,13 @@ def _tls_files(section: Any, server_side: bool) -> TLSFiles:
 # -- sections -------------------------------------------------------------------------------------
 
 class ServerSection:
-    """``<zeo>``: `address`, `metrics_address`, `pid_filename`, and `options`, keywords for StorageServer."""
+    """``<zeo>``: `address`, `metrics_address`, `create_root`, `pid_filename`, and `options`, keywords for
+    StorageServer."""
 
     def __init__(self, section: Any) -> None:
         self.address = section.address
         self.metrics_address: Address | None = section.metrics_address
+        self.create_root: bool = section.create_root
         self.pid_filename: str | None = section.pid_filename
         self.options: dict[str, Any] = {
             'read_only': section.read_only,

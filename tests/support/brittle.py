@@ -12,7 +12,7 @@ from __future__ import annotations
 STORAGE_METHODS = (
     'tpc_begin', 'store', 'storeBlob', 'restore', 'deleteObject', 'checkCurrentSerialInTransaction',
     'tpc_vote', 'tpc_finish', 'tpc_abort', 'tpc_transaction', 'lastTransaction', 'getSize', '__len__',
-    'loadBefore', 'loadBlob', 'iterator', 'temporaryDirectory', 'new_oid', 'isReadOnly', 'getTid', 'history', 'undoLog')
+    'loadBefore', 'loadBlob', 'iterator', 'temporaryDirectory', 'new_oid', 'isReadOnly', 'getTid')
 
 
 class Script:
