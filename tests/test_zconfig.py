@@ -105,7 +105,9 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
 
 
 @pytest.mark.parametrize(('text', 'message', 'line'), [
-    ('<zeo>\naddress localhost\n</zeo>', "bad address 'localhost': the port is missing; allowed:", 2),
+    ('<zeo>\naddress 91OO\n</zeo>', "bad address '91OO': the port is missing; allowed:", 2),
+    ('<zeo>\naddress 1\nmsgpack true\n</zeo>', 'this server speaks pickles only: remove msgpack', 3),
+    ('\ufeff<zeo>\naddress 1\n</zeo>', 'the file begins with a byte order mark: save it as UTF-8', 1),
     ('<zeo>\naddress 1\nadress 2\n</zeo>',
      "'adress' is not a known key name; allowed in <zeo>: <ssl>, address, read-only, ", 3),
     ('<zeo>\naddress 1\n<ssl>\ncert 2\n</ssl>\n</zeo>',
@@ -138,6 +140,25 @@ def test_mistake_is_reported_in_one_line_with_file_and_line(load, tmp_path, text
     assert message in report
     assert report.endswith(f'(file://{tmp_path}/zeo.conf, line {line})')
     assert '\n' not in report
+
+
+@pytest.mark.parametrize(('text', 'address'), [
+    ('localhost: 9100', ('localhost', 9100)),
+    ('localhost', ('localhost', 0)),
+    ('zeo.example.org', ('zeo.example.org', 0)),
+    ('127.0.0.1', ('127.0.0.1', 0)),
+    ('[::1]', ('::1', 0)),
+    (':9100', (None, 9100)),
+])
+def test_address_takes_what_zeo_takes(load, text, address):
+    """Also a HOST alone, which is a free port there."""
+    assert load(f'<zeo>\naddress {text}\nmsgpack false\n</zeo>').zeo.address == address
+
+
+def test_times_may_be_decimal_numbers_as_in_zeo(load):
+    """They are rounded up: nobody waits for less than was asked for."""
+    options = load('<zeo>\naddress 1\ninvalidation-age 3600.0\ntransaction-timeout 0.5\n</zeo>').zeo.options
+    assert (options['invalidation_age'], options['transaction_timeout']) == (3600, 1)
 
 
 @pytest.mark.parametrize('second', ['', ' 1'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import shutil
 import ssl
+import subprocess
 
 import pytest
 import ZConfig
@@ -93,6 +94,22 @@ def test_directory_of_certificates_is_trusted(server_context, client_context, ce
     shake_hands(server_context(authenticate=str(tmp_path / 'clients')), client_context())
 
 
+@pytest.mark.parametrize('name', ['{hash}.0', 'client.crt'])
+def test_private_keys_beside_trusted_certificates_are_passed_over(
+        server_context, client_context, certificates, tmp_path, name):
+    """S6: a directory as people have it, with hashed names or without, and a key in it."""
+    directory = tmp_path / 'clients'
+    directory.mkdir()
+    done = subprocess.run(['openssl', 'x509', '-hash', '-noout', '-in', certificates / 'ca.pem'],
+                          capture_output=True, text=True, check=True)
+    shutil.copy(certificates / 'ca.pem', directory / name.format(hash=done.stdout.strip()))
+    shutil.copy(certificates / 'ca.key', directory / 'own.pem')
+    context = server_context(authenticate=str(directory))
+    shake_hands(context, client_context())
+    with pytest.raises(ssl.SSLError):
+        shake_hands(context, client_context(certificate='stranger.pem'))
+
+
 @pytest.mark.parametrize('certificate', [None, 'stranger.pem'])
 def test_client_without_a_trusted_certificate_is_refused(server_context, client_context, certificate):
     """S6"""
@@ -117,11 +134,12 @@ def test_host_name_to_look_for_is_passed_on(client_keywords):
     assert client_keywords(server_hostname='zeo.example')['ssl_server_hostname'] == 'zeo.example'
 
 
+@pytest.mark.parametrize('authenticate', [None, 'SIGNED', '-'])
 def test_without_authenticate_the_systems_authorities_are_trusted(
-        server_context, client_context, certificates, monkeypatch):
-    """S6"""
+        server_context, client_context, certificates, monkeypatch, authenticate):
+    """S6: SIGNED and - are ZEO's words for that."""
     monkeypatch.setenv('SSL_CERT_FILE', str(certificates / 'ca.pem'))
-    server = server_context(authenticate=None)
+    server = server_context(authenticate=authenticate)
     shake_hands(server, client_context(authenticate=None))
     with pytest.raises(ssl.SSLError):
         shake_hands(server, client_context(authenticate=None, certificate=None))
@@ -197,12 +215,15 @@ def test_key_with_a_password_nobody_knows_is_refused_without_asking(server_conte
     ({'certificate': 'ca.pem'}, 'cannot use the TLS files: certificate'),
     ({'key': 'client.pem'}, 'cannot use the TLS files: certificate'),
     ({'authenticate': 'empty'}, 'the directory empty holds no certificates'),
+    ({'authenticate': 'keys'}, 'the directory keys holds no certificates'),
     ({'crl': 'empty'}, 'the directory empty holds no revocation lists'),
     ({'crl': 'server.pem'}, 'holds certificates; only revocation lists belong there'),
 ])
 def test_unusable_server_tls_is_refused(server_context, tmp_path, monkeypatch, keys, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
+    (tmp_path / 'keys').mkdir()
+    (tmp_path / 'keys' / 'own.pem').write_text('-----BEGIN PRIVATE KEY-----\n')
     with pytest.raises(ZConfig.ConfigurationError, match=message) as caught:
         server_context(**keys)
     assert str(caught.value).endswith(f'({tmp_path}/zeo.conf)')

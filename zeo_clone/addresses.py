@@ -70,7 +70,7 @@ def _parse_text(text: str) -> Address:
         raise _refuse(text, 'not an address')
     if '/' in text:
         return text
-    host, colon, port = text.strip().rpartition(':')
+    host, colon, port = map(str.strip, text.rpartition(':'))  # a blank after the colon is common
     if host.startswith('[') and host.endswith(']'):
         host = host[1:-1]
         if ':' not in host:

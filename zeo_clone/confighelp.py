@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 OPENING = re.compile(r'\s*<\s*([^/\s>]+)[^>]*?(/?)>\s*')
 CLOSING = re.compile(r'\s*</\s*([^\s>]+)\s*>\s*')
 UNKNOWN_KEY = ' is not a known key name'
+BYTE_ORDER_MARK = '\ufeff'
 UNKNOWN_TYPE = 'unknown type name: '
 
 
@@ -24,7 +25,10 @@ def explain(schema: Any, error: Exception, place: str, text: str | None = None) 
     line: int = getattr(error, 'lineno', None) or 0
     place = getattr(error, 'url', None) or place
     if line > 0:
-        message += _allowed(schema, message, _read(place) if text is None else text, line)
+        text = _read(place) if text is None else text
+        if text.startswith(BYTE_ORDER_MARK):
+            message = 'the file begins with a byte order mark: save it as UTF-8 without one'
+        message += _allowed(schema, message, text, line)
         return f'{message} ({place}, line {line})'
     return f'{message} ({place})'
 

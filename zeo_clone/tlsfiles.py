@@ -62,8 +62,7 @@ class TLSFiles(NamedTuple):
             context.load_default_certs(
                 ssl.Purpose.CLIENT_AUTH if self.server_side else ssl.Purpose.SERVER_AUTH)
         if self.crl:
-            for path in _files(self.crl, REVOCATION_SUFFIXES, 'revocation lists: no .pem or .crl file'):
-                _revoke(context, path)
+            _revoke_all(context, self.crl)
             # The whole chain: an authority below the top can be revoked, too.
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
@@ -73,14 +72,30 @@ def _no_password() -> str:
 
 
 def _trust(context: ssl.SSLContext, path: str) -> None:
-    if os.path.isdir(path):
-        if any(name.endswith('.0') for name in os.listdir(path)):
-            context.load_verify_locations(capath=path)  # hashed names: read when a peer comes
-            if not any(name.endswith(CERTIFICATE_SUFFIXES) for name in os.listdir(path)):
-                return
-    what = 'certificates: no .pem or .crt file, and none with a hashed name'
-    for name in _files(path, CERTIFICATE_SUFFIXES, what):
+    hashed = os.path.isdir(path) and any(name.endswith('.0') for name in os.listdir(path))
+    if hashed:
+        context.load_verify_locations(capath=path)  # read when a peer comes
+    names = [name for name in _files(path, CERTIFICATE_SUFFIXES) if name == path or not _is_key(name)]
+    if not names and not hashed:
+        raise ValueError(f'the directory {path} holds no certificates: no .pem or .crt file, and none with a '
+                         'hashed name')
+    for name in names:
         context.load_verify_locations(cafile=name)
+
+
+def _is_key(path: str) -> bool:
+    """Whether a PEM file holds a private key and no certificate, as may lie beside those that do."""
+    with open(path, 'rb') as file:
+        text = file.read()
+    return b' PRIVATE KEY-----' in text and b'-----BEGIN CERTIFICATE' not in text
+
+
+def _revoke_all(context: ssl.SSLContext, path: str) -> None:
+    names = _files(path, REVOCATION_SUFFIXES)
+    if not names:
+        raise ValueError(f'the directory {path} holds no revocation lists: no .pem or .crl file')
+    for name in names:
+        _revoke(context, name)
 
 
 def _revoke(context: ssl.SSLContext, path: str) -> None:
@@ -94,11 +109,8 @@ def _revoke(context: ssl.SSLContext, path: str) -> None:
         raise ValueError(f'{path} holds no revocation list that was not read before')
 
 
-def _files(path: str, suffixes: tuple[str, ...], what: str) -> list[str]:
+def _files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """`path`, or, if it is a directory, the files in it with `suffixes`."""
     if not os.path.isdir(path):
         return [path]
-    names = sorted(name for name in os.listdir(path) if name.endswith(suffixes))
-    if not names:
-        raise ValueError(f'the directory {path} holds no {what}')
-    return [os.path.join(path, name) for name in names]
+    return [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.endswith(suffixes)]

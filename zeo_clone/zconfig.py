@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import os
 import pkgutil
 import re
@@ -81,12 +82,34 @@ def byte_size(text: str) -> int:
 
 
 def seconds(text: str) -> int:
-    """A time in whole seconds, 0 or longer: ``90``, ``90s``, ``2m``, ``1h``, ``1d``."""
+    """A time in seconds, 0 or longer: ``90``, ``90s``, ``2m``, ``1h``, ``1d``; ``0.5`` is rounded up."""
     try:
+        if re.fullmatch(r'\d+\.\d+', text):
+            return math.ceil(float(text))
         return count(str(stock_datatypes['time-interval'](text)))
     except ValueError:
         raise ValueError(f'{text!r} is not a time: a whole number of seconds, 0 or more, or a number '
                          'with a suffix s, m, h or d') from None
+
+
+def listening_address(text: str) -> Address:
+    """Where a server listens, as `parse_address` reads it; a HOST alone is a free port there, as in ZEO."""
+    alone = re.fullmatch(r'[A-Za-z][\w.-]*|(?:\d+\.){3}\d+|\[[0-9A-Fa-f:.]+\]', text)
+    return parse_address(f'{text}:0' if alone else text)
+
+
+def no_msgpack(text: str) -> bool:
+    """``false``, which is all that there is."""
+    if boolean(text):
+        raise ValueError('this server speaks pickles only: remove msgpack, or set it to false; clients '
+                         'of ZEO must not have ZEO_MSGPACK in their environment')
+    return False
+
+
+def trusted(text: str) -> str | None:
+    """A file or directory of certificates; None for ``SIGNED`` or ``-``, the authorities of the system."""
+    path: str | None = None if text in ('SIGNED', '-') else stock_datatypes['existing-path'](text)
+    return path
 
 
 def metrics_address(value: Any) -> Address:
