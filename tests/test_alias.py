@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from zeo_clone import alias
+
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, '-W', 'error', '-c', textwrap.dedent(script)],
@@ -84,6 +86,31 @@ def test_percent_import_zeo_works():
         db.close()
         stop()
     ''')
+
+
+def test_modules_run_under_the_other_name():
+    """As ``python -m ZEO.runzeo`` does it: plone.recipe.zeoserver starts servers so."""
+    succeed('''
+        import runpy, sys, zeo_clone
+        zeo_clone.install_as_ZEO()
+        sys.argv = ['runzeo', '--version']
+        try:
+            runpy.run_module('ZEO.runzeo', run_name='__main__', alter_sys=True)
+        except SystemExit as ended:
+            assert ended.code == 0
+        import inspect, ZEO.runzeo
+        assert 'def main' in inspect.getsource(ZEO.runzeo)
+        assert sys.meta_path[0].is_package('ZEO.scripts')
+        assert not sys.meta_path[0].is_package('ZEO.cache.ring')
+        assert 'AliasFinder' in sys.meta_path[0].get_source('ZEO.alias')
+    ''')
+
+
+def test_an_environment_that_cannot_be_written_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(alias, 'FILE_NAME', 'no-such-directory/x.pth')
+    assert alias.main(['install']) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('cannot change ') and 'in a virtual environment' in error
 
 
 def test_the_real_zeo_must_not_be_in_use():
