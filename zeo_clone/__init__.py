@@ -58,15 +58,15 @@ def connection(*args: Any, **keywords: Any) -> Any:
 def server(path: str | None = None, blob_dir: str | None = None,
            storage_conf: str | None = None, zeo_conf: Any = None, port: int = 0,
            threaded: bool = True, **keywords: Any) -> Any:
-    """Start a server in this process; returns ``(address, stop)``.
+    """Start a server for a while, in this process; returns ``(address, stop)``.
 
     `path` is that of a FileStorage; `storage_conf` the text of a storage section instead; with neither
     the data live in memory.  `zeo_conf` is a dict of the keys of ``<zeo>``, or their text; `port` is that
     on 127.0.0.1 if it names no address, 0 for a free one.  ``stop()`` ends the server and closes its
-    storage.  With `threaded` false it serves in the calling thread until it is stopped, and returns None.
+    storage.  With `threaded` false it runs in a process of its own, which also ends with this one.
     """
-    from zeo_clone.embedded import start
-    return start(path, blob_dir, storage_conf, zeo_conf, port, threaded, **keywords)
+    from zeo_clone.embedded import start, start_process
+    return (start if threaded else start_process)(path, blob_dir, storage_conf, zeo_conf, port, **keywords)
 
 
 def install_as_ZEO() -> None:

@@ -1,11 +1,17 @@
-"""A server in the caller's own process: what ``zeo_clone.server`` does.
+"""A server for a while: what ``zeo_clone.server`` does.
 
-In: a path or configuration text.  Out: the address and a function that stops it.  The server's loop runs
-in a thread of its own, or in the caller's.
+In: a path or configuration text.  Out: the address and a function that stops it.  The server's loop runs in a
+thread of its own, or in a process of its own, which gets what to serve through its stdin, answers once, and
+serves until its stdin ends: it cannot outlive its parent.
 """
 from __future__ import annotations
 
 import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +23,13 @@ from zeo_clone import zconfig
 from zeo_clone.startup import create_roots
 from zeo_clone.StorageServer import StorageServer
 
+#: What the process of `start_process` runs.
+CHILD = 'from zeo_clone.embedded import serve_parent; serve_parent()'
+
 
 def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_conf: Any, port: int,
-          threaded: bool, **keywords: Any) -> tuple[Any, Callable[[], None]] | None:
-    """See ``zeo_clone.server``."""
+          **keywords: Any) -> tuple[Any, Callable[[], None]]:
+    """Serve in a thread; see ``zeo_clone.server``."""
     options = {**_server_options(zeo_conf, port), **keywords}
     address, monitor = options.pop('address'), None
     create_root = options.pop('create_root', True) and not options.get('read_only')
@@ -40,11 +49,55 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
         if monitor is not None:
             opened.callback(monitor.stop)
             monitor.begin(server)
-        if threaded:
-            server.start_thread()
-            return server.addr, opened.pop_all().close
-        server.loop()
-    return None
+        server.start_thread()
+        return server.addr, opened.pop_all().close
+
+
+def start_process(*arguments: Any, **keywords: Any) -> tuple[Any, Callable[[], None]]:
+    """Serve in a process of its own: the arguments of `start`, which must be such that pickle knows.
+
+    Raises what `start` raised there.
+    """
+    what = pickle.dumps((arguments, keywords))  # before there is a process that waits for it
+    process = subprocess.Popen([sys.executable, '-c', CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))})
+    assert process.stdin is not None and process.stdout is not None
+
+    def stop() -> None:
+        with process:  # closes its stdin, and waits
+            pass
+
+    try:
+        process.stdin.write(what)
+        process.stdin.flush()
+        address, error = pickle.load(process.stdout)
+    except (EOFError, OSError):
+        stop()
+        raise ChildProcessError(f'the server\'s process ended at once (exit code {process.returncode}); what '
+                                'it says is on stderr') from None
+    except BaseException:
+        stop()
+        raise
+    if error is not None:
+        stop()
+        raise error
+    return address, stop
+
+
+def serve_parent() -> None:
+    """In the process of `start_process`: serve until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is the parent's business
+    arguments, keywords = pickle.load(sys.stdin.buffer)
+    try:
+        address, stop = start(*arguments, **keywords)
+        answer: tuple[Any, Exception | None] = address, None
+    except Exception as error:
+        answer = None, error
+    sys.stdout.buffer.write(pickle.dumps(answer))
+    sys.stdout.buffer.flush()
+    if answer[1] is None:
+        sys.stdin.buffer.read()
+        stop()
 
 
 def _monitor(address: Any) -> Any:
