@@ -11,8 +11,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from zeo_clone.addresses import parse_address
+from zeo_clone.addresses import Address, parse_address
 from zeo_clone.health import NoAnswer, Status, ask
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.tooloptions import add_tls_options, argument, positive, tls_from
@@ -124,25 +125,15 @@ def report(messages: list[str], metrics: list[str]) -> str:
     return '\n'.join(lines) + '\n| ' + '\n '.join(rest)
 
 
-def check(given: argparse.Namespace) -> tuple[str, int]:
-    """The report and the exit code.  Raises `NoAnswer`, ``ValueError`` and ``OSError``."""
-    status = ask(given.address, given.timeout, tls_from(given))
-    messages, code = judge(status)
-    metrics = levels(status) if given.output_metrics else []
-    if given.status_path:
-        history = History(given.status_path)
-        before = history.read()
-        history.write(status)
-        if before is not None and given.output_metrics:
-            metrics += rates(status, *before, UNITS_S[given.time_units])
-    return report(messages, metrics), code
+def check(addr: Any, output_metrics: bool = False, status: str | None = None, per: str = 'minutes',
+          timeout_s: float = TIMEOUT_S, tls: Any = None) -> int:
+    """Check the server at `addr`, print the report, and return the exit code.
 
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Check; print the report; the exit code.  `args` defaults to the command line."""
-    given = command_line().parse_args(args)
+    `addr` is an address in any form; `status` a file that keeps counters for rates `per` a unit of time;
+    `tls` an ``ssl.SSLContext``.
+    """
     try:
-        text, code = check(given)
+        text, code = _examine(parse_address(addr), output_metrics, status, UNITS_S[per], timeout_s, tls)
     except NoAnswer as error:
         text, code = f"Can't connect {error}", CRITICAL
     except OSError as error:
@@ -151,6 +142,31 @@ def main(args: Sequence[str] | None = None) -> int:
         text, code = f'Bad option: {error}', CRITICAL
     print(text)
     return code
+
+
+def _examine(address: Address, output_metrics: bool, status_path: str | None, unit_s: float, timeout_s: float,
+             tls: Any) -> tuple[str, int]:
+    status = ask(address, timeout_s, tls)
+    messages, code = judge(status)
+    metrics = levels(status) if output_metrics else []
+    if status_path:
+        history = History(status_path)
+        before = history.read()
+        history.write(status)
+        if before is not None and output_metrics:
+            metrics += rates(status, *before, unit_s)
+    return report(messages, metrics), code
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Check; print the report; the exit code.  `args` defaults to the command line."""
+    given = command_line().parse_args(args)
+    try:
+        tls = tls_from(given)
+    except ValueError as error:
+        print(f'Bad option: {error}')
+        return CRITICAL
+    return check(given.address, given.output_metrics, given.status_path, given.time_units, given.timeout, tls)
 
 
 if __name__ == '__main__':

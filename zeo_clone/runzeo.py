@@ -206,6 +206,57 @@ def run(settings: Settings) -> int:
         raise
 
 
+class ZEOOptions:
+    """What ZEO's class of this name is to programs that start a server: `realize`, then `ZEOServer`."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+
+    def realize(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
+        """Read a command line, by default that of the process.  Exits with code 2 if it is wrong."""
+        try:
+            self.settings = read_settings(command_line().parse_args(args))
+        except StartError as error:
+            sys.exit(f'runzeo: {error}')
+
+    @property
+    def address(self) -> Address:
+        """Where to listen."""
+        return self._realized().address
+
+    @property
+    def storages(self) -> list[StorageSource]:
+        """What to serve: each has a `name` and `open`."""
+        return self._realized().sources
+
+    @property
+    def pid_file(self) -> str | None:
+        """Where to write the process id."""
+        return self._realized().pid_file
+
+    def _realized(self) -> Settings:
+        if self.settings is None:
+            raise ValueError('nothing has been read yet: call realize(args) first')
+        return self.settings
+
+
+class ZEOServer:
+    """What ZEO's class of this name is to programs that start a server."""
+
+    def __init__(self, options: ZEOOptions) -> None:
+        self.options = options
+
+    def main(self) -> None:
+        """Serve until a signal comes.  Main thread only.  Exits with a code other than 0 if it cannot."""
+        try:
+            code = run(self.options._realized())
+        except StartError as error:
+            print(f'runzeo: {error}', file=sys.stderr)
+            code = error.exit_code
+        if code:
+            sys.exit(code)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the server until a signal stops it; the exit code.  Main thread only.
 

@@ -32,7 +32,7 @@ TAIL_SIZE = 64 << 10
 READ_AHEAD = 8192
 
 
-class CacheLocked(ClientStorageError):
+class CacheLocked(ClientStorageError, zc.lockfile.LockError):  # type: ignore[misc]
     """Another process, or another storage of this one, uses the cache file."""
 
 
@@ -147,7 +147,7 @@ class CacheFile:
         """Move the file at `path`, which is closed, out of the way and make a new one."""
         aside = path + '.bad'
         runtime.rename(path, aside)
-        logger.warning('The cache file %s is not usable: %s.  It was moved to %s; an empty cache takes '
+        logger.critical('The cache file %s is not usable: %s.  It was moved to %s; an empty cache takes '
                        'its place.', path, why, aside)
         return cls._create(runtime, path, size, lock)
 

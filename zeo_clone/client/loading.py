@@ -31,18 +31,19 @@ class Loader:
         """The link in use; waits for one.  Raises `ClientDisconnected`."""
         return self._manager.link(self._wait_timeout_s)
 
-    def ask(self, name: str, *args: Any) -> Any:
+    def ask(self, name: str, *args: Any, wait_timeout_s: float | None = None) -> Any:
         """Call a method that changes nothing."""
-        return self.read(lambda channel: channel.call(name, args))
+        return self.read(lambda channel: channel.call(name, args), wait_timeout_s)
 
-    def read(self, call: Callable[[ClientChannel], Any]) -> Any:
+    def read(self, call: Callable[[ClientChannel], Any], wait_timeout_s: float | None = None) -> Any:
         """``call(channel)``, and once more if the connection breaks meanwhile."""
         deadline = 0.0
+        patience_s = self._wait_timeout_s if wait_timeout_s is None else wait_timeout_s
         link = self._manager.ready
         while True:
             if link is None:
                 now = self._runtime.monotonic()
-                deadline = deadline or now + self._wait_timeout_s
+                deadline = deadline or now + patience_s
                 link = self._manager.link(max(0.0, deadline - now))
             channel = link.channel
             assert channel is not None

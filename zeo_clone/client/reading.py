@@ -89,10 +89,14 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     # ---- about the storage --------------------------------------------------------------------------
 
+    @property
+    def __name__(self) -> str:
+        """The storage's name, by default where its server is.  An attribute that programs know of ZEO."""
+        return self._options.name or ', '.join(map(format_address, self._manager.addresses))
+
     def getName(self) -> str:
         """The storage's name, with `` (connected)`` or `` (disconnected)``."""
-        name = self._options.name or ', '.join(map(format_address, self._manager.addresses))
-        return f'{name} ({"connected" if self.is_connected() else "disconnected"})'
+        return f'{self.__name__} ({"connected" if self.is_connected() else "disconnected"})'
 
     def sortKey(self) -> str:
         """``storage:server address``: puts the storages of a distributed transaction in order."""
@@ -244,11 +248,29 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         """Ask the server and wait for the answer: what it committed before has arrived then."""
         self._loader.ask('ping')
 
-    def server_status(self) -> dict[str, Any]:
-        """The server's counters for this storage."""
-        return self._loader.ask('server_status')  # type: ignore[no-any-return]
+    def server_status(self, timeout: float | None = None) -> dict[str, Any]:
+        """The server's counters for this storage.  Waits `timeout` seconds for a connection, if need be."""
+        return self._loader.ask('server_status', wait_timeout_s=timeout)  # type: ignore[no-any-return]
+
+    #: What is spoken with every server; programs know this of ZEO, like the three attributes below.
+    protocol_version = b'Z5'
 
     # ---- blobs --------------------------------------------------------------------------------------
+
+    @property
+    def blob_dir(self) -> str | None:
+        """The blob directory that was given."""
+        return self._options.blob_dir
+
+    @property
+    def shared_blob_dir(self) -> bool:
+        """Whether that is the server's own."""
+        return self._options.shared_blob_dir
+
+    @property
+    def fshelper(self) -> Any:
+        """ZODB's ``FilesystemHelper`` of the blob directory, or None."""
+        return None if self._blobs is None else self._blobs.directory.fshelper
 
     def _blob_files(self) -> Any:
         if self._blobs is None:

@@ -68,7 +68,7 @@ class Verification:
             self._on_failed(call.error)  # type: ignore[arg-type]
             return
         if call.value is None:
-            log.warning('the cache is too old to be verified (last transaction %s) and is dropped',
+            log.critical('the cache is too old to be verified (last transaction %s) and is dropped',
                         readable_tid_repr(self._effects.cache.getLastTid()))
             self._start_over()
         else:

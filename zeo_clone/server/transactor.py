@@ -194,7 +194,7 @@ class Transactor:
 
     def timed_out(self, timeout_s: float) -> None:
         """The commit lock was held too long."""
-        log.error('Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is '
+        log.critical('Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is '
                   'disconnected', self.client.name, self.served.name, timeout_s, self.meta)
         # The end of the connection ends the transaction, unless that has been missed: then it is ended here.
         take_steps(f'the timeout of {self.client.name}',
