@@ -3,11 +3,14 @@
 In: a command line, and the ``<runner>`` section of the same zeo.conf that the server reads.  Out: what
 zdaemon does and says.  Without that section the program is runzeo with this very file.
 
-zdaemon starts its watching process by running this command again, with a mark in the environment.
+zdaemon starts its watching process by running this command again, with a mark in the environment.  A server
+can be stopped although its configuration has become wrong meanwhile: then only that section is read.
 """
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import ZConfig
 from zdaemon import zdctl
 
-from zeo_clone import zconfig
+from zeo_clone import __version__, zconfig
 from zeo_clone.confighelp import explain
 
 USAGE = """\
@@ -41,8 +44,12 @@ Options, which take the place of what the section says:
   -T, --start-timeout N      how long a start may take, in seconds
   -d, --daemon               detach from the terminal
   -h, --help                 this text
-      --version              version of zdaemon
+      --version              version of zeo_clone
 """
+#: What concerns a process that runs already.
+OF_RUNNING = ('stop', 'status', 'kill', 'wait')
+RUNNER = re.compile(r'^\s*<runner\b.*?^\s*</runner>', re.MULTILINE | re.DOTALL | re.IGNORECASE)
+DEFINITION = re.compile(r'^\s*%define\s.*$', re.MULTILINE | re.IGNORECASE)
 
 
 class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
@@ -61,12 +68,38 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
         try:
             super().load_configfile()
         except (ZConfig.ConfigurationError, ValueError) as error:
-            self.usage(explain(self.schema, error, self.configfile))
+            complaint = explain(self.schema, error, self.configfile)
+            if self.args[:1] not in [[action] for action in OF_RUNNING] or not self._load_runner():
+                self.usage(complaint)
+            print(f'Warning: {complaint}; only the <runner> section counts for {self.args[0]}', file=sys.stderr)
+
+    def _load_runner(self) -> bool:
+        """Read the <runner> section alone, with the definitions that it may use; whether that could be done."""
+        try:
+            with open(self.configfile, encoding='utf-8') as file:
+                text = file.read()
+            section = RUNNER.search(text)
+            if section is None and not self.sockname:
+                return False  # who knows where the watching process listens
+            kept = [*DEFINITION.findall(text), '<zeo>\naddress 0\n</zeo>', section[0] if section else '']
+            self.configroot, self.confighandlers = ZConfig.loadConfigFile(
+                self.schema, io.StringIO('\n'.join(kept)), self.configfile)
+        except (OSError, ValueError, ZConfig.ConfigurationError):
+            return False
+        return True
+
+    def print_version(self, _: object) -> None:
+        """Of zdaemon: the version is ours."""
+        print(f'zeoctl (zeo_clone) {__version__}')
+        sys.exit(0)
 
     def realize(self, *args: Any, **keywords: Any) -> None:
         """Read the command line and the configuration; exits with 2 if something is wrong."""
         keywords.setdefault('doc', USAGE)
         super().realize(*args, **keywords)
+        if not hasattr(zdctl.ZDCmd, f'do_{self.args[0]}'):
+            known = sorted(name[3:] for name in dir(zdctl.ZDCmd) if name.startswith('do_'))
+            self.usage(f'there is no action {self.args[0]!r}; there are {", ".join(known)}')
         if self.program is None:
             if self.configfile is None:
                 self.usage('name a configuration with -C, or a program with -p')

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.runzeo_process import ruok
 from tests.support.tool_process import run_tool
+from zeo_clone import __version__
 
 
 @pytest.fixture
@@ -50,6 +51,40 @@ def test_server_is_started_watched_and_stopped(zeoctl, tmp_path):
     assert 'stopped' in out
     assert not (tmp_path / 'zeo.sock').exists()
     assert zeoctl('status')[0] == 3
+
+
+def test_a_server_whose_configuration_has_become_wrong_can_be_stopped(zeoctl, tmp_path):
+    """T2: only the <runner> section counts for that; a warning says what is wrong with the rest."""
+    assert zeoctl('start')[0] == 0
+    path = tmp_path / 'zeo.conf'
+    path.write_text('%define UNUSED 1\n' + path.read_text().replace('pid-filename', 'pid-file'))
+    code, out, err = zeoctl('status')
+    assert (code, out.startswith('program running')) == (0, True)
+    assert "Warning: 'pid-file' is not a known key name" in err
+    assert zeoctl('restart')[0] == 2
+    assert zeoctl('stop')[0] == 0
+    assert zeoctl('status')[0] == 3
+
+
+@pytest.mark.parametrize('content', [None, '<runner>\nprogam x\n</runner>', '<zeo>\n'])
+def test_without_a_runner_section_that_can_be_read_nothing_is_stopped(tmp_path, content):
+    """T2"""
+    if content is not None:
+        (tmp_path / 'zeo.conf').write_text(content)
+    code, out, err = run_tool('zeoctl', '-C', 'zeo.conf', 'stop', cwd=tmp_path)
+    assert (code, out) == (2, '')
+    assert err.startswith('Error: ') and 'zeo.conf' in err
+
+
+def test_unknown_action_exits_with_2_and_names_those_there_are(zeoctl):
+    """T2"""
+    code, out, err = zeoctl('sotp')
+    assert (code, out) == (2, '')
+    assert "there is no action 'sotp'; there are fg, foreground, help, kill" in err
+
+
+def test_version_is_that_of_zeo_clone(tmp_path):
+    assert run_tool('zeoctl', '--version', cwd=tmp_path)[:2] == (0, f'zeoctl (zeo_clone) {__version__}\n')
 
 
 def test_mistake_in_the_configuration_exits_with_2_and_names_the_line(tmp_path):
