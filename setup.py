@@ -61,6 +61,8 @@ setup(
     },
     entry_points={
         'console_scripts': [
+            'zeo-clone = zeo_clone.command:main',
+            # Classic names, which real ZEO has too.
             'runzeo = zeo_clone.runzeo:main',
             'zeo-nagios = zeo_clone.nagios:main',
             'zeo-status = zeo_clone.status:main',

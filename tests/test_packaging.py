@@ -134,8 +134,8 @@ def test_installed_package_is_a_component_for_zconfig(environment, tmp_path):
 
 
 def test_package_run_as_a_script_prints_where_to_start(environment, tmp_path):
-    output = call(environment / 'python', '-m', 'zeo_clone', cwd=tmp_path)
-    assert 'runzeo -a localhost:9100 -f Data.fs' in output
+    output = call(environment / 'python', '-m', 'zeo_clone', '--help', cwd=tmp_path)
+    assert 'zeo-clone serve -a localhost:9100 -f Data.fs' in output
     assert "zeo_clone.connection(('localhost', 9100))" in output
 
 
@@ -146,7 +146,8 @@ def commands_of_the_wheel():
 
 
 def test_wheel_has_all_commands():
-    assert sorted(commands_of_the_wheel()) == ['runzeo', 'zeo-nagios', 'zeo-status', 'zeoctl', 'zeopack']
+    assert sorted(commands_of_the_wheel()) == [
+        'runzeo', 'zeo-clone', 'zeo-nagios', 'zeo-status', 'zeoctl', 'zeopack']
 
 
 @pytest.mark.parametrize('name', commands_of_the_wheel())

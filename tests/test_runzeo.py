@@ -13,7 +13,6 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
-import zeo_clone
 from tests.support.runzeo_process import Runzeo, run, ruok
 from zeo_clone import runzeo
 from zeo_clone.Exceptions import ClientDisconnected
@@ -472,7 +471,3 @@ def test_check_finds_mistakes(tmp_path):
     assert (code, output) == (2, '')
     assert "'adress' is not a known key name; allowed in <zeo>: <ssl>, address, " in log
     assert 'zeo.conf, line 3)' in log
-
-
-def test_version_is_that_of_the_package():
-    assert run('--version') == (0, f'runzeo {zeo_clone.__version__}\n', '')

@@ -149,12 +149,12 @@ def _otherwise() -> str:
     return f'the real ZEO {real}' if real else 'nothing'
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, prog: str = f'python -m {__name__}') -> int:
     """``install``, ``remove`` or ``status``.  Returns 0; 1 for a failure, or a status of not installed."""
     import argparse
     actions = {'install': switch_on, 'remove': switch_off, 'status': state}
     parser = argparse.ArgumentParser(
-        prog='python -m zeo_clone.alias', description='Let "import ZEO" find zeo_clone in the whole '
+        prog=prog, description='Let "import ZEO" find zeo_clone in the whole '
         'environment of this Python, for programs that were written for ZEO.')
     parser.add_argument('action', choices=list(actions))
     action = parser.parse_args(args).action

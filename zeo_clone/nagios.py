@@ -16,8 +16,9 @@ from typing import Any
 from zeo_clone.addresses import Address, parse_address
 from zeo_clone.health import NoAnswer, Status, ask
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.tooloptions import add_tls_options, argument, positive, tls_from
+from zeo_clone.tooloptions import add_tls_options, add_version, argument, positive, tls_from
 
+PROGRAM = 'zeo-nagios'
 OK, WARNING, CRITICAL = 0, 1, 2
 TIMEOUT_S = 10.0
 #: Keys that are told as they are, and those of which ``-s`` makes rates.
@@ -27,10 +28,10 @@ UNITS_S = {'seconds': 1, 'minutes': 60, 'hours': 3600, 'days': 86400}
 NO_TRANSACTION = '0' * 16
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """The parser of zeo-nagios' options; mistakes exit with 2, which is critical."""
     parser = argparse.ArgumentParser(
-        prog='zeo-nagios', description='Check a server, as a plugin for Nagios.',
+        prog=prog, description='Check a server, as a plugin for Nagios.',
         epilog='Exit codes: 0 all is well; 1 a storage is empty; 2 the server cannot be reached, does not '
                'answer in time, or has a storage that has failed.')
     parser.add_argument('address', metavar='ADDRESS', type=argument(parse_address),
@@ -44,6 +45,7 @@ def command_line() -> argparse.ArgumentParser:
                         help='rates are per second, minute, hour or day; the default is minutes')
     parser.add_argument('--timeout', type=argument(positive), default=TIMEOUT_S, metavar='SECONDS',
                         help='give up after this time; the default is 10')
+    add_version(parser)
     add_tls_options(parser)
     return parser
 
@@ -158,9 +160,9 @@ def _examine(address: Address, output_metrics: bool, status_path: str | None, un
     return report(messages, metrics), code
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Check; print the report; the exit code.  `args` defaults to the command line."""
-    given = command_line().parse_args(args)
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
+    """Check; print the report; the exit code.  `args` defaults to the command line, `prog` is its name."""
+    given = command_line(prog).parse_args(args)
     try:
         tls = tls_from(given)
     except ValueError as error:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import ZConfig
 
-import zeo_clone
 from zeo_clone import zconfig
 from zeo_clone.addresses import Address, format_address, parse_address
 from zeo_clone.process import Signals, StartError, notify, pid_file, start_logging
@@ -31,7 +30,9 @@ from zeo_clone.startup import (
     open_storages,
     start_monitor,
 )
+from zeo_clone.tooloptions import add_version, argument
 
+PROGRAM = 'runzeo'
 DEFAULT_ADDRESS = ('localhost', 9100)
 DEFAULT_FILE = 'Data.fs'
 USAGE_ERROR = 2  # exit code, as argparse has it
@@ -55,36 +56,27 @@ class Settings(NamedTuple):
     create_root: bool = True
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """The parser of runzeo's options; it exits with code 2 and one line if they are wrong."""
     parser = argparse.ArgumentParser(
-        prog='runzeo', description='Serve ZODB storages to clients on the network.',
+        prog=prog, description='Serve ZODB storages to clients on the network.',
         epilog='ADDRESS is PORT (all interfaces), HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, '
                'with a / in it.  Options take the place of what the configuration says.  Signals: TERM '
                'and INT stop the server, USR2 reopens log files.')
     parser.add_argument('-C', '--configure', metavar='URL', help='configuration: file or URL (zeo.conf)')
-    parser.add_argument('-a', '--address', type=_argument(parse_address), metavar='ADDRESS',
+    parser.add_argument('-a', '--address', type=argument(parse_address), metavar='ADDRESS',
                         help='where to listen; without -C the default is localhost:9100')
     parser.add_argument('-f', '--filename', action='append', metavar='FILENAME',
                         help='FileStorage to serve, made if it is not there; repeat it for storages '
                              '1, 2, ...; without -C the default is ./Data.fs')
-    parser.add_argument('-t', '--timeout', type=_argument(zconfig.seconds), metavar='TIMEOUT',
+    parser.add_argument('-t', '--timeout', type=argument(zconfig.seconds), metavar='TIMEOUT',
                         help='seconds that a client may hold the commit lock between vote and finish; '
                              'the default is 30; 0 is no limit')
     parser.add_argument('--pid-file', metavar='PATH', help='where to write the process id while serving')
     parser.add_argument('--check', action='store_true',
                         help='only say whether options and configuration are right; open nothing')
-    parser.add_argument('--version', action='version', version=f'runzeo {zeo_clone.__version__}')
+    add_version(parser)
     return parser
-
-
-def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    def argument(text: str) -> Any:
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return argument
 
 
 def read_settings(given: argparse.Namespace) -> Settings:
@@ -217,7 +209,7 @@ class ZEOOptions:
         try:
             self.settings = read_settings(command_line().parse_args(args))
         except StartError as error:
-            sys.exit(f'runzeo: {error}')
+            sys.exit(f'{PROGRAM}: {error}')
 
     @property
     def address(self) -> Address:
@@ -251,18 +243,19 @@ class ZEOServer:
         try:
             code = run(self.options._realized())
         except StartError as error:
-            print(f'runzeo: {error}', file=sys.stderr)
+            print(f'{PROGRAM}: {error}', file=sys.stderr)
             code = error.exit_code
         if code:
             sys.exit(code)
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     """Run the server until a signal stops it; the exit code.  Main thread only.
 
-    `args` defaults to the command line.  Exits through ``SystemExit`` for ``--help`` and wrong options.
+    `args` defaults to the command line, `prog` is the command's name in messages.  Exits through
+    ``SystemExit`` for ``--help`` and wrong options.
     """
-    given = command_line().parse_args(args)
+    given = command_line(prog).parse_args(args)
     try:
         settings = read_settings(given)
         if given.check:
@@ -270,7 +263,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return 0
         return run(settings)
     except StartError as error:
-        print(f'runzeo: {error}', file=sys.stderr)
+        print(f'{prog}: {error}', file=sys.stderr)
         return error.exit_code
 
 

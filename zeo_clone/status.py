@@ -15,18 +15,19 @@ from zeo_clone.addresses import Address, format_address, parse_address
 from zeo_clone.health import TLS, NoAnswer, Status, ask
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.statustable import Sample, table
-from zeo_clone.tooloptions import add_tls_options, argument, positive, tls_from
+from zeo_clone.tooloptions import add_tls_options, add_version, argument, positive, tls_from
 
+PROGRAM = 'zeo-status'
 TIMEOUT_S = 10.0
 WATCH_S = 2.0
 #: What a terminal is told: go home, and clear from there on.
 CLEAR = '\033[H\033[J'
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """The parser of zeo-status' options."""
     parser = argparse.ArgumentParser(
-        prog='zeo-status', description='Show what a server does: its storages, clients and commit lock.',
+        prog=prog, description='Show what a server does: its storages, clients and commit lock.',
         epilog='Exit codes: 0 it answered; 1 it did not; 2 the command line is wrong.')
     parser.add_argument('address', metavar='ADDRESS', type=argument(parse_address),
                         help='PORT, HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, with a / in it')
@@ -36,6 +37,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument('--count', type=int, metavar='N', help='with --watch: N times')
     parser.add_argument('--timeout', type=argument(positive), default=TIMEOUT_S, metavar='SECONDS',
                         help='give up after this time without an answer; the default is 10')
+    add_version(parser)
     add_tls_options(parser)
     return parser
 
@@ -103,9 +105,9 @@ def watch(watcher: Watcher, as_json: bool, interval_s: float, count: int | None)
             pause.wait(interval_s)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Report; the exit code.  `args` defaults to the command line."""
-    parser = command_line()
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
+    """Report; the exit code.  `args` defaults to the command line, `prog` is its name in messages."""
+    parser = command_line(prog)
     given = parser.parse_args(args)
     try:
         tls = tls_from(given)
@@ -118,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             lines = watcher.report()
             if not watcher.answered:
-                print(f'zeo-status: {lines[0]}', file=sys.stderr)
+                print(f'{prog}: {lines[0]}', file=sys.stderr)
                 return 1
             Screen(watching=False).show(lines)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from zeo_clone import zconfig
+from zeo_clone import __version__, zconfig
 from zeo_clone.health import TLS
 
 
@@ -34,6 +34,12 @@ def positive(text: str) -> float:
     if not 0 < number < float('inf'):
         raise ValueError(f'{text!r} is not a number greater than 0')
     return number
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """``--version``: whose command this is; ZEO has some of the same names."""
+    parser.add_argument('--version', action='version', version=f'{parser.prog} (zeo_clone) {__version__}',
+                        help='say which version of zeo_clone this is')
 
 
 def add_tls_options(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from zdaemon import zdctl
 from zeo_clone import __version__, zconfig
 from zeo_clone.confighelp import explain
 
+PROGRAM = 'zeoctl'
 USAGE = """\
 Usage: zeoctl -C ZEO.CONF [options] ACTION
 
@@ -58,7 +59,8 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
     __doc__ = USAGE
     schemadir = os.path.dirname(zconfig.SCHEMA)
 
-    def __init__(self) -> None:
+    def __init__(self, prog: str) -> None:
+        self._prog = prog
         self.program: list[str] | None = None
         super().__init__()
         self.required_map.pop('program', None)
@@ -71,10 +73,11 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
             complaint = explain(self.schema, error, self.configfile)
             if self.args[:1] not in [[action] for action in OF_RUNNING] or not self._load_runner():
                 self.usage(complaint)
-            print(f'Warning: {complaint}; only the <runner> section counts for {self.args[0]}', file=sys.stderr)
+            print(f'Warning: {complaint}; only the <runner> section counts for {self.args[0]}',
+                  file=sys.stderr)
 
     def _load_runner(self) -> bool:
-        """Read the <runner> section alone, with the definitions that it may use; whether that could be done."""
+        """Read the <runner> section alone, with the definitions that it may use; whether that was done."""
         try:
             with open(self.configfile, encoding='utf-8') as file:
                 text = file.read()
@@ -90,12 +93,12 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
 
     def print_version(self, _: object) -> None:
         """Of zdaemon: the version is ours."""
-        print(f'zeoctl (zeo_clone) {__version__}')
+        print(f'{self._prog} (zeo_clone) {__version__}')
         sys.exit(0)
 
     def realize(self, *args: Any, **keywords: Any) -> None:
         """Read the command line and the configuration; exits with 2 if something is wrong."""
-        keywords.setdefault('doc', USAGE)
+        keywords.update(doc=USAGE.replace(PROGRAM, self._prog, 1), progname=self._prog)
         super().realize(*args, **keywords)
         if not hasattr(zdctl.ZDCmd, f'do_{self.args[0]}'):
             known = sorted(name[3:] for name in dir(zdctl.ZDCmd) if name.startswith('do_'))
@@ -107,11 +110,14 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
             self.program = [sys.executable, '-m', 'zeo_clone.runzeo', '-C', place]
 
 
-def main(args: Sequence[str] | None = None) -> Any:
-    """Do what `args`, by default the command line, say.  Exits through ``SystemExit``."""
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> Any:
+    """Do what `args`, by default the command line, say.  Exits through ``SystemExit``.
+
+    `prog` is the command's name in messages.
+    """
     given = list(sys.argv[1:] if args is None else args)
     manages = os.environ.get('DAEMON_MANAGER_MODE')
-    return zdctl.main(given) if manages else zdctl.main(given, Options())
+    return zdctl.main(given) if manages else zdctl.main(given, Options(prog))
 
 
 if __name__ == '__main__':

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from zeo_clone.addresses import parse_address
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.scripts.packing import Packer, PackError, Target
-from zeo_clone.tooloptions import add_tls_options, argument, positive, tls_from
+from zeo_clone.tooloptions import add_tls_options, add_version, argument, positive, tls_from
 
+PROGRAM = 'zeopack'
 TIMEOUT_S = 60.0
 DEFAULT_STORAGE = '1'
 DEFAULT_HOST, DEFAULT_PORT = 'localhost', 9100
@@ -52,10 +53,10 @@ def time_of_day(text: str) -> datetime.time:
         raise ValueError(f'{text!r} is not a time of day: HH, HH:MM or HH:MM:SS') from None
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """The parser of zeopack's options."""
     parser = argparse.ArgumentParser(
-        prog='zeopack', add_help=False,
+        prog=prog, add_help=False,
         description='Pack storages: remove what is not needed to show the database as it was at a time, or '
                     'later.',
         epilog='Exit codes: 0 everything was packed; 1 something was not; 2 the command line is wrong.')
@@ -75,6 +76,7 @@ def command_line() -> argparse.ArgumentParser:
     old.add_argument('-p', '--port', type=int, help=f'port; the default is {DEFAULT_PORT}')
     old.add_argument('-U', '--unix-socket', metavar='PATH', help='unix socket, in place of host and port')
     old.add_argument('-S', '--storage', metavar='NAME', help='storage; the default is 1')
+    add_version(parser)
     add_tls_options(parser)
     return parser
 
@@ -135,9 +137,9 @@ class Terminal:
         print(f'{chr(13)}\033[K{line}' if self._shown else line, file=sys.stderr)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Pack; the exit code.  `args` defaults to the command line."""
-    parser = command_line()
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
+    """Pack; the exit code.  `args` defaults to the command line, `prog` is the command's name in messages."""
+    parser = command_line(prog)
     given = parser.parse_args(args)
     try:
         found, tls = targets(given), tls_from(given)
@@ -145,16 +147,16 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     time, terminal = pack_time(given.days, given.time, REAL.time()), Terminal()
     packers = [Packer(target, given.timeout, tls) for target in found]
-    packed = [pack(packer, time, terminal) for packer in packers]
+    packed = [pack(packer, time, terminal, prog) for packer in packers]
     return 0 if all(packed) else 1
 
 
-def pack(packer: Packer, time: float, terminal: Terminal) -> bool:
+def pack(packer: Packer, time: float, terminal: Terminal, prog: str = PROGRAM) -> bool:
     """Pack one target; whether that worked."""
     try:
         terminal.keep(packer.pack(time, terminal.show))
     except PackError as error:
-        terminal.complain(f'zeopack: {error}')
+        terminal.complain(f'{prog}: {error}')
         return False
     return True
 
