@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 
 import pytest
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, ReadConflictError, StorageError, StorageTransactionError
-from ZODB.utils import maxtid, p64, z64
+from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.server.desk import Desk
 from zeo_clone.server import operations, phases
@@ -121,17 +122,19 @@ def test_an_invalidation_lists_every_oid_that_was_written(file_desk):
     client, other = file_desk.connect(), file_desk.connect()
     first = client.commit(*OIDS[:4])
     second = client.commit(OIDS[1], serial=first, data=b'changed')
-    client.begin(9)
+    file_desk.runtime.now = time.time()
+    chosen = p64(u64(second) + 1)
+    client.begin(9, tid=chosen)
     client.store(OIDS[5], transaction_id=9)
     client.oneway('undoa', client.call('undoLog', 0, 1)[0]['id'], 9)
     client.oneway('deleteObject', OIDS[2], first, 9)
-    client.oneway('restorea', OIDS[3], second, b'restored', None, 9)
+    client.oneway('restorea', OIDS[3], chosen, b'restored', None, 9)
     client.oneway('checkCurrentSerialInTransaction', OIDS[0], first, 9)
     assert client.call('vote', 9) == [OIDS[1]]
     invalidations(other)
     tid = client.call('tpc_finish', 9)
     (told, oids), = invalidations(other)
-    assert told == tid
+    assert told == tid == chosen
     assert sorted(oids) == [OIDS[1], OIDS[2], OIDS[3], OIDS[5]]
     assert sorted(other.call('getInvalidations', second)[1]) == sorted(oids)
 
@@ -149,6 +152,7 @@ def test_the_vote_answers_with_the_oids_that_undo_changed(file_desk):
 
 def test_a_transaction_may_bring_its_own_tid_and_status(file_desk):
     client = file_desk.connect()
+    file_desk.runtime.now = time.time()
     client.begin(tid=p64(1 << 58), status='p')
     client.oneway('restorea', OID, p64(1 << 58), b'copied', None, 7)
     client.call('vote', 7)

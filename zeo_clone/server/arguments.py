@@ -19,6 +19,8 @@ MAX_COUNT = 1 << 31
 MAX_IDS = 100_000
 #: Oids in one ``load_batch``.
 MAX_OIDS = 1000
+#: Oids of objects that are written are less than this, 2**63 (C25).
+END_OF_OIDS = b'\x80' + bytes(7)
 
 
 class BadArgument(ValueError):
@@ -45,6 +47,14 @@ def oid(value: Any) -> bytes:
 
 
 tid = oid
+
+
+def written_oid(value: Any) -> bytes:
+    """The oid of an object that is written: below 2**63, or there would be none after it (C25)."""
+    checked = oid(value)
+    if checked >= END_OF_OIDS:
+        raise BadArgument('an oid below 2**63 expected, not a higher one')
+    return checked
 
 
 def oids(value: Any) -> bytes:
@@ -198,4 +208,4 @@ def is_usual_store(args: tuple[Any, ...]) -> bool:
         return False
     oid, serial, data, transaction_id = args
     return (type(oid) is bytes and type(serial) is bytes and type(data) is bytes
-            and type(transaction_id) is int and len(oid) == 8 and len(serial) == 8)
+            and type(transaction_id) is int and len(oid) == 8 and len(serial) == 8 and oid < END_OF_OIDS)

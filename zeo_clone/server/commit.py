@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 
 from ZODB.BaseStorage import BaseStorage
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import ConflictError, ReadConflictError, StorageTransactionError, Unsupported
+from ZODB.POSException import (
+    ConflictError,
+    ReadConflictError,
+    StorageError,
+    StorageTransactionError,
+    Unsupported,
+)
 from ZODB.utils import newTid, z64
 
 from zeo_clone.server.operations import Operation
@@ -150,6 +156,8 @@ class StorageCommit:
 
     def _restore(self, operation: Operation) -> None:
         _, oid, serial, data, previous = operation
+        if serial != self.tid:
+            raise StorageError('a restored record has the tid of its transaction, which is begun with it')
         self._optional('restore')(oid, serial, data, '', previous, self._transaction)
         self.written[oid] = None  # type: ignore[index]
 

@@ -16,6 +16,7 @@ from ZODB.POSException import POSKeyError, ReadOnlyError
 from zope.interface import providedBy
 
 from zeo_clone.server import arguments as a
+from zeo_clone.server import numbers
 from zeo_clone.server.absence import changed_between
 from zeo_clone.server.commit import Meta
 from zeo_clone.server.deferred import Deferred
@@ -249,8 +250,7 @@ def undo_info(session: Session, first: int = 0, last: int = -20, specification: 
 def new_oids(session: Session, count: int = MAX_NEW_OIDS) -> list[bytes]:
     if session.read_only:
         raise ReadOnlyError()
-    new_oid = session.storage.new_oid
-    return [new_oid() for _ in range(max(0, min(count, MAX_NEW_OIDS)))]
+    return numbers.new_oids(session.storage, min(count, MAX_NEW_OIDS))
 
 
 def tpc_begin(session: Session, transaction_id: Any, user: str | bytes, description: str | bytes,
@@ -367,14 +367,14 @@ METHODS: dict[str, Method] = {
     'new_oids': _call(new_oids, a.count, optional=1),
     'tpc_begin': _oneway(tpc_begin, a.transaction_id, a.text, a.text, a.extension, a.optional_tid,
                          a.status, optional=2),
-    'storea': _buffered(storea, a.oid, a.serial, a.record, a.transaction_id),
-    'restorea': _buffered(restorea, a.oid, a.serial, a.data, a.optional_tid, a.transaction_id),
-    'checkCurrentSerialInTransaction': _buffered(check_current, a.oid, a.serial, a.transaction_id),
-    'deleteObject': _buffered(delete_object, a.oid, a.serial, a.transaction_id),
+    'storea': _buffered(storea, a.written_oid, a.serial, a.record, a.transaction_id),
+    'restorea': _buffered(restorea, a.written_oid, a.serial, a.data, a.optional_tid, a.transaction_id),
+    'checkCurrentSerialInTransaction': _buffered(check_current, a.written_oid, a.serial, a.transaction_id),
+    'deleteObject': _buffered(delete_object, a.written_oid, a.serial, a.transaction_id),
     'storeBlobStart': _buffered(store_blob_start),
     'storeBlobChunk': _buffered(store_blob_chunk, a.record),
-    'storeBlobEnd': _buffered(store_blob_end, a.oid, a.serial, a.record, a.transaction_id),
-    'storeBlobShared': _buffered(store_blob_shared, a.oid, a.serial, a.record, a.name,
+    'storeBlobEnd': _buffered(store_blob_end, a.written_oid, a.serial, a.record, a.transaction_id),
+    'storeBlobShared': _buffered(store_blob_shared, a.written_oid, a.serial, a.record, a.name,
                                  a.transaction_id),
     'undoa': _buffered(undoa, a.undo_id, a.transaction_id),
     'vote': _call(vote, a.transaction_id),

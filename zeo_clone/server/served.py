@@ -17,7 +17,7 @@ from ZODB.utils import p64, u64, z64
 
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.loop.core import Loop
-from zeo_clone.server import portrait
+from zeo_clone.server import numbers, portrait
 from zeo_clone.server.absence import is_recent
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
@@ -89,6 +89,8 @@ class ServedStorage:
         self._history = History(history_size, storage.lastTransaction() or z64, self._past(history_size))
         self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
         storage.registerDB(self.wrapper)
+        for complaint in numbers.complaints(storage, self._history.last_tid, loop.runtime.time()):
+            log.critical('storage %r: %s', name, complaint)
 
     def __repr__(self) -> str:
         return f'<ServedStorage {self.name!r}: {len(self.sessions)} sessions, {self._queue!r}>'
@@ -216,6 +218,7 @@ class ServedStorage:
             raise StorageError(f'storage {self.name!r} has failed and is stuck in a transaction, which each '
                                f'commit tries to end; if it stays so, restart the server: {self.failure}')
         self._drain()
+        numbers.check_tid(meta.tid, self._history.last_tid, self.loop.runtime.time())
         early = transactor.client.wants_early_tid
         tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
         return StorageCommit(self.storage, self.wrapper, meta, tid, keep_stores=early,

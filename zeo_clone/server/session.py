@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSError, ReadOnlyError, StorageError, Unsupported
+from ZODB.utils import z64
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.server import heartbeat
@@ -160,6 +161,8 @@ class Session:
         if not read_only and (self.server.read_only or served.storage.isReadOnly()):
             raise ReadOnlyError()
         tid = served.last_tid()
+        if tid == z64 and not getattr(served.storage, 'is_connected', lambda: True)():
+            raise StorageError(f'storage {storage_id!r} has not found its own server yet')  # C23
         self._core.registered()
         self.read_only = read_only
         self._served = served
