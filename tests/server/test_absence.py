@@ -5,7 +5,7 @@ import time
 
 import pytest
 from ZODB.MappingStorage import MappingStorage
-from ZODB.utils import p64
+from ZODB.utils import p64, u64
 
 from tests.server.desk import Desk
 from zeo_clone.server import absence, methods
@@ -75,3 +75,10 @@ def test_a_storage_without_an_iterator_is_not_searched(monkeypatch):
     _, client, tids = desk_with_past(history_age_s=DAY)
     monkeypatch.delattr(MappingStorage, 'iterator')
     assert client.call('getInvalidations', tids[0]) is None
+
+
+def test_a_transaction_of_another_past_is_not_searched_from():
+    """C22: the storage has no transaction with the tid of the client."""
+    _, client, tids = desk_with_past(history_age_s=DAY)
+    assert client.call('getInvalidations', p64(u64(tids[0]) + 1)) is None
+    assert client.call('getInvalidations', tids[0]) is not None

@@ -26,11 +26,30 @@ def test_a_client_behind_learns_what_was_written_since():
     assert sorted(oids) == OIDS[3:6]
 
 
-def test_a_client_between_two_transactions_is_answered():
+def test_a_client_between_two_transactions_is_not_known():
+    """C22: its transaction is of another past; what lies in the range need not be one of ours."""
     history = History(10, z64)
     history.add(p64(10), [OIDS[1]])
     history.add(p64(20), [OIDS[2]])
-    assert history.after(p64(15)) == (p64(20), [OIDS[2]])
+    assert [history.after(p64(tid)) for tid in (5, 15, 19)] == [None] * 3
+    assert history.after(p64(10)) == (p64(20), [OIDS[2]])
+    assert history.after(z64) is not None
+
+
+def test_the_beginning_counts_only_exactly():
+    """C22: also when the transaction with which the history starts is no longer in it."""
+    history = filled(size=2)
+    history.add(p64(110), [OIDS[1]])
+    assert sorted(history.after(p64(104))[1]) == [OIDS[1], OIDS[5]]
+    assert history.after(p64(103)) is None
+
+
+def test_the_latest_transaction_before_another():
+    history = filled(size=2)
+    assert history.latest(p64(105)) == history.latest(p64(200)) == p64(105)
+    assert history.latest(p64(104)) == p64(104)
+    assert history.latest(p64(103)) == p64(103)
+    assert history.latest(p64(102)) is None
 
 
 def test_what_was_written_twice_is_told_once():

@@ -2,7 +2,8 @@
 
 In: commits, in the order in which the storage made them.  Out: for a client whose cache is at some
 transaction, what it has to forget to be at the last one.  Loop thread only.  It knows no client, no
-socket and no storage; what it does not remember it says it does not know.
+socket and no storage; what it does not remember it says it does not know.  A tid that merely lies between
+two of its transactions it does not remember: that may be of a past that a restored backup has undone (C22).
 """
 from __future__ import annotations
 
@@ -50,12 +51,19 @@ class History:
         self._since = self.last_tid = last_tid
 
     def after(self, tid: bytes) -> Entry | None:
-        """``(last tid, oids written after tid)``; None if not all of them are remembered."""
+        """``(last tid, oids written after tid)``; None if not all of them are remembered, or `tid` is not."""
         if not self._since <= tid <= self.last_tid:
             return None
         oids: dict[bytes, None] = {}
         for entry_tid, entry_oids in reversed(self._entries):
             if entry_tid <= tid:
-                break
+                return (self.last_tid, list(oids)) if entry_tid == tid else None
             oids.update(dict.fromkeys(entry_oids))
-        return self.last_tid, list(oids)
+        return (self.last_tid, list(oids)) if tid == self._since else None
+
+    def latest(self, tid: bytes) -> bytes | None:
+        """The last remembered transaction that is not later than `tid`; None if that is not known."""
+        for entry_tid, _ in reversed(self._entries):
+            if entry_tid <= tid:
+                return entry_tid
+        return self._since if self._since <= tid else None

@@ -36,7 +36,9 @@ MAX_NEW_OIDS = 100
 #: ``identify(token, number)``: who the client is, and the number of its last transaction so far;
 #: ``commit_outcome(number)``: what became of one of its transactions, as in `outcomes` (C11).
 #: ``load_batch(oids, tid, bytes)``: loadBefore of many objects.
-EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch']
+#: ``has_transaction(tid)``: is it one of the storage's, False if it never was, None if that is not known; who
+#: lists it answers ``getInvalidations`` for nothing but transactions of the storage (C22).
+EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction']
 #: Bytes of data in one reply to ``load_batch`` at most, unless one object has more.
 MAX_LOAD_BATCH = 16 << 20
 #: Arguments of a method that a storage itself offers (``getExtensionMethods``).
@@ -116,6 +118,9 @@ def get_info(session: Session) -> dict[str, Any]:
         info['extensionMethods'] = get_extension_methods(session)
     info['extensions'] = EXTENSIONS
     info['instance'] = session.server.instance
+    database = session.served.database
+    if database is not None:
+        info['database'] = database
     info['supports_record_iternext'] = hasattr(storage, 'record_iternext')
     info['interfaces'] = tuple((interface.__module__, interface.__name__)
                                for interface in providedBy(storage).__iro__)
@@ -196,6 +201,11 @@ def _add_recent(session: Session, tid: bytes, until: bytes, result: Deferred, oi
         result.succeed(None)
     else:
         result.succeed((recent[0], list(dict.fromkeys([*oids, *recent[1]]))))
+
+
+def has_transaction(session: Session, tid: bytes) -> Any:
+    answer = session.served.has_transaction(tid)
+    return session.slow(answer) if callable(answer) else answer
 
 
 def history(session: Session, oid: bytes, size: int = 1) -> Any:
@@ -352,6 +362,7 @@ METHODS: dict[str, Method] = {
     'getTid': _call(get_tid, a.oid),
     'lastTransaction': _call(last_transaction),
     'getInvalidations': _call(get_invalidations, a.tid),
+    'has_transaction': _call(has_transaction, a.tid),
     'history': _call(history, a.oid, a.count, optional=1),
     'record_iternext': _call(record_iternext, a.optional_tid, optional=1),
     'sendBlob': _call(send_blob, a.oid, a.tid),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from ZODB.utils import p64, u64, z64
 
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.loop.core import Loop
-from zeo_clone.server import numbers, portrait
+from zeo_clone.server import numbers, past, portrait
 from zeo_clone.server.absence import is_recent
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
@@ -86,11 +87,13 @@ class ServedStorage:
         self._shared = False  # others write to it, too: a new tid need not be one of ours
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._history_age_s = history_age_s
+        self._database = past.identity(storage, loop.runtime)
+        self._resetting = False  # set in any thread: the storage has lost track of changes
         self._history = History(history_size, storage.lastTransaction() or z64, self._past(history_size))
-        self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
-        storage.registerDB(self.wrapper)
         for complaint in numbers.complaints(storage, self._history.last_tid, loop.runtime.time()):
             log.critical('storage %r: %s', name, complaint)
+        self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
+        storage.registerDB(self.wrapper)
 
     def __repr__(self) -> str:
         return f'<ServedStorage {self.name!r}: {len(self.sessions)} sessions, {self._queue!r}>'
@@ -111,6 +114,23 @@ class ServedStorage:
         self._drain()
         return self._history.after(tid)
 
+    def has_transaction(self, tid: bytes) -> bool | None | Callable[[], bool | None]:
+        """Is `tid` one of the storage's transactions?  False: it never was; None: that is not known; a
+        function: a worker thread has to look."""
+        self._drain()
+        before = self._history.latest(tid)
+        if before == tid:
+            return True
+        if before is None or past.file_of(self.storage) is None:
+            return None
+        return partial(past.has_transaction, self.storage, before, tid)
+
+    @property
+    def database(self) -> str | None:
+        """The identity of the database; that of a storage that is a client itself is its server's."""
+        told = getattr(self.storage, 'database', self._database)
+        return told if type(told) is str else None
+
     def verified(self, client: str, tid: bytes, found: bool) -> None:
         """The cache of `client`, at `tid`, was brought up to date, or could not be."""
         self.stats.verifications += 1
@@ -119,6 +139,8 @@ class ServedStorage:
             why = 'is older than what is remembered (invalidation-queue-size)'
             if tid > self._history.last_tid:
                 why = 'is newer than the storage'
+            elif self._history.latest(tid) is not None:
+                why = 'is at a transaction that is not in the storage: of another past, or packed'
             log.warning('%s: its cache %s and is dropped (storage %r)', client, why, self.name)
 
     def remembers(self, tid: bytes) -> bool:
@@ -308,8 +330,12 @@ class ServedStorage:
             self._publish(*self._elsewhere.popleft(), None)
 
     def _reset(self) -> None:
+        last_tid = self.storage.lastTransaction() or z64  # waits until all has been told (C23)
+        if not self._resetting:
+            return  # the storage has told it more than once
+        self._resetting = False
         self._elsewhere.clear()
-        self._history.forget(self.storage.lastTransaction() or z64)
+        self._history.forget(last_tid)
         for session in list(self.sessions):
             session.disconnect('the served storage has lost track of changes; caches must be verified')
 
@@ -336,4 +362,5 @@ class ServedStorage:
         self.loop.door(self._drain)
 
     def _reset_elsewhere(self) -> None:
+        self._resetting = True
         self.loop.door(self._reset)
