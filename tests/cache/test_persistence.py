@@ -5,13 +5,15 @@ import logging
 import os
 import subprocess
 import sys
+from zlib import crc32
 
 import pytest
 
 from tests.cache.files import PATH, SIZE, filled, kill, reopened
-from tests.cache.memory import TRUNCATE, Disk, killed_image
+from tests.cache.memory import TRUNCATE, WRITE, Disk, killed_image
 from tests.cache.truth import p64
 from zeo_clone.cache import CacheLocked, ClientCache
+from zeo_clone.cache import format as fmt
 from zeo_clone.cache.format import block_size, parse_slots
 from zeo_clone.Exceptions import ClientStorageError
 
@@ -185,7 +187,7 @@ def other_files():
     yield 'short', b'x', 'it has no valid header'
     yield 'zeros', bytes(20_000), 'it has no valid header'
     yield 'ZEO', b'ZEC3' + bytes(20_000), 'it is a cache of ZEO, whose format is another one'
-    yield 'other version', ours.replace(b'zeo-cc01', b'zeo-cc99'), 'it has no valid header'
+    yield 'other version', ours.replace(b'zeo-cc02', b'zeo-cc99'), 'it has no valid header'
     yield 'cut', ours[:SIZE // 2], f'it has {SIZE // 2} of {SIZE} bytes'
     yield 'cut in the header', ours[:1000], 'it has 1000 of 50000 bytes'
     yield 'index', ours[:at] + b'?' + ours[at + 1:], f'its index at {clean.snapshot_at} is broken'
@@ -328,3 +330,65 @@ def test_an_opening_that_fails_gives_the_lock_back(path):
     with pytest.raises(OSError, match='No space left'):
         ClientCache(PATH, SIZE, runtime=disk)
     assert disk.locks == set()
+
+
+# -- which database it is of, and the first version of the header, which does not say ------------------------
+def first_version(image):
+    """The file as the first version of this format would have left it."""
+    for at in fmt.SLOT_AT:
+        slot = image[at:at + fmt._SLOT.size]
+        if slot.startswith(fmt.MAGIC):
+            body = fmt._OLD_SLOT.pack(fmt.OLD_MAGIC, *fmt._SLOT.unpack(slot)[1:-1])
+            body += crc32(body).to_bytes(4, 'big')
+            image[at:at + len(slot) + 4] = body.ljust(len(slot) + 4, b'\0')
+
+
+def test_the_database_is_remembered(path):
+    """C22: over a clean end, a kill, and a dropped cache."""
+    cache = filled(path)
+    assert cache.database == bytes(16)
+    cache.database = b'd' * 16
+    cache.close()
+    cache = ClientCache(path, SIZE)
+    assert cache.database == b'd' * 16
+    cache.database = b'e' * 16
+    kill(cache)
+    cache = ClientCache(path, SIZE)
+    assert (cache.database, cache.getLastTid(), len(cache)) == (b'e' * 16, p64(20), 20)
+    cache.clear()
+    kill(cache)
+    cache = ClientCache(path, 2 * SIZE)
+    assert cache.database == b'e' * 16
+    cache.close()
+    cache = ClientCache(None, SIZE)
+    assert cache.database == bytes(16)
+    cache.close()
+
+
+@pytest.mark.parametrize('how', ['closed', 'killed'])
+def test_a_cache_of_the_first_version_is_used(how):
+    """K1, C22: it is as good as before, of a database that is not known."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    cache.close() if how == 'closed' else kill(cache)
+    first_version(disk.files[PATH])
+    disk = Disk(disk.files)
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    assert (cache.database, cache.getLastTid(), len(cache)) == (bytes(16), p64(20), 20)
+    assert cache.load(p64(3)) == (b'3' * 100, p64(4))
+    assert not fmt.is_outdated(bytes(disk.files[PATH]))  # at once: nothing of it is for the first version
+
+
+def test_no_crash_leaves_the_first_version_something_to_believe():
+    """K1: while the header is written anew, each slot of the first version says what is true of the file, or
+    both are gone; no record is written before."""
+    disk = Disk()
+    filled(PATH, runtime=disk).close()
+    first_version(disk.files[PATH])
+    disk = Disk(disk.files)
+    before = bytes(disk.files[PATH])
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    places = [at for kind, at, _ in disk.log if kind == WRITE]
+    assert sorted(places) == list(fmt.SLOT_AT)
+    assert bytes(disk.files[PATH])[fmt.BASE_FILE:] == before[fmt.BASE_FILE:]
+    cache.close()

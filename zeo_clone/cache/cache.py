@@ -329,6 +329,18 @@ class ClientCache:
         """The last transaction whose effects are in the cache; zeros when empty."""
         return self._last_tid
 
+    @property
+    def database(self) -> bytes:
+        """Which database this is a cache of: 16 bytes, zeros if that is not known."""
+        return self._book.file.header.database
+
+    @database.setter
+    def database(self, value: bytes) -> None:
+        with self._lock:
+            if not self._closed and value != self.database:
+                self._book.settle()
+                self._write_header(database=bytes(value))
+
     def setLastTid(self, tid: bytes) -> None:
         """Move the last tid forward.  Raises ``ValueError`` if `tid` is less than the present one."""
         with self._lock:

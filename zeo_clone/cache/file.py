@@ -49,7 +49,8 @@ class CacheFile:
     """An open cache file and its header.
 
     ``end`` is where the ring ends.  ``frozen``: an operation failed half-way; the header is not written
-    any more, so that a later start believes only what was true before.
+    any more, so that a later start believes only what was true before.  ``outdated``: a slot of its header is
+    of the first version.
     """
 
     def __init__(self, runtime: Runtime, handle: Any, path: str | None, header: Header,
@@ -58,6 +59,7 @@ class CacheFile:
         self.header = header
         self.salt = header.salt
         self.frozen = False
+        self.outdated = False
         self._runtime = runtime
         self._handle = handle
         self._lock_file = lock
@@ -117,7 +119,9 @@ class CacheFile:
                 handle.truncate(header.size)
             if length < header.size:
                 raise Damaged(f'it has {length} of {header.size} bytes')
-            return cls(runtime, handle, path, header, lock)
+            found = cls(runtime, handle, path, header, lock)
+            found.outdated = fmt.is_outdated(raw)
+            return found
         except BaseException:
             handle.close()
             raise

@@ -46,6 +46,11 @@ then hears of every oid changed after L and forgets what it has of them.  So all
     and current records younger than L are forgotten.  Without an L (zero) all is forgotten.
 (6) A copy of a file in use, or a file on another machine, has another identity: case 3.
 (7) What the disk damages later is seen by the crc when a record is first read after a start.
+
+All this is about one database.  ``database`` says which it was when the header was written, zeros if that is
+not known; whether it is the one that a server has, the client asks before it believes in L.  Files of the
+first version do not have it.  They are read, and both slots are written anew before anything else changes,
+so that the first version never finds one of its own beside a younger one that it cannot read.
 """
 from __future__ import annotations
 
@@ -75,8 +80,9 @@ _pack_body = _HEAD_BODY.pack
 
 _PADDING = tuple(bytes(-n % ALIGN) for n in range(ALIGN))
 
-MAGIC = b'zeo-cc01'
-_SLOT = struct.Struct('>8sQQII8s8s16sQQQQI')
+MAGIC, OLD_MAGIC = b'zeo-cc02', b'zeo-cc01'
+_SLOT = struct.Struct('>8sQQII8s8s16sQQQQI16s')
+_OLD_SLOT = struct.Struct('>8sQQII8s8s16sQQQQI')
 
 assert HEAD.size == HEAD_SIZE and _HEAD_BODY.size == HEAD_SIZE - 4 and _FREE.size == FREE_SIZE
 assert _SLOT.size + 4 <= SLOT_SIZE
@@ -101,6 +107,7 @@ class Header(NamedTuple):
     snapshot_at: int = 0
     snapshot_length: int = 0
     snapshot_crc: int = 0
+    database: bytes = bytes(16)
 
     def pack(self) -> bytes:
         body = _SLOT.pack(MAGIC, *self)
@@ -111,14 +118,20 @@ def parse_slots(raw: bytes) -> Header:
     """The header that counts, from the first bytes of a file.  Raises `Damaged`."""
     found = []
     for at in SLOT_AT:
-        body, crc = raw[at:at + _SLOT.size], raw[at + _SLOT.size:at + _SLOT.size + 4]
-        if len(crc) == 4 and body.startswith(MAGIC) and _CRC.unpack(crc)[0] == crc32(body):
-            found.append(Header._make(_SLOT.unpack(body)[1:]))
+        slot = _OLD_SLOT if raw.startswith(OLD_MAGIC, at) else _SLOT
+        body, crc = raw[at:at + slot.size], raw[at + slot.size:at + slot.size + 4]
+        if len(crc) == 4 and body.startswith((MAGIC, OLD_MAGIC)) and _CRC.unpack(crc)[0] == crc32(body):
+            found.append(Header(*slot.unpack(body)[1:]))
     if not found:
         if raw[:3] == b'ZEC':
             raise Damaged('it is a cache of ZEO, whose format is another one')
         raise Damaged('it has no valid header')
     return max(found)
+
+
+def is_outdated(raw: bytes) -> bool:
+    """Has the header, of which these are the first bytes of the file, a slot of the first version?"""
+    return any(raw.startswith(OLD_MAGIC, at) for at in SLOT_AT)
 
 
 class Head(NamedTuple):

@@ -63,6 +63,10 @@ def _announce(book: Book, last_tid: bytes, size: int) -> None:
         size=size, salt=file.salt, clean=0, identity=file.identity(), write=ring.write,
         front=ring.front, last_tid=last_tid, durable_tid=last_tid)
     file.sync()
+    if file.outdated:
+        file.write_header()  # the other slot
+        file.sync()
+        file.outdated = False
 
 
 def _resize(book: Book, last_tid: bytes, size: int) -> None:

@@ -152,7 +152,7 @@ class Voted:
                inquire: Inquire) -> bytes:
         """Commit.  All effects have taken place when it returns the tid."""
         def processed(tid: Any) -> bytes:
-            if not is_tid(tid) or tid <= effects.cache.getLastTid():
+            if not is_tid(tid) or tid <= effects.last_tid:
                 raise UnrecognizedResult(
                     'the server answered tpc_finish with something that is no new tid')
             effects.finish(tid, self._records, callback)

@@ -2,28 +2,59 @@
 
 `invalidate` and `finish` run in the reader's role, in wire order, one at a time.  For a transaction T the
 cache is changed first, then the DB is told (or, for the committer, the callback of tpc_finish is called),
-then the cache's last tid, which is ``lastTransaction()``, moves to T (C2).  Never in another order.
+then the last tid, which is ``lastTransaction()``, moves to T (C2).  Never in another order.
+
+When everything may have changed, up to T, there are no oids to tell the DB.  ZODB's wrapper keeps two things
+for each open connection: that all of its objects are out of date, and up to which tid it has heard; at its
+next transaction the connection takes the first, once, and begins after the greater of the second and
+``lastTransaction()``.  So (C23)::
+
+    Effects.start_over                     a connection that has read lastTransaction() = S, before
+    ------------------                     -------------------------------------------------------
+    from here on lastTransaction() waits
+    the cache is emptied
+    db.invalidateCache()                   here: begins at S without its objects; they are out of date
+                                                 once more at its next transaction, because of the last line
+    db.invalidate(T, ())                   here: begins at T without its objects, as it must
+    db.invalidateCache()                   here: likewise
+    lastTransaction() is T                 later: likewise
+
+With one call of ``invalidateCache`` less there is a place at which a connection goes on to T with objects of
+S.  No other moment shows any other tid than S or T.
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zeo_clone.interfaces import IClientCache
+from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL, Runtime
+
+log = logging.getLogger(__name__)
+
+#: For `Effects.applying`: nothing may be read from the cache.  Less than any tid.
+EVERYTHING = b''
+NO_DATABASE = bytes(16)
 
 
 class Effects:
     """The one place in which a client's view of the database moves forward."""
 
-    def __init__(self, cache: IClientCache, storage: object = None, runtime: Runtime = REAL) -> None:
-        self.cache: Any = cache
+    def __init__(self, cache: Any, storage: object = None, runtime: Runtime = REAL) -> None:
+        self.cache = cache  # an IClientCache
         self.storage = storage  # for events
         self.db: Any = None  # ZODB's wrapper, from registerDB
+        self.last_tid: bytes = cache.getLastTid()  # what lastTransaction() is
+        database = getattr(cache, 'database', None)
+        self.database = database if type(database) is bytes else NO_DATABASE  # the identity, as 16 bytes
+        self._runtime = runtime
         self._barrier = runtime.rlock()  # held while the effects of one transaction are under way
         # The transaction whose effects are under way.  A reader of a state after it that was answered
         # from the cache waits and looks again: to it all effects take place at once (C9).
         self.applying: bytes | None = None
+        self._starting_over: int | None = None  # the thread that tells the DB that anything may have changed
+        self._refusal: Exception | None = None  # what is here is of another past than the server's
         self._failed = False  # an effect was left half done
 
     def hold(self, timeout_s: float) -> bool:
@@ -36,13 +67,28 @@ class Effects:
         self._barrier.release()
 
     def wait(self) -> None:
-        """Any thread: wait until the effects of the transaction `applying` are all there."""
+        """Any thread: wait until the effects of the transaction `applying` are all there.
+
+        Raises `ClientDisconnected` if nothing that is here may be read.
+        """
         with self._barrier:
-            pass
+            refusal = self._refusal
+        if refusal is not None:
+            raise ClientDisconnected(str(refusal)) from refusal
+
+    def last_transaction(self) -> bytes:
+        """Any thread: the last transaction whose effects are all there.  Never less than before (C23), unless
+        a cache of another past was dropped because its owner said so."""
+        while True:
+            tid = self.last_tid
+            if self._starting_over is None or self._starting_over == self._runtime.get_ident():
+                return tid
+            with self._barrier:
+                pass
 
     def invalidate(self, tid: bytes, oids: list[bytes]) -> None:
         """Another client committed `tid`.  Late news (a tid that is not new) changes nothing."""
-        if tid <= self.cache.getLastTid():
+        if tid <= self.last_tid:
             return
         with self._barrier:
             self.applying = tid
@@ -51,6 +97,7 @@ class Effects:
                 if self.db is not None:
                     self.db.invalidate(tid, oids)
                 self.cache.setLastTid(tid)
+                self.last_tid = tid
             except BaseException:
                 self._failed = True
                 raise
@@ -59,14 +106,18 @@ class Effects:
 
     def finish(self, tid: bytes, records: Iterable[tuple[bytes, bytes | None]],
                callback: Callable[[bytes], Any] | None) -> None:
-        """An own transaction was committed as `tid`; `records` as in ``IClientCache.applyCommit``."""
+        """An own transaction was committed as `tid`; `records` as in ``IClientCache.applyCommit``.
+
+        What the cache or the callback raise is not the caller's problem: his transaction is committed (C24).
+        """
         with self._barrier:
             self.applying = tid
             try:
-                self.cache.applyCommit(tid, records)
+                self._in_cache(self.cache.applyCommit, tid, records)
                 if callback is not None:
-                    callback(tid)
-                self.cache.setLastTid(tid)
+                    self._call_back(callback, tid)
+                self._in_cache(self.cache.setLastTid, tid)
+                self.last_tid = tid
             except BaseException:
                 self._failed = True
                 raise
@@ -83,7 +134,62 @@ class Effects:
         """
         if callback is not None:
             with self._barrier:
-                callback(tid)
+                self._call_back(callback, tid)
+
+    def _in_cache(self, change: Callable[..., object], *args: Any) -> None:
+        """Change the cache.  If it cannot, it goes: an empty one is never wrong."""
+        try:
+            change(*args)
+        except Exception:
+            log.exception('the client cache cannot be changed as it must, and is emptied')
+            self._empty_cache()
+
+    def _empty_cache(self) -> None:
+        try:
+            self.cache.clear()
+        except Exception:
+            if len(self.cache):
+                raise
+            log.exception('the client cache is empty now, but its file is as it was before')
+
+    def _call_back(self, callback: Callable[[bytes], Any], tid: bytes) -> None:
+        """Tell the committer the tid.  If that fails, nobody knows who has heard of what."""
+        try:
+            callback(tid)
+        except Exception:
+            log.exception('the callback of tpc_finish failed; the transaction is committed as %s', tid.hex())
+            self._tell_all_changed(max(tid, self.last_tid))
+
+    def _tell_all_changed(self, tid: bytes) -> None:
+        """Tell the DB that everything may have changed in transactions up to `tid`; see above."""
+        self._starting_over = self._runtime.get_ident()
+        try:
+            if self.db is not None:
+                self.db.invalidateCache()
+                self.db.invalidate(tid, [])
+                self.db.invalidateCache()
+            self.last_tid = tid
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            self._starting_over = None
+
+    def forget(self, oids: Iterable[bytes]) -> None:
+        """Any thread: it is not known whether a transaction that wrote `oids` is committed.  Whoever reads
+        them from now on asks the server."""
+        oids = list(oids)
+        with self._barrier:
+            try:
+                for oid in oids:
+                    self.cache.invalidate(oid, None)
+                if self.db is not None:
+                    self.db.invalidate(self.last_tid, oids)
+            except Exception:
+                log.exception('objects of a transaction of which nobody knows whether it is committed could '
+                              'not be forgotten; everything is')
+                self._empty_cache()
+                self._tell_all_changed(self.last_tid)
 
     def catch_up(self, tid: bytes, oids: list[bytes]) -> None:
         """Verification: these oids changed in transactions up to `tid`, it is not known in which."""
@@ -93,14 +199,35 @@ class Effects:
             if oids and self.db is not None:
                 self.db.invalidate(tid, oids)
             self.cache.setLastTid(tid)
+            self.last_tid = tid
 
     def start_over(self, tid: bytes) -> None:
         """Verification: nothing in the cache can be trusted; go on with an empty one at `tid`."""
         with self._barrier:
-            self.cache.clear()
-            if self.db is not None:
+            self._starting_over = self._runtime.get_ident()
+            try:
+                self._empty_cache()
+                self._in_cache(self.cache.setLastTid, tid)
+                self._tell_all_changed(tid)
+            finally:
+                self._starting_over = None
+
+    def verified(self, database: bytes) -> None:
+        """Verification: what is here is true of a server's database; `database` as the attribute."""
+        if database not in (NO_DATABASE, self.database):
+            self.database = database
+            if hasattr(self.cache, 'database'):
+                self._in_cache(setattr, self.cache, 'database', database)
+        if self._refusal is not None:
+            self._refusal = self.applying = None
+
+    def refuse(self, error: Exception) -> None:
+        """Verification: what is here is of a past that the database has lost.  Nobody reads it any more,
+        until a server is found to which it is no other past."""
+        with self._barrier:
+            news, self._refusal, self.applying = self._refusal is None, error, EVERYTHING
+            if news and self.db is not None:
                 self.db.invalidateCache()
-            self.cache.setLastTid(tid)
 
     def lost(self, error: Exception) -> None:
         """The link has gone.  If an effect failed (C17), open connections must look again."""

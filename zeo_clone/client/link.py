@@ -227,25 +227,23 @@ class Link:
         self._move(LinkState.VERIFYING)
         self._deadline.cancel()
         self._deadline = self._loop.call_later(VERIFY_TIMEOUT_S, self._too_slow)
-        Verification(self.channel, self._effects, self.server_tid, self._options.drop_newer_cache,
-                     self._verified, self.fail).start()
-
-    def _verified(self) -> None:
-        """Reader's role: what came meanwhile is applied now; the effects drop what is not new (C4)."""
-        kept, self._kept = self._kept, []
-        for tid, oids in kept:
-            self._effects.invalidate(tid, oids)
-        assert self.channel is not None
         self.channel.call_async('get_info', (), self._informed)
 
     def _informed(self, call: PendingCall) -> None:
+        """Reader's role: it is known which database this is, and what can be asked."""
         if call.error is not None:
             self.fail(call.error)
             return
+        self.info = check_info(call.value)
+        assert self.channel is not None
+        Verification(self.channel, self._effects, self.server_tid, self.info,
+                     self._options.drop_newer_cache, self._verified, self.fail).start()
+
+    def _verified(self) -> None:
+        """Reader's role: what came meanwhile is applied now; the effects drop what is not new (C4)."""
         for tid, oids in self._kept:
             self._effects.invalidate(tid, oids)
         self._kept = []
-        self.info = check_info(call.value)
         assert self.channel is not None
         if self._options.client_label is not None:
             self.channel.send_async(

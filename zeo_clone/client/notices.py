@@ -12,7 +12,7 @@ from zeo_clone.Exceptions import ProtocolError, UnrecognizedResult
 INFO_TYPES: dict[str, tuple[type, ...]] = {
     'length': (int,), 'size': (int,), 'name': (str,), 'supportsUndo': (bool, int),
     'supports_record_iternext': (bool, int), 'interfaces': (tuple, list), 'extensions': (tuple, list),
-    'instance': (str,),
+    'instance': (str,), 'database': (str,),
 }
 
 

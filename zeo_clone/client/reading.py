@@ -69,7 +69,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         what happened since.  No lock of before is taken: its holder may not exist here.
         """
         options, parent_cache, db = self._options, self._cache, self.effects.db
-        tid = parent_cache.getLastTid()
+        tid, database = self.effects.last_tid, self.effects.database
         forsake = getattr(parent_cache, 'forsake', None)
         if forsake is not None:
             forsake()
@@ -78,7 +78,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         if tid != z64:
             self._cache.setLastTid(tid)
         self.effects = Effects(self._cache, self, self._runtime)
-        self.effects.db = db
+        self.effects.db, self.effects.database = db, database
         self._life = lifetimes.Life(options.io_thread)
         self._manager = Manager(options, self._life.loop, self.effects, self._identity, self)
         self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, self._runtime)
@@ -138,7 +138,12 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def lastTransaction(self) -> bytes:
         """The last transaction whose invalidations have all taken effect here (C2)."""
-        return self._cache.getLastTid()  # type: ignore[no-any-return]
+        return self.effects.last_transaction()
+
+    @property
+    def database(self) -> str | None:
+        """The identity of the served database, as last heard; None if there is none."""
+        return self._info.get('database')
 
     def registerDB(self, db: Any) -> None:
         """`db` will be told of invalidations; it also knows how records are transformed."""
