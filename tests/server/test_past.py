@@ -182,3 +182,28 @@ def test_a_backup_that_was_written_to_knows_nothing_of_the_lost_future(open_file
     assert client.call('getInvalidations', lost) is None
     assert client.call('has_transaction', lost) is False
     assert client.call('getInvalidations', first) == (last, [p64(2)])
+
+
+@pytest.mark.parametrize('before', [0, 3])
+@pytest.mark.parametrize('history_size', [0, 100])
+def test_a_commit_that_was_killed_is_no_transaction(open_file, path, before, history_size):
+    """C22, C23: its tid is not told as the last one, though the FileStorage itself says so."""
+    storage = open_file()
+    desk = Desk({'1': storage})
+    tids = commit_many(desk.connect(), before)
+    client = desk.connect()
+    client.begin()
+    client.store(p64(99))
+    client.call('vote', 7)
+    killed = path.read_bytes()
+    client.call('tpc_abort', 7)
+    storage.close()
+    path.write_bytes(killed)
+    storage = open_file()
+    client = Desk({'1': storage}, history_size=history_size).connect()
+    last = tids[-1] if tids else z64
+    assert storage.lastTransaction() > last
+    assert client.call('lastTransaction') == last
+    assert client.call('getInvalidations', last) == (last, [])
+    tid = client.commit(p64(99))
+    assert client.call('getInvalidations', last) == ((tid, [p64(99)]) if history_size else None)

@@ -15,6 +15,8 @@ import logging
 from itertools import islice
 from typing import Any
 
+from ZODB.utils import z64
+
 from zeo_clone.loop.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,18 @@ def file_of(storage: Any) -> str | None:
     """The path of a FileStorage's file, also of one that is wrapped; None for another storage."""
     path = getattr(storage, '_file_name', None)
     return path if type(path) is str else None
+
+
+def last_transaction(storage: Any, recent: list[tuple[bytes, list[bytes]]]) -> bytes:
+    """The tid of the last transaction, z64 if there is none.  `recent`: the last ones, if the storage tells.
+
+    A FileStorage that was killed while it committed calls the tid of what it was committing the last one,
+    until it is opened once more.  A client must not take that for a transaction.
+    """
+    last: bytes = storage.lastTransaction() or z64
+    if file_of(storage) is None or not hasattr(storage, 'lastInvalidations'):
+        return last
+    return max((tid for tid, _ in recent), default=z64)
 
 
 def identity(storage: Any, runtime: Runtime) -> str | None:

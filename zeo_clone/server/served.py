@@ -89,7 +89,8 @@ class ServedStorage:
         self._history_age_s = history_age_s
         self._database = past.identity(storage, loop.runtime)
         self._resetting = False  # set in any thread: the storage has lost track of changes
-        self._history = History(history_size, storage.lastTransaction() or z64, self._past(history_size))
+        recent = self._past(history_size)
+        self._history = History(history_size, past.last_transaction(storage, recent), recent)
         for complaint in numbers.complaints(storage, self._history.last_tid, loop.runtime.time()):
             log.critical('storage %r: %s', name, complaint)
         self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
@@ -100,7 +101,7 @@ class ServedStorage:
 
     def _past(self, size: int) -> list[tuple[bytes, list[bytes]]]:
         last = getattr(self.storage, 'lastInvalidations', None)
-        return list(last(size) or ()) if last is not None and size > 0 else []
+        return list(last(max(size, 1)) or ()) if last is not None else []
 
     # ---- what clients ask -------------------------------------------------------------------------
 
