@@ -32,6 +32,8 @@ class IClientCache(Interface):
 
     size = Attribute('Upper bound of the space used, in bytes.')
 
+    database = Attribute('Optional, can be set.  Which database it is of: 16 bytes, zeros if unknown.')
+
     def load(oid):
         """The current revision ``(data, start_tid)``, or None."""
 
@@ -76,7 +78,7 @@ class IClientCache(Interface):
         """Iterate over ``(oid, start_tid, end_tid or None)`` of all revisions, in no set order."""
 
     def clear():
-        """Forget all revisions and set the last tid to zero."""
+        """Forget all revisions and set the last tid to zero.  If that raises, they are forgotten still."""
 
     def stats():
         """A dict: ``size``, ``used`` (bytes), ``objects``, ``hits``, ``misses``, ``stores``,

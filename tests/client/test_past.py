@@ -214,3 +214,18 @@ def test_what_is_changed_during_verification_is_not_lost(fake, opened, path):
     assert storage.lastTransaction() == p64(10)
     fake.answers['loadBefore'] = lambda connection, oid, before: (b'new', p64(10), None)
     assert storage.loadBefore(OID, maxtid) == (b'new', p64(10), None)
+
+
+def test_a_tid_that_was_told_and_never_finished_is_no_other_past(fake, opened, tmp_path):
+    """C22: a real ZEO server whose FileStorage was killed tells such a tid; nothing in the cache is of it."""
+    found_by_iteration(fake)
+    serve(fake, b'old', p64(3))
+    fake.tid = p64(5)
+    storage = opened()
+    storage.loadBefore(OID, maxtid)
+    serve(fake, b'new', p64(9))
+    fake.client.cut()
+    fake.wait(lambda: len(fake.registered) == 2)
+    storage.ping()
+    assert storage.lastTransaction() == p64(9)
+    assert storage.loadBefore(OID, maxtid) == (b'new', p64(9), None)

@@ -182,6 +182,7 @@ def test_open_connections_go_back_with_their_database(client, tmp_path):
         assert root['x'] == 'new'
         root['x'] = 'newer'
         manager.commit()
+        other.storage.ping()
         with other.transaction() as its:
             assert its.root()['x'] == 'newer'
         other.close()

@@ -7,6 +7,11 @@ The client's last tid has to be a transaction of the server's database (C22).  O
 may be of a past that is lost: a backup was restored and written to, or it is another database.  Servers
 that have `has_transaction` answer for nothing but their own transactions, and tell why they do not answer.
 Others answer for any tid in their range; they are asked which transaction they find from there on.
+
+What is not found need not be lost: a pack may have removed it, and a server that is not one of ours may have
+told a tid that it had not finished when it was killed.  So "another past" is said only if the client knows
+that its last tid was a transaction: it was told by a server that tells its identity, and so true tids; or
+there is something in the cache that it wrote.  Otherwise the cache is dropped.
 """
 from __future__ import annotations
 
@@ -123,13 +128,21 @@ class Verification:
         self._verified()
 
     def _too_old(self) -> None:
-        log.critical('the cache is too old to be verified (last transaction %s) and is dropped',
-                     readable_tid_repr(self._tid))
+        log.critical('the cache is too old to be verified (the server does not know its last transaction, %s, '
+                    'any more) and is dropped',
+                    readable_tid_repr(self._tid))
         self._start_over()
 
     def _not_there(self) -> None:
+        if self._effects.database == NO_DATABASE and not self._has_record():
+            self._too_old()
+            return
         self._another_past(f'is of another past: its last transaction ({readable_tid_repr(self._tid)}) never '
                            f'was in the database of the server', ' and written to', for_sure=True)
+
+    def _has_record(self) -> bool:
+        """Is there anything in the cache that was written or replaced by the client's last transaction?"""
+        return any(self._tid in (start, end) for _, start, end in self._effects.cache.contents())
 
     def _another_past(self, what: str, and_what: str, for_sure: bool) -> None:
         path = self._effects.cache.stats().get('path')
