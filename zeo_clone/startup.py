@@ -78,8 +78,8 @@ def _create_root(name: str, storage: Any) -> None:
                 logger.info('storage %r was empty: its root object was created (create-root)', name)
     except Exception as error:  # any storage class may be configured, with errors of its own
         raise StartError(f'cannot create the root object of storage {name!r}: {type(error).__name__}: '
-                         f'{error}; check that there is room on the disk, or set create-root to false and leave it to '
-                         'the first client') from error
+                         f'{error}; check that there is room on the disk, or set create-root to false and '
+                         'leave it to the first client') from error
 
 
 def _commit_root(storage: Any) -> None:

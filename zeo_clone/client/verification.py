@@ -128,9 +128,8 @@ class Verification:
         self._verified()
 
     def _too_old(self) -> None:
-        log.critical('the cache is too old to be verified (the server does not know its last transaction, %s, '
-                    'any more) and is dropped',
-                    readable_tid_repr(self._tid))
+        log.critical('the cache is too old to be verified (the server does not know its last transaction, '
+                     '%s, any more) and is dropped', readable_tid_repr(self._tid))
         self._start_over()
 
     def _not_there(self) -> None:
