@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 
 import pytest
@@ -14,10 +13,10 @@ from ZODB.POSException import ConflictError, POSKeyError, Unsupported
 
 from tests.client.fake_server import p64, z64
 from zeo_clone.client.blobdir import BlobCache, SharedBlobs
-from zeo_clone.client.filelock import locked
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
+from zeo_clone.loop.shareddir import locked
 
 OID, TID = p64(7), p64(3)
 DATA = bytes(range(256)) * 1000
@@ -147,8 +146,7 @@ def test_a_full_disk_fails_the_download_not_the_connection(fake, storage, monkey
         def close(self):
             pass
 
-    module = sys.modules['zeo_clone.client.downloads']
-    monkeypatch.setattr(module, 'open', lambda *args: Full(), raising=False)
+    monkeypatch.setattr(storage._blobs.directory, 'open_part', lambda path: Full())
     with pytest.raises(OSError, match='No space left'):
         storage.loadBlob(OID, TID)
     assert len(fake.registered) == 1
@@ -274,20 +272,6 @@ def test_a_locked_blob_is_not_cleaned_away(tmp_path):
     assert cache.use(OID, TID, lambda part: a_file(tmp_path, name=part), use) == DATA
 
 
-def test_leftovers_of_dead_processes_are_discarded(tmp_path):
-    """B10: partial files are discarded at start; those of living processes are theirs."""
-    os.makedirs(tmp_path / 'tmp')
-    pid = os.fork() or os._exit(0)
-    os.waitpid(pid, 0)
-    dead = tmp_path / 'tmp' / f'zeo-{pid}-1.part'
-    alive = tmp_path / 'tmp' / f'zeo-{os.getpid()}-999999.part'
-    for path in (dead, alive):
-        path.write_bytes(b'half')
-    BlobCache(str(tmp_path), None, 10, REAL)
-    assert not dead.exists()
-    assert alive.exists()
-
-
 def test_shared_blobs_are_not_transferred(fake, opened, tmp_path):
     """A shared directory: the server gets a base name, readers find the server's file."""
     directory = tmp_path / 'shared'
@@ -332,8 +316,8 @@ def test_without_a_blob_dir_there_are_no_blobs(fake, opened):
 
 def test_a_lock_file_goes_with_its_last_holder(tmp_path):
     path = str(tmp_path / 'x.lock')
-    with locked(path) as mine:
+    with locked(REAL, path) as mine:
         assert mine
-        with locked(path, wait=False) as also:
+        with locked(REAL, path, wait=False) as also:
             assert not also
     assert not os.path.exists(path)

@@ -5,11 +5,10 @@ Files are in `blobdir`, what arrives from the server is in `downloads`.
 """
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from ZODB.blob import BlobFile, rename_or_copy_blob
+from ZODB.blob import BlobFile
 from ZODB.POSException import POSKeyError
 
 from zeo_clone.client.blobdir import BlobCache, SharedBlobs
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 #: Bytes of a blob in one message; fixed by the protocol.
 CHUNK_SIZE = 59_000
 
+
 class Blobs:
     """Blobs in a cache of the client's own."""
 
@@ -29,9 +29,11 @@ class Blobs:
         self._progress = progress
 
     def store(self, begun: Begun, oid: bytes, serial: bytes, data: bytes, filename: str) -> None:
-        """Take over the file `filename` and send it to the server."""
-        part = self.directory.temporary_name()
-        rename_or_copy_blob(filename, part, chmod=False)
+        """Take over the file `filename` and send it to the server.
+
+        While the server brings it to its disk, the same is done here, for the cache (B11).
+        """
+        part = self.directory.take_over(filename)
         begun.blobs.append((oid, part))
         total, done = os.path.getsize(part), 0
         begun.send_raw('storeBlobStart')
@@ -42,6 +44,7 @@ class Blobs:
                 if self._progress is not None:
                     self._progress(oid, done, total)
         begun.write('storeBlobEnd', oid, data, serial, data)
+        self.directory.sync(part)
 
     def committed(self, blobs: list[tuple[bytes, str]], tid: bytes) -> None:
         """A transaction with these blobs was committed as `tid`."""
@@ -50,16 +53,17 @@ class Blobs:
 
     def load(self, link: Any, oid: bytes, serial: bytes) -> str:
         """The path of a revision's file, downloaded if need be."""
-        return self.directory.find(oid, serial, lambda path: self._download(link(), oid, serial, path))
+        return self.directory.find(oid, serial, lambda path: self._download(link(), oid, serial, path),
+                                   lambda: told_size(link(), oid, serial))
 
     def open(self, link: Any, oid: bytes, serial: bytes, blob: Any) -> Any:
         """A revision's file, open for reading."""
         return self.directory.use(
             oid, serial, lambda path: self._download(link(), oid, serial, path),
-            lambda path: open_blob(path, blob))
+            lambda path: open_blob(path, blob), lambda: told_size(link(), oid, serial))
 
     def _download(self, link: Any, oid: bytes, serial: bytes, path: str) -> None:
-        download = Download(oid, path, self._progress)
+        download = Download(oid, self.directory.open_part(path), self._progress)
         link.downloads.add(oid, serial, download)
 
         def arrived(value: Any) -> None:
@@ -75,6 +79,11 @@ class Blobs:
         if not download.complete:
             raise POSKeyError('the server has no file of this blob', oid, serial)
 
+    def discard(self, blobs: list[tuple[bytes, str]]) -> None:
+        """Remove the files of a transaction that are not in the cache (B2)."""
+        for _, path in blobs:
+            self.directory.discard(path)
+
     def close(self) -> None:
         """Nothing is used any more."""
         self.directory.close()
@@ -88,13 +97,17 @@ class BlobsShared:
 
     def store(self, begun: Begun, oid: bytes, serial: bytes, data: bytes, filename: str) -> None:
         """Put the file where the server finds it, and tell its base name."""
-        name = self.directory.hand_over(oid, filename)
-        path = os.path.join(self.directory.fshelper.getPathForOID(oid), name)
+        path = self.directory.hand_over(oid, filename)
         begun.blobs.append((oid, path))
-        begun.write('storeBlobShared', oid, data, serial, data, name)
+        begun.write('storeBlobShared', oid, data, serial, data, os.path.basename(path))
 
     def committed(self, blobs: list[tuple[bytes, str]], tid: bytes) -> None:
         """The server has renamed the files."""
+
+    def discard(self, blobs: list[tuple[bytes, str]]) -> None:
+        """Remove the files of a transaction that was not committed (B2)."""
+        for _, path in blobs:
+            self.directory.discard(path)
 
     def load(self, link: Any, oid: bytes, serial: bytes) -> str:
         """The path of a revision's file."""
@@ -113,8 +126,11 @@ def open_blob(path: str, blob: Any) -> Any:
     return open(path, 'rb') if blob is None else BlobFile(path, 'r', blob)
 
 
-def discard(blobs: list[tuple[bytes, str]]) -> None:
-    """Remove the files of a transaction that was not committed (B2)."""
-    for _, path in blobs:
-        with contextlib.suppress(OSError):
-            os.remove(path)
+def told_size(link: Any, oid: bytes, serial: bytes) -> int | None:
+    """The size of a blob, as the server tells it; None if it has none, or cannot tell."""
+    if not link.offers('blob_size'):
+        return None
+    try:
+        return link.channel.call('blob_size', (oid, serial))  # type: ignore[no-any-return]
+    except POSKeyError:
+        return None

@@ -5,8 +5,6 @@ Runs in the caller's thread, for minutes or hours: progress can be watched throu
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from typing import Any
 
 from ZODB.blob import is_blob_record
@@ -14,10 +12,13 @@ from ZODB.interfaces import IBlobStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import readable_tid_repr, z64
 
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.shareddir import Scratch
+
 log = logging.getLogger(__name__)
 
 
-def copy_transactions(source: Any, target: Any, verbose: Any = 0) -> None:
+def copy_transactions(source: Any, target: Any, verbose: Any, runtime: Runtime) -> None:
     """Append the transactions of `source` to the ClientStorage `target` with their tids.
 
     `verbose` true logs each transaction; a callable gets ``(tid, number of records)`` after each.
@@ -25,6 +26,7 @@ def copy_transactions(source: Any, target: Any, verbose: Any = 0) -> None:
     the wire; its tid and data are the same.
     """
     blobs = IBlobStorage.providedBy(source) and IBlobStorage.providedBy(target)
+    scratch = Scratch(runtime, target.temporaryDirectory()) if blobs else None
     serials: dict[bytes, bytes] = {}  # of objects with blobs
     for transaction in source.iterator():
         count = 0
@@ -33,13 +35,16 @@ def copy_transactions(source: Any, target: Any, verbose: Any = 0) -> None:
             for record in transaction:
                 count += 1
                 path = _blob_path(source, record) if blobs else None
-                if path is None:
+                if path is None or scratch is None:
                     target.restore(record.oid, record.tid, record.data, '', record.data_txn, transaction)
                 else:
-                    copy = os.path.join(target.temporaryDirectory(), f'copy-{os.getpid()}-{count}.part')
-                    shutil.copyfile(path, copy)
-                    target.storeBlob(record.oid, serials.get(record.oid, z64), record.data, copy, '',
-                                     transaction)
+                    copy = scratch.take('part')
+                    try:
+                        runtime.copy(path, copy)
+                        target.storeBlob(record.oid, serials.get(record.oid, z64), record.data, copy, '',
+                                         transaction)
+                    finally:
+                        scratch.give_back(copy)
                 if blobs:
                     serials[record.oid] = transaction.tid
             target.tpc_vote(transaction)

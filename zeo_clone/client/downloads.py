@@ -7,7 +7,7 @@ fault of the server.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from zeo_clone.Exceptions import ProtocolError
 
@@ -16,13 +16,13 @@ Progress = Callable[[bytes, int, 'int | None'], object]
 
 
 class Download:
-    """One blob on its way here.  A full disk is the caller's error, not the connection's."""
+    """One blob on its way to `file`.  A full disk is the caller's error, not the connection's."""
 
-    def __init__(self, oid: bytes, path: str, progress: Progress | None) -> None:
+    def __init__(self, oid: bytes, file: IO[bytes], progress: Progress | None) -> None:
         self.complete = False
         self._oid = oid
         self._progress = progress
-        self._file: Any = open(path, 'wb')
+        self._file = file
         self._error: OSError | None = None
         self._size = 0
 

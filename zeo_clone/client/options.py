@@ -60,7 +60,7 @@ class Options:
         if self.blob_dir is None:
             return None
         if self.shared_blob_dir:
-            return BlobsShared(SharedBlobs(self.blob_dir))
+            return BlobsShared(SharedBlobs(self.blob_dir, runtime))
         return Blobs(BlobCache(self.blob_dir, self.blob_cache_size, self.blob_cache_size_check, runtime),
                      self.blob_progress)
 

@@ -82,6 +82,8 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         self._life = lifetimes.Life(options.io_thread)
         self._manager = Manager(options, self._life.loop, self.effects, self._identity, self)
         self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, self._runtime)
+        if self._blobs is not None:
+            self._blobs.directory.forsake()
         self._blobs = options.make_blobs(self._runtime)
 
     def __repr__(self) -> str:

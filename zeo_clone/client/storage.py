@@ -12,7 +12,6 @@ from ZODB import interfaces
 from ZODB.POSException import ReadOnlyError, Unsupported
 from ZODB.utils import z64
 
-from zeo_clone.client.blobs import discard
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.copying import copy_transactions
 from zeo_clone.client.identity import Identity
@@ -154,7 +153,8 @@ class ClientStorage(StorageReader):
                 self._blobs.committed(voted.blobs, tid)
             return tid
         finally:
-            discard(voted.blobs)
+            if voted.blobs:
+                self._blobs.discard(voted.blobs)
             self._committing.end()
 
     def _inquire(self, doubtful: Doubtful) -> Inquiry:
@@ -169,7 +169,8 @@ class ClientStorage(StorageReader):
         try:
             phase.abort()
         finally:
-            discard(phase.blobs)
+            if phase.blobs:
+                self._blobs.discard(phase.blobs)
             self._committing.end()
 
     def tpc_transaction(self) -> Any:
@@ -190,7 +191,7 @@ class ClientStorage(StorageReader):
 
     def copyTransactionsFrom(self, other: Any, verbose: Any = 0) -> None:
         """Append all transactions of the storage `other`, blobs included."""
-        copy_transactions(other, self, verbose)
+        copy_transactions(other, self, verbose, self._runtime)
 
     def pack(self, t: Any = None, referencesf: Any = None, wait: int = 1, days: float = 0) -> None:
         """Remove what is older than `t` (seconds since the epoch; default now) less `days` days.

@@ -11,12 +11,14 @@ a test reads the imports.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
 import random
 import select
 import selectors
+import shutil
 import socket
 import struct
 import tempfile
@@ -32,6 +34,8 @@ IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY})
 AF_UNIX: int | None = getattr(socket, 'AF_UNIX', None)
 AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 Socket = socket.socket
+#: Errors of ``fsync`` on a directory that mean: this file system does not do that.
+NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 #: Longer than a load or a small commit takes a server, and about as long as waking a virtual processor.
 EAGER_S = 5e-4
 #: Linux's struct ucred: process, user and group id.
@@ -179,9 +183,83 @@ class Runtime:
         """Open a binary file."""
         return open(path, mode)
 
+    def create(self, path: str) -> IO[bytes]:
+        """A new file that only this user may read and write.  Raises ``FileExistsError``."""
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), 'wb')
+
     rename = staticmethod(os.replace)
     remove = staticmethod(os.remove)
+    copy = staticmethod(shutil.copyfile)
+    mkdir = staticmethod(os.mkdir)
+    listdir = staticmethod(os.listdir)
+    stat = staticmethod(os.stat)
+    lstat = staticmethod(os.lstat)
+    fstat = staticmethod(os.fstat)
+    chmod = staticmethod(os.chmod)
+    utime = staticmethod(os.utime)
+    symlink = staticmethod(os.symlink)
+    readlink = staticmethod(os.readlink)
+    close_fd = staticmethod(os.close)
     fsync = staticmethod(os.fsync)
+
+    def entries(self, directory: str) -> list[os.DirEntry[str]]:
+        """What is in `directory`."""
+        with os.scandir(directory) as found:
+            return list(found)
+
+    def sync_file(self, path: str) -> None:
+        """Return when the contents of `path` would survive a loss of power."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the names in `path` would; at once on file systems that know no such thing."""
+        fd = self.open_directory(path)
+        try:
+            self.fsync(fd)
+        except OSError as error:
+            if error.errno not in NO_SYNC:
+                raise
+        finally:
+            os.close(fd)
+
+    def open_directory(self, path: str) -> int:
+        """A descriptor of a directory, to lock or to sync it."""
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open_to_lock(self, path: str) -> int:
+        """A descriptor of `path`, which is made if need be; another user's is enough."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError as error:
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise error from None
+
+    def flock(self, fd: int, *, shared: bool = False, wait: bool = True) -> bool:
+        """Lock an open file or directory until it is closed; False if somebody has it and `wait` is false.
+
+        Raises ``OSError`` on file systems without locks.
+        """
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(fd, kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def may_write_in(self, directory: str) -> bool:
+        """Has this process the right to make, rename and remove files there?"""
+        return os.access(directory, os.W_OK | os.X_OK)
+
+    def credentials(self) -> tuple[int, list[int]]:
+        """User and groups of this process."""
+        return os.geteuid(), sorted({os.getegid(), *os.getgroups()})
+
     pread = staticmethod(os.pread)
     pwrite = staticmethod(os.pwrite)
 

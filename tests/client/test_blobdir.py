@@ -1,0 +1,286 @@
+"""A client's blob directory: its bound, what is left after a crash, and who may use it."""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.client.fake_server import p64
+from tests.client.test_blobs import DATA, OID, TID, a_file, files_in, read, send_blob
+from tests.support.forks import in_a_process_that_is_killed, told_by_child
+from tests.support.power import Platter
+from zeo_clone.client.blobdir import CACHE_DIRECTORIES, BlobCache
+from zeo_clone.loop.runtime import REAL
+from zeo_clone.loop.shareddir import locked
+
+
+@pytest.fixture
+def storage(fake, opened, tmp_path):
+    fake.answers['sendBlob'] = send_blob
+    return opened(blob_dir=str(tmp_path / 'blobs'))
+
+
+# ---- the bound ----------------------------------------------------------------------------------
+
+def test_the_bound_holds_after_the_last_arrival(tmp_path):
+    """L7: what comes while a clean-up runs, which may not see it, is not left for the next one."""
+    class Runtime(type(REAL)):
+        def entries(self, directory):
+            found = super().entries(directory)
+            if directory == cache.path and late:
+                arrive(late.pop())  # when the names have been read
+            return found
+
+    def arrive(number):
+        cache.find(p64(number * CACHE_DIRECTORIES), TID, lambda part: a_file(tmp_path, b'x' * 1000, part))
+
+    late = []
+    cache = BlobCache(str(tmp_path / 'cache'), 3000, 10, Runtime())
+    cache.close()
+    late += range(10, 17)
+    for number in range(4):
+        arrive(number)
+    cache.close()
+    assert not late
+    assert len(files_in(tmp_path / 'cache')) <= 3
+
+
+def test_a_clean_up_waits_for_what_is_being_opened(tmp_path):
+    """L7, B6: the bound holds when it has been opened, although nothing else happens."""
+    class Impatient:
+        """An event that is over at once: the clean-up tries again and again."""
+
+        def wait(self, timeout):
+            tried.set()
+            return False
+
+    tried = threading.Event()
+    cache = BlobCache(str(tmp_path / 'cache'), 10, 10, REAL)
+    cache.close()
+    cache._closing = Impatient()
+    path = cache.committed_path(OID, TID)
+    os.makedirs(os.path.dirname(path))
+    a_file(tmp_path, name=path)
+    with locked(REAL, f'{path}.lock'):
+        cache._start_cleaning()
+        assert tried.wait(20)
+        assert os.path.exists(path)
+    cleaner = cache._cleaner
+    if cleaner is not None:
+        cleaner.join()
+    assert not os.path.exists(path)
+
+
+def test_a_clean_up_that_waits_ends_when_the_storage_is_closed(tmp_path):
+    """L7."""
+    cache = BlobCache(str(tmp_path / 'cache'), 10, 10, REAL)
+    path = cache.committed_path(OID, TID)
+    os.makedirs(os.path.dirname(path))
+    a_file(tmp_path, name=path)
+    with locked(REAL, f'{path}.lock'):
+        cache._start_cleaning()
+        cache.close()
+        assert cache._cleaner is None
+
+
+# ---- after a crash ------------------------------------------------------------------------------
+
+class Disk(Platter, type(REAL)):
+    """The real one, remembered."""
+
+
+def test_a_cache_has_a_blob_whole_or_not_at_all_after_a_loss_of_power(tmp_path):
+    """B11: at each step of downloads, of an own commit, and of taking over what ZEO has left."""
+    (tmp_path / 'disk').mkdir()
+    disk = Disk(tmp_path / 'disk')
+    cache = BlobCache(str(tmp_path / 'disk' / 'cache'), None, 10, disk)
+    cache.find(OID, TID, lambda part: a_file(tmp_path, name=part))
+    part = cache.take_over(a_file(tmp_path))
+    cache.sync(part)
+    cache.adopt(p64(8), TID, part)
+    cache.discard(part)
+    old = super(BlobCache, cache).committed_path(p64(9), TID)
+    os.makedirs(os.path.dirname(old))
+    a_file(tmp_path, name=old)
+    cache.find(p64(9), TID, None, lambda: len(DATA))
+    assert len(disk.snapshots) > 12
+    (tmp_path / 'images').mkdir()
+    whole = 0
+    for image, snapshot in disk.images(str(tmp_path / 'images')):
+        after = BlobCache(os.path.join(image, 'cache'), None, 10, REAL)
+        for oid in (OID, p64(8), p64(9)):
+            with suppress(NothingThere):
+                assert read(after.find(oid, TID, nothing_there)) == DATA, snapshot.step
+                whole += 1
+    disk.release()
+    assert whole > 20
+
+
+class NothingThere(Exception):
+    """A download would be needed."""
+
+
+def nothing_there(part):
+    raise NothingThere
+
+
+@pytest.mark.parametrize('left', [b'', DATA[:1000], DATA[:-1], DATA + b'x'])
+def test_what_another_version_left_short_is_not_served(fake, opened, tmp_path, left):
+    """B11: the server is asked for the size of a file that may have been there when the machine crashed."""
+    fake.answers.update(sendBlob=send_blob, blob_size=lambda connection, oid, serial: len(DATA),
+                        get_info=lambda connection: {'extensions': ['blob_size']})
+    path = leave(tmp_path, left)
+    storage = opened(blob_dir=str(tmp_path / 'blobs'))
+    assert read(storage.loadBlob(OID, TID)) == DATA
+    assert fake.called('sendBlob') == 1
+    assert not os.path.exists(path)
+
+
+def test_what_another_version_left_whole_is_taken_over(fake, opened, tmp_path):
+    """B11: without a download; the size is asked for once."""
+    fake.answers.update(blob_size=lambda connection, oid, serial: len(DATA),
+                        get_info=lambda connection: {'extensions': ['blob_size']})
+    leave(tmp_path, DATA)
+    storage = opened(blob_dir=str(tmp_path / 'blobs'))
+    for _ in range(2):
+        assert read(storage.loadBlob(OID, TID)) == DATA
+    assert (fake.called('sendBlob'), fake.called('blob_size')) == (0, 1)
+
+
+def test_what_another_version_left_is_not_trusted_where_the_server_tells_no_size(fake, opened, tmp_path):
+    """B11: as ZEO's."""
+    fake.answers['sendBlob'] = send_blob
+    leave(tmp_path, DATA)
+    storage = opened(blob_dir=str(tmp_path / 'blobs'))
+    assert read(storage.loadBlob(OID, TID)) == DATA
+    assert (fake.called('sendBlob'), fake.called('blob_size')) == (1, 0)
+
+
+def leave(tmp_path, data):
+    """What ZEO has of the blob in its cache."""
+    path = tmp_path / 'blobs' / '7' / f'0.{TID.hex().lstrip("0").rjust(2, "0")}.blob'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    (tmp_path / 'blobs' / '.layout').write_text('zeocache')
+    return path
+
+
+def test_a_marker_that_a_crash_left_empty_is_written_again(tmp_path):
+    """B11."""
+    (tmp_path / '.layout').touch()
+    BlobCache(str(tmp_path), None, 10, REAL)
+    assert read(tmp_path / '.layout') == b'zeocache'
+
+
+def test_partial_files_of_killed_processes_are_discarded(tmp_path):
+    """B10, C26: at start; not those of a process that lives, whatever its number."""
+    alive = BlobCache(str(tmp_path), None, 10, REAL)
+    part = alive.take_over(a_file(tmp_path))
+    in_a_process_that_is_killed(
+        lambda: BlobCache(str(tmp_path), None, 10, REAL).take_over(a_file(tmp_path)))
+    assert len(os.listdir(tmp_path / 'tmp')) == 2
+    BlobCache(str(tmp_path), None, 10, REAL)
+    assert os.path.exists(part)
+    alive.discard(part)
+    BlobCache(str(tmp_path), None, 10, REAL)
+    assert os.listdir(tmp_path / 'tmp') == []
+
+
+# ---- several users ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(('permissions', 'directory', 'file'), [
+    (0o2770, 0o2770, 0o440), (0o770, 0o770, 0o440), (0o777, 0o777, 0o444), (0o750, 0o700, 0o400),
+    (0o755, 0o700, 0o400)])
+def test_who_may_write_in_the_directory_may_use_what_is_in_it(fake, opened, tmp_path, permissions, directory,
+                                                              file):
+    """B13: the group's right is inherited whatever the umask is; nobody else gets more than that gives."""
+    fake.answers['sendBlob'] = send_blob
+    (tmp_path / 'blobs').mkdir()
+    (tmp_path / 'blobs').chmod(permissions)
+    before = os.umask(0o077)
+    try:
+        path = opened(blob_dir=str(tmp_path / 'blobs')).loadBlob(OID, TID)
+    finally:
+        os.umask(before)
+    for made in (tmp_path / 'blobs' / 'tmp', os.path.dirname(path)):
+        assert stat.S_IMODE(os.stat(made).st_mode) == directory
+    assert stat.S_IMODE(os.stat(path).st_mode) == file
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='needs root, to become two others')
+@pytest.mark.parametrize('umask', [0o077, 0o027, 0o022])
+def test_two_users_of_one_group_share_a_cache(tmp_path, umask):
+    """B13: each downloads, each uses what the other has, each cleans up."""
+    directory = shared_directory(tmp_path, 0o2770)
+    for user in (60001, 60002, 60001):
+        assert as_user(user, umask, work, directory) == 'fine'
+    assert len(files_in(directory)) < 6
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='needs root, to become another')
+@pytest.mark.parametrize(('permissions', 'where', 'right'), [
+    (0o2750, '', 'write in'), (0o2770, 'tmp', 'write in'), (0o2770, '7', 'write in'),
+    (0o2770, 'file', 'read')])
+def test_a_right_that_is_missing_is_named(tmp_path, permissions, where, right):
+    """B13: with the directory, whose it is, and what to do."""
+    directory = shared_directory(tmp_path, permissions)
+    path = BlobCache(directory, None, 10, REAL).find(OID, TID, lambda part: a_file(tmp_path, name=part))
+    if where == 'file':
+        os.chmod(path, 0o400)
+        path = culprit = path
+    else:
+        os.remove(path)
+        culprit = os.path.join(directory, where).rstrip('/')
+        os.chmod(culprit, permissions & ~0o020)
+        os.chown(culprit, 0, 60000)
+    told = as_user(60001, 0o022, work, directory)
+    assert told.startswith(f'[Errno 13] blob cache {directory}: user 60001 of the groups 60000 has not the '
+                           f'right to {right} {culprit}, which belongs to user 0 and group ')
+    assert 'chmod g+rwxs' in told
+
+
+def shared_directory(tmp_path, permissions):
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path('/'):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    directory = tmp_path / 'shared'
+    directory.mkdir()
+    os.chown(directory, 0, 60000)
+    directory.chmod(permissions)
+    return str(directory)
+
+
+def work(directory):
+    cache = BlobCache(directory, 3 * len(DATA), 10, REAL)
+    for number in (7, *range(os.getuid() % 10, 12)):
+        path = cache.find(p64(number), TID, lambda part: Path(part).write_bytes(DATA))
+        assert cache.use(p64(number), TID, nothing_there, read) == DATA or path
+    cache.close()
+    return 'fine'
+
+
+def as_user(user, umask, function, *args):
+    """What `function` returns, or the text of its error, in a process of that user and the group 60000."""
+    def become():
+        os.umask(umask)
+        os.setgroups([])
+        os.setgid(60000)
+        os.setuid(user)
+        return function(*args)
+
+    return told_by_child(become)
+
+
+def test_an_error_of_the_server_is_not_taken_for_one_of_the_cache(fake, storage):
+    """B13."""
+    def refuse(connection, oid, serial):
+        raise PermissionError(errno.EACCES, 'the server may not read it', '/srv/blobs/1')
+
+    fake.answers['sendBlob'] = refuse
+    with pytest.raises(PermissionError, match='the server may not read it'):
+        storage.loadBlob(OID, TID)
