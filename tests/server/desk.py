@@ -81,12 +81,12 @@ class Desk:
     """The parts of a StorageServer that sessions use."""
 
     def __init__(self, storages=None, *, read_only=False, history_size=100, timeout_s=30.0,
-                 client_conflict_resolution=False, history_age_s=None, measure=False):
-        self.runtime = ClockRuntime()
+                 client_conflict_resolution=False, history_age_s=None, measure=False, runtime=None):
+        self.runtime = runtime or ClockRuntime()
         self.loop = HandLoop(self.runtime)
         self.read_only = read_only
         self.instance = 'desk'
-        self.workers = self.packers = InlineWorkers()
+        self.workers = self.packers = self.syncers = InlineWorkers()
         self.forgotten = []
         self.clients = []
         self.served = {

@@ -45,7 +45,7 @@ def small_memory(monkeypatch):
 
 def test_small_transactions_stay_in_memory(runtime):
     """L7."""
-    kept = Operations(runtime, Uploads(None))
+    kept = Operations(runtime, Uploads(None, None))
     for operation in some(1000, b'x' * 1000):
         kept.append(operation)
     assert runtime.files == []
@@ -53,7 +53,7 @@ def test_small_transactions_stay_in_memory(runtime):
 
 
 def test_large_ones_go_to_a_file_and_come_back_in_order(runtime, small_memory):
-    kept = Operations(runtime, Uploads(None))
+    kept = Operations(runtime, Uploads(None, None))
     wanted = [*some(100), Operation('undo', extra=b'id'), Operation('restore', p64(1), z64, None, p64(2))]
     for operation in wanted:
         kept.append(operation)
@@ -64,7 +64,7 @@ def test_large_ones_go_to_a_file_and_come_back_in_order(runtime, small_memory):
 
 
 def test_the_memory_that_a_large_one_takes_is_bounded(runtime, small_memory):
-    kept = Operations(runtime, Uploads(None))
+    kept = Operations(runtime, Uploads(None, None))
     for operation in some(500):
         kept.append(operation)
     assert len(kept._recent) < 20
@@ -73,7 +73,7 @@ def test_the_memory_that_a_large_one_takes_is_bounded(runtime, small_memory):
 
 def test_closing_closes_the_file(runtime, small_memory):
     """B2."""
-    kept = Operations(runtime, Uploads(None))
+    kept = Operations(runtime, Uploads(None, None))
     for operation in some(100):
         kept.append(operation)
     kept.close()
@@ -84,7 +84,7 @@ def test_closing_closes_the_file(runtime, small_memory):
 
 def test_no_space_in_the_temporary_directory_is_an_error_that_names_it(small_memory):
     """L7."""
-    kept = Operations(FullDisk(), Uploads(None))
+    kept = Operations(FullDisk(), Uploads(None, None))
     with pytest.raises(OSError, match='temporary directory .+: No space left') as caught:
         for operation in some(100):
             kept.append(operation)
@@ -94,7 +94,7 @@ def test_no_space_in_the_temporary_directory_is_an_error_that_names_it(small_mem
 def test_a_transaction_has_a_largest_size(runtime, monkeypatch):
     """S5b."""
     monkeypatch.setattr(operations, 'MAX_SIZE', 5000)
-    kept = Operations(runtime, Uploads(None))
+    kept = Operations(runtime, Uploads(None, None))
     with pytest.raises(StorageError, match='larger than 5000 bytes'):
         for operation in some(100):
             kept.append(operation)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.utils import p64, z64
 
@@ -14,6 +15,7 @@ from tests.storage.helpers import BLOB_RECORD, channel, commit, store, store_blo
 from tests.storage.helpers import no_larger_files as limited
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.StorageServer import StorageServer
 
 KB = 1000
 
@@ -240,3 +242,65 @@ def test_a_download_that_is_cut_is_done_again(blob_server, client, tmp_path, fra
         assert os.listdir(tmp_path / 'cache' / 'tmp') == []
         assert read(storage, oid, tid) == data
         storage.close()
+
+
+# ---- a server that is killed ------------------------------------------------------------------------
+
+def files_below(directory):
+    return sorted(name for _, _, names in os.walk(directory) for name in names)
+
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('moment', ['half way', 'whole', 'voted', 'finished'])
+def test_nothing_of_an_upload_stays_when_the_server_is_killed(blob_server, client, tmp_path, moment, shared):
+    """B12: it is cleared at the next start, also what had got its name already; what is committed stays."""
+    files = tmp_path / 'blobs'
+    if shared:
+        storage = client(blob_server.address, blob_dir=str(files), shared_blob_dir=True)
+    else:
+        storage = client(blob_server.address, blob_dir=str(tmp_path / 'cache'))
+    oid, other = storage.new_oid(), storage.new_oid()
+    first = commit(storage, store_blob(oid, tmp_path / 'up', b'first'))
+    committed = files_below(files)
+    transaction = TransactionMetaData()
+    storage.tpc_begin(transaction)
+    for number, serial in ((oid, first), (other, z64)):
+        _, *args = store_blob(number, tmp_path / 'up', bytes(1000 * KB), serial)
+        storage.storeBlob(*args, transaction)
+    if moment == 'half way':
+        channel(storage).send('storeBlobStart', ())
+        channel(storage).send('storeBlobChunk', (b'half',))
+    if moment in ('voted', 'finished'):
+        storage.tpc_vote(transaction)
+    else:
+        channel(storage).call('ping', ())  # it has all of them
+    assert len(files_below(files)) > len(committed)
+    if moment == 'finished':
+        storage.tpc_finish(transaction)
+        committed = files_below(files)
+        assert len([name for name in committed if name.endswith('.blob')]) == 3
+    if shared and moment != 'finished':  # so that the client does not do it
+        storage._committing.phase.blobs.clear()
+    blob_server.kill()
+    blob_server.start()
+    assert files_below(files) == committed
+    if moment != 'finished':
+        storage.tpc_abort(transaction)
+    storage.close()
+
+
+def test_two_servers_do_not_clear_each_others_uploads(blob_server, client, tmp_path):
+    """B12, C26: what another process is writing is not left over, whichever server starts meanwhile."""
+    started = []
+
+    def start_another(oid, done, total):
+        if not started:
+            other = FileStorage(str(tmp_path / 'Other.fs'), blob_dir=str(tmp_path / 'blobs'))
+            started.append(StorageServer(('127.0.0.1', 0), {'1': other}))
+
+    storage = client(blob_server.address, blob_dir=str(tmp_path / 'cache'), blob_progress=start_another)
+    oid = storage.new_oid()
+    tid = commit(storage, store_blob(oid, tmp_path / 'up', bytes(1000 * KB)))
+    assert read(storage, oid, tid) == bytes(1000 * KB)
+    server, = started
+    server.close()

@@ -21,6 +21,7 @@ from ZODB.POSException import (
 )
 from ZODB.utils import newTid, z64
 
+from zeo_clone.server.blobfiles import BlobFiles
 from zeo_clone.server.operations import Operation
 from zeo_clone.server.wrapper import StorageWrapper
 
@@ -46,10 +47,11 @@ class StorageCommit:
     stores that conflict are collected instead of failing.
     """
 
-    def __init__(self, storage: Any, wrapper: StorageWrapper, meta: Meta, tid: bytes | None,
-                 collect_conflicts: bool, keep_stores: bool) -> None:
+    def __init__(self, storage: Any, wrapper: StorageWrapper, files: BlobFiles, meta: Meta,
+                 tid: bytes | None, collect_conflicts: bool, keep_stores: bool) -> None:
         self._storage = storage
         self._wrapper = wrapper
+        self._files = files
         self._transaction = TransactionMetaData(meta.user, meta.description, meta.extension)
         self._collect_conflicts = collect_conflicts
         self._keep_stores = keep_stores
@@ -59,6 +61,9 @@ class StorageCommit:
         self.undone: dict[bytes, None] = {}  # oids that undo wrote
         self.resolved: list[bytes] = []  # oids whose conflicts the storage resolved
         self.conflicts: dict[bytes, dict[str, Any]] = {}  # for the client to resolve, by oid
+        self.blobs: list[bytes] = []  # oids of blobs
+        self._notes: list[str] = []  # of their files
+        self._unsettled: list[bytes] = []  # oids whose files get their names only in tpc_finish
         self.stored: list[bytes] = []  # with `keep_stores`: the oid of each store, in order
         self.expected: bytes | None = None  # since the vote: the tid that it will get, if that is known
         self.failing: Operation | None = None  # the operation that is being carried out
@@ -96,6 +101,12 @@ class StorageCommit:
         self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
         self.expected = self.coming_tid
 
+    def settle_blobs(self) -> None:
+        """After `vote`, in a worker thread: have the files of blobs on the disk under their names (B11)."""
+        tid = self.coming_tid
+        unsettled = self._files.settle(dict.fromkeys((*self.blobs, *self.undone)), tid)
+        self._unsettled = [oid for oid in unsettled if tid is None or oid in self.blobs]
+
     @property
     def coming_tid(self) -> bytes | None:
         """After `begin`: the tid that it will get; None if the storage cannot tell before the end."""
@@ -107,7 +118,12 @@ class StorageCommit:
     def finish(self) -> Any:
         """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""
         tid = self._storage.tpc_finish(self._transaction)
-        return tid if tid is not None else self._storage.lastTransaction()
+        if tid is None:
+            tid = self._storage.lastTransaction()
+        if self._unsettled:
+            self._files.settle(self._unsettled, tid)
+        self._drop_notes()
+        return tid
 
     def abort(self) -> None:
         """``tpc_abort``.  Raises `StorageTransactionError` if the storage does not let go."""
@@ -115,6 +131,12 @@ class StorageCommit:
         current = getattr(self._storage, 'tpc_transaction', lambda: None)()
         if current is self._transaction:
             raise StorageTransactionError('the storage did not end the transaction')
+        self._drop_notes()
+
+    def _drop_notes(self) -> None:
+        for note in self._notes:
+            self._files.drop(note)
+        self._notes = []
 
     # ---- the verbs --------------------------------------------------------------------------------
 
@@ -133,7 +155,10 @@ class StorageCommit:
 
     def _store_blob(self, operation: Operation) -> None:
         _, oid, serial, data, path = operation
+        assert oid is not None
+        self._notes += self._files.note(path, oid)
         self._storage.storeBlob(oid, serial, data, path, '', self._transaction)
+        self.blobs.append(oid)
         self._wrote(oid)
 
     def _collect(self, error: ConflictError, oid: bytes | None, serial: bytes | None, data: Any) -> None:

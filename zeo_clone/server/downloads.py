@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from ZODB.POSException import StorageError
 
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.workers import TooBusy
 
@@ -25,6 +27,8 @@ CHUNK = 59_000
 PIECE = 16 * CHUNK
 #: Blobs that a client may ask for before it has got the first.
 MAX_REQUESTS = 10_000
+#: A storage's ``loadBlob``.
+Find = Callable[[bytes, bytes], str]
 
 
 class Downloads:
@@ -74,7 +78,8 @@ class Downloads:
         while self._requests:
             oid, serial, deferred = self._requests[0]
             try:
-                opening = self._session.slow(partial(open_blob, self._session.storage, oid, serial))
+                opening = self._session.slow(partial(
+                    open_blob, self._session.server.runtime, self._session.storage.loadBlob, oid, serial))
             except TooBusy as error:
                 self._requests.popleft()
                 deferred.fail(error)
@@ -142,6 +147,11 @@ class Downloads:
 
 # ---- worker thread ------------------------------------------------------------------------------
 
-def open_blob(storage: Any, oid: bytes, serial: bytes) -> IO[bytes]:
+def open_blob(runtime: Runtime, find: Find, oid: bytes, serial: bytes) -> IO[bytes]:
     """The file of a blob.  Raises POSKeyError."""
-    return open(storage.loadBlob(oid, serial), 'rb')
+    return runtime.open(find(oid, serial), 'rb')
+
+
+def size_of_blob(runtime: Runtime, find: Find, oid: bytes, serial: bytes) -> int:
+    """Its size in bytes.  Raises POSKeyError."""
+    return runtime.stat(find(oid, serial)).st_size

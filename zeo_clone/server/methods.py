@@ -20,6 +20,7 @@ from zeo_clone.server import numbers
 from zeo_clone.server.absence import changed_between
 from zeo_clone.server.commit import Meta
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.downloads import size_of_blob
 from zeo_clone.server.iterators import Iterators
 from zeo_clone.server.operations import Operation
 from zeo_clone.zrpc import batches
@@ -38,7 +39,8 @@ MAX_NEW_OIDS = 100
 #: ``load_batch(oids, tid, bytes)``: loadBefore of many objects.
 #: ``has_transaction(tid)``: is it one of the storage's, False if it never was, None if that is not known; who
 #: lists it answers ``getInvalidations`` for nothing but transactions of the storage (C22).
-EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction']
+#: ``blob_size(oid, serial)``: bytes of a blob (B11).
+EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction', 'blob_size']
 #: Bytes of data in one reply to ``load_batch`` at most, unless one object has more.
 MAX_LOAD_BATCH = 16 << 20
 #: Arguments of a method that a storage itself offers (``getExtensionMethods``).
@@ -247,6 +249,11 @@ def send_blob(session: Session, oid: bytes, serial: bytes) -> Deferred:
     return session.downloads.request(oid, serial)
 
 
+def blob_size(session: Session, oid: bytes, serial: bytes) -> Deferred:
+    find = session.optional('loadBlob')
+    return session.slow(partial(size_of_blob, session.server.runtime, find, oid, serial))
+
+
 def undo_log(session: Session, first: int, last: int) -> Deferred:
     return session.slow(partial(session.optional('undoLog'), first, last))
 
@@ -366,6 +373,7 @@ METHODS: dict[str, Method] = {
     'history': _call(history, a.oid, a.count, optional=1),
     'record_iternext': _call(record_iternext, a.optional_tid, optional=1),
     'sendBlob': _call(send_blob, a.oid, a.tid),
+    'blob_size': _call(blob_size, a.oid, a.tid),
     'iterator_start': _call(iterator_start, a.optional_tid, a.optional_tid),
     'iterator_next': _call(iterator_next, a.count),
     'iterator_record_start': _call(iterator_record_start, a.count, a.tid),

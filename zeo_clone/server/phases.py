@@ -1,9 +1,9 @@
 r"""The phases of a session's transaction.  What a phase may not touch, it does not have.
 
-    Idle -> Begun -> Waiting -> Replaying -> Voted -> Idle
-              |         |           |  \-> Resolving -> Replaying
-              |         |           v
-              +---------+------> Doomed -> Idle
+    Idle -> Begun [-> Syncing] -> Waiting -> Replaying -> Voted -> Idle
+              |          |           |           |  \-> Resolving -> Replaying
+              |          |           |           v
+              +----------+-----------+------> Doomed -> Idle
 
 In: what the client asks for, and the grant of the commit lock.  Out: moves of the `Transactor`, results
 for the client, `Deferred` ones for votes.  A method that a phase does not override is not possible in it
@@ -168,24 +168,57 @@ class Begun(_Buffering):
         self.operations = operations
 
     def vote(self) -> Deferred:
-        waiting = Waiting(self.owner, self.meta, self.operations)
+        reply = Deferred()
+        next_phase = Waiting if self.operations.uploads.on_disk else Syncing
+        waiting = next_phase(self.owner, self.meta, self.operations, reply)
         self.owner.move(waiting)
         waiting.request()
-        return waiting.reply
+        return reply
 
     def abort(self) -> None:
         self.owner.move(self.owner.idle)
         self._clean_up(self.operations.close)
 
 
-class Waiting(Phase):
-    """The client has voted and waits for the commit lock."""
+class Syncing(Phase):
+    """The client has voted; its blobs are being brought to the disk.  Others can commit meanwhile (B9)."""
 
-    def __init__(self, owner: Transactor, meta: Meta, operations: Operations) -> None:
+    def __init__(self, owner: Transactor, meta: Meta, operations: Operations, reply: Deferred) -> None:
         super().__init__(owner)
         self.meta = meta
         self.operations = operations
-        self.reply = Deferred()
+        self.reply = reply
+
+    def request(self) -> None:
+        """Wait for the disk, then for the commit lock."""
+        self.operations.uploads.when_on_disk().when_settled(self._synced)
+
+    def _synced(self, _: object, error: BaseException | None) -> None:
+        if self.owner.phase is not self:
+            return  # aborted meanwhile
+        if isinstance(error, Exception):
+            self.owner.move(Doomed(self.owner, error))
+            self._clean_up(self.operations.close, partial(self.owner.note_failure, error),
+                           partial(self.reply.fail, error))
+            return
+        waiting = Waiting(self.owner, self.meta, self.operations, self.reply)
+        self.owner.move(waiting)
+        waiting.request()
+
+    def abort(self) -> None:
+        self.owner.move(self.owner.idle)
+        error = StorageTransactionError('aborted while its blobs were brought to the disk')
+        self._clean_up(self.operations.close, partial(self.reply.fail, error))
+
+
+class Waiting(Phase):
+    """The client has voted and waits for the commit lock."""
+
+    def __init__(self, owner: Transactor, meta: Meta, operations: Operations, reply: Deferred) -> None:
+        super().__init__(owner)
+        self.meta = meta
+        self.operations = operations
+        self.reply = reply
 
     def request(self) -> None:
         """Queue; goes on at once if the lock is free."""
@@ -256,20 +289,49 @@ class Replaying(_InStorage):
                 self.owner.loop.door(self.step)
                 return
             conflicts = list(self.commit.conflicts.values())
-            if conflicts:
-                result: object = conflicts
-                following: _InStorage = Resolving(self.owner, self.meta, self.commit)
-            else:
+            if not conflicts:
                 self.commit.vote()
-                result = self.owner.client.report_vote(self.commit)
-                following = Voted(self.owner, self.meta, self.commit)
         except Exception as error:
             self._fail(error)
             return
-        self.owner.served.stats.conflicts += len(conflicts)
+        self._clean_up(self.operations.close)
+        if conflicts:
+            self.owner.served.stats.conflicts += len(conflicts)
+            self._go_on(Resolving(self.owner, self.meta, self.commit), conflicts)
+        elif self.commit.blobs or self.commit.undone:
+            self._settle_blobs()
+        else:
+            self._voted()
+
+    def _settle_blobs(self) -> None:
+        try:
+            settling = self.owner.client.run_sync(self.commit.settle_blobs)
+        except Exception as error:
+            self._fail(error)
+        else:
+            settling.when_settled(self._settled)
+
+    def _settled(self, _: object, error: BaseException | None) -> None:
+        """The files of blobs have their names, on the disk (B11)."""
+        if self.owner.phase is not self:
+            return  # aborted meanwhile
+        if isinstance(error, Exception):
+            self._fail(error)
+        else:
+            self._voted()
+
+    def _voted(self) -> None:
+        try:
+            result = self.owner.client.report_vote(self.commit)
+        except Exception as error:
+            self._fail(error)
+            return
         self.owner.served.stats.conflicts_resolved += len(self.commit.resolved)
-        self.owner.move(following)
-        self._clean_up(self.operations.close, partial(self.reply.succeed, result))
+        self._go_on(Voted(self.owner, self.meta, self.commit), result)
+
+    def _go_on(self, phase: _InStorage, result: object) -> None:
+        self.owner.move(phase)
+        self._clean_up(partial(self.reply.succeed, result))
 
     def _fail(self, error: Exception) -> None:
         reply, owner = self.reply, self.owner

@@ -20,6 +20,7 @@ from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.loop.core import Loop
 from zeo_clone.server import numbers, past, portrait
 from zeo_clone.server.absence import is_recent
+from zeo_clone.server.blobfiles import BlobFiles
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
 from zeo_clone.server.history import History
@@ -74,6 +75,7 @@ class ServedStorage:
         #: The storage, where its current records are read.
         self.reader: Any = storage if self.latency is None else TimedReader(storage, self.latency)
         self.stats = Stats(loop.runtime.time())
+        self.blobs = BlobFiles(loop.runtime, storage)
         self.failure: str | None = None  # what the storage failed in; until its next success
         self.sessions: dict[Listener, None] = {}  # in the order in which they came
         self.client_conflict_resolution = client_conflict_resolution
@@ -244,7 +246,7 @@ class ServedStorage:
         numbers.check_tid(meta.tid, self._history.last_tid, self.loop.runtime.time())
         early = transactor.client.wants_early_tid
         tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
-        return StorageCommit(self.storage, self.wrapper, meta, tid, keep_stores=early,
+        return StorageCommit(self.storage, self.wrapper, self.blobs, meta, tid, keep_stores=early,
                              collect_conflicts=self.client_conflict_resolution and not early)
 
     def committed(self, tid: bytes, oids: list[bytes], committer: Any) -> None:

@@ -40,6 +40,8 @@ MAX_CONNECTIONS = 10_000
 #: Threads for slow calls of all clients together, and for packs (S5b).
 WORKER_THREADS = 4
 PACK_THREADS = 2
+#: Threads that wait for the disk, for all clients: a disk syncs several files at once faster than one by one.
+SYNC_THREADS = 4
 
 
 class Serving:
@@ -108,6 +110,7 @@ class StorageServer:
             raise
         self.workers = Workers(self._loop, 'zeo-server-worker', WORKER_THREADS)
         self.packers = Workers(self._loop, 'zeo-server-pack', PACK_THREADS)
+        self.syncers = Workers(self._loop, 'zeo-server-sync', SYNC_THREADS)
         self.served = {
             name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
                                 timeout_s=transaction_timeout, history_age_s=invalidation_age,
@@ -148,7 +151,7 @@ class StorageServer:
         storages = [storage.close for storage in self.storages.values()]
         take_steps('the end of the server', self._loop.close, *joined,
                    partial(remove_unix_socket, self.runtime, self.addr),
-                   self.workers.close, self.packers.close, *storages,
+                   self.workers.close, self.packers.close, self.syncers.close, *storages,
                    partial(ZODB.event.notify, Closed(self)))
 
     def server_status(self, storage_id: str = '1') -> dict[str, Any]:

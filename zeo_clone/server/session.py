@@ -121,6 +121,10 @@ class Session:
         """Have `function` called in a worker thread, after earlier ones of this client."""
         return self.server.workers.run(self, function)
 
+    def run_sync(self, function: Callable[[], object]) -> Deferred:
+        """Have `function`, which waits for the disk, called in a worker thread for that."""
+        return self.server.syncers.run(self, function)
+
     def iterate(self, function: Callable[..., Any], *args: Any) -> Deferred:
         """Have a method of `Iterators` called in a worker thread."""
         return self.slow(partial(self._iterators.call, function, *args))

@@ -6,6 +6,7 @@ through `Client`, what a commit tells it.  Loop thread only.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,6 +46,9 @@ class Client(Protocol):
 
     def report_failed_store(self, commit: StorageCommit, error: Exception) -> bool:
         """Say that a store failed, if that is how this client learns it; else False."""
+
+    def run_sync(self, function: Callable[[], object]) -> Deferred:
+        """Have `function`, which waits for the disk, called in a worker thread."""
 
     def send_oneway(self, name: str, args: tuple[object, ...]) -> None:
         """Call a method of the client."""
@@ -88,12 +92,13 @@ class Transactor:
 
     @property
     def phase_name(self) -> str:
-        """``idle``, ``begun``, ``waiting``, ``replaying``, ``resolving``, ``voted`` or ``doomed``."""
+        """``idle``, ``begun``, ``syncing``, ``waiting``, ``replaying``, ``resolving``, ``voted`` or
+        ``doomed``."""
         return self.phase.name
 
     def new_operations(self) -> Operations:
         """A place to keep operations until the vote."""
-        return Operations(self.runtime, Uploads(self.served.storage))
+        return Operations(self.runtime, Uploads(self.served.blobs, self.client.run_sync))
 
     def note_failure(self, error: Exception) -> None:
         """Count a conflict, which is ordinary (L4).  Other failures are logged with the vote's reply."""

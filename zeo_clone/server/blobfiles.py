@@ -1,0 +1,219 @@
+"""The blob directory of a served storage: temporary files, what is on the disk, and what was left behind.
+
+In: paths of files that clients have sent, and the oids that a transaction gave blobs.  Out: when the methods
+return, a loss of power takes nothing of that any more (B11).  The storage itself moves a file to its name
+while the transaction is carried out; it syncs nothing, so that is done here, before the vote is answered.
+
+What a killed server has left is cleared at start (B12): uploads, and files that have got their names although
+their transaction was never finished.  Of these there is a note while the transaction goes on, a symbolic
+link ``inode:path``: where the file was, or will be.
+
+`sync_uploads` and `settle` belong to worker threads, the rest to the loop thread.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import IO, Any
+
+from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
+from ZODB.interfaces import IBlobStorage, IMVCCStorage
+from ZODB.POSException import POSKeyError
+
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.shareddir import Scratch, left_over
+
+log = logging.getLogger(__name__)
+
+#: Names that clients make up in a shared blob directory (B5): random ones of our client, the temporary names
+#: of ZODB, to which ZEO adds a "-", and those of older clients of ours, with a process id and a number.
+SHARED_NAME = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re.ASCII)
+
+
+class BlobFiles:
+    """Of `storage`, which need not have blobs."""
+
+    def __init__(self, runtime: Runtime, storage: Any) -> None:
+        self.runtime = runtime
+        self._storage = storage
+        self._scratches: dict[str, Scratch] = {}  # by directory; a DemoStorage makes its own when it needs it
+        if self.helper is not None and not storage.isReadOnly():
+            self._sync_base(self.helper.base_dir)
+            self._clear_up(self.helper)
+
+    def __repr__(self) -> str:
+        return f'<BlobFiles {self._scratches}>'
+
+    @property
+    def has_blobs(self) -> bool:
+        """Does the storage take blobs?"""
+        return bool(IBlobStorage.providedBy(self._storage))
+
+    @property
+    def helper(self) -> Any:
+        """What knows where blobs are; None if that is not in a directory of the storage's own."""
+        if self.has_blobs:
+            for storage in self._storage, getattr(self._storage, 'changes', None):  # of a DemoStorage
+                helper = getattr(storage, 'fshelper', None)
+                if helper is not None:
+                    return helper
+        return None
+
+    @property
+    def _is_shared(self) -> bool:
+        """May other servers write to the same database?"""
+        return bool(IMVCCStorage.providedBy(self._storage))
+
+    # ---- temporary files --------------------------------------------------------------------------
+
+    def create(self) -> tuple[str, IO[bytes]]:
+        """A new temporary file, to be dropped.  Raises OSError."""
+        directory = self._storage.temporaryDirectory()
+        try:
+            path = self._take(directory, 'upload')
+            try:
+                return path, self.runtime.create(path)
+            except BaseException:
+                self.drop(path)
+                raise
+        except OSError as error:
+            raise no_room(error, directory) from error
+
+    def drop(self, path: str) -> None:
+        """Remove a temporary file, or a note, if it is still there.  Never raises OSError."""
+        scratch = self._scratches.get(os.path.dirname(path))
+        try:
+            if scratch is not None:
+                scratch.give_back(path)
+            else:  # in a shared directory
+                with contextlib.suppress(FileNotFoundError):
+                    self.runtime.remove(path)
+        except OSError as error:
+            log.warning('%s cannot be removed: %s', path, error)
+
+    def note(self, path: str, oid: bytes | None = None) -> list[str]:
+        """Note a file for the case that we are killed: it is in a shared directory, or is about to get a name
+        of `oid`.  The note is to be dropped; empty where there cannot be one."""
+        helper = self.helper
+        if helper is None or oid is not None and self._is_shared:
+            return []
+        place = path if oid is None else helper.getPathForOID(oid)
+        note = self._take(helper.temp_dir, 'note')
+        try:
+            inode = self.runtime.lstat(path).st_ino
+            self.runtime.symlink(f'{inode}:{os.path.relpath(place, helper.base_dir)}', note)
+        except OSError as error:  # a file system without symbolic links, for one
+            log.debug('no note of %s: %s', path, error)
+        return [note]
+
+    def _take(self, directory: str, kind: str) -> str:
+        scratch = self._scratches.get(directory)
+        if scratch is None:
+            scratch = self._scratches.setdefault(directory, Scratch(self.runtime, directory))
+        return scratch.take(kind)
+
+    # ---- worker threads: what is on the disk ------------------------------------------------------
+
+    def sync_uploads(self, paths: list[str]) -> None:
+        """Bring the contents of files to the disk.  Raises OSError."""
+        try:
+            for path in paths:
+                self.runtime.sync_file(path)
+        except OSError as error:
+            raise no_room(error, os.path.dirname(path)) from error
+
+    def settle(self, oids: Iterable[bytes], tid: bytes | None) -> list[bytes]:
+        """Bring the files that `oids` have got with `tid` to the disk, with all directories above them.
+
+        Returns the oids without such a file, all if the tid is not known yet: their directories are synced.
+        """
+        helper = self.helper
+        if helper is None:
+            return []
+        missing: list[bytes] = []
+        directories: dict[str, None] = {}
+        for oid in oids:
+            if tid is None or not self._sync_if_there(helper.getBlobFilename(oid, tid)):
+                missing.append(oid)
+            directory = helper.getPathForOID(oid)
+            if os.path.isdir(directory):
+                while directory not in directories and len(directory) >= len(helper.base_dir) - 1:
+                    directories[directory] = None
+                    directory = os.path.dirname(directory)
+        for directory in directories:
+            self.runtime.sync_directory(directory)
+        return missing
+
+    def _sync_if_there(self, path: str) -> bool:
+        try:
+            self.runtime.sync_file(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # ---- at start ---------------------------------------------------------------------------------
+
+    def _sync_base(self, base: str) -> None:
+        """The directory itself may be new, and without the name of its layout nothing is found in it."""
+        try:
+            self.runtime.sync_file(os.path.join(base, LAYOUT_MARKER))
+            for directory in PurePath(base, LAYOUT_MARKER).parents:
+                with contextlib.suppress(PermissionError):  # one that was there before us
+                    self.runtime.sync_directory(str(directory))
+        except OSError as error:
+            log.warning('the blob directory %s cannot be synced: %s', base, error)
+
+    def _clear_up(self, helper: Any) -> None:
+        with left_over(self.runtime, helper.temp_dir) as paths:
+            for path in paths:
+                self._clear(helper, path)
+
+    def _clear(self, helper: Any, path: str) -> None:
+        try:
+            self._clear_noted(helper, path)
+            self.runtime.remove(path)
+        except Exception as error:  # of the storage, too: it will not keep the server from starting
+            log.warning('%s, left of an upload, cannot be cleared: %s', path, error)
+        else:
+            log.info('removed %s, which was left of an upload', path)
+
+    def _clear_noted(self, helper: Any, path: str) -> None:
+        if path.endswith('.note'):
+            inode, _, place = self.runtime.readlink(path).partition(':')
+            place = os.path.normpath(os.path.join(helper.base_dir, place))
+            if place.startswith(helper.base_dir) and inode.isdecimal():
+                if SHARED_NAME.fullmatch(os.path.basename(place)):
+                    self._clear_shared(place, int(inode))
+                    place = os.path.dirname(place)
+                if not self._is_shared:
+                    self._clear_unfinished(helper, place, int(inode))
+
+    def _clear_shared(self, path: str, inode: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self.runtime.lstat(path).st_ino == inode:
+                self.runtime.remove(path)
+
+    def _clear_unfinished(self, helper: Any, directory: str, inode: int) -> None:
+        """The file has the name of a revision.  Is there such a revision?"""
+        try:
+            names = self.runtime.listdir(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            path = os.path.join(directory, name)
+            if name.endswith(BLOB_SUFFIX) and self.runtime.lstat(path).st_ino == inode:
+                try:
+                    self._storage.loadSerial(*helper.splitBlobFilename(path))
+                except POSKeyError:
+                    self.runtime.remove(path)
+
+
+def no_room(error: OSError, directory: str) -> OSError:
+    """`error` of a file in `directory`, for the client."""
+    return OSError(error.errno or errno.EIO,
+                   f'the server cannot keep a blob in {directory}: {error.strerror}')
