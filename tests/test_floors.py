@@ -132,6 +132,17 @@ def test_module_imports_nothing_against_the_rules(module):
     assert violations(module, source, is_package=path.name == '__init__.py') == []
 
 
+@pytest.mark.parametrize('module', MODULES)
+def test_no_text_is_made_of_a_process_id(module):
+    """C26: nor asks anybody whether a process lives; but for what is about processes."""
+    tree = ast.parse(MODULES[module].read_text(encoding='utf-8'))
+    texts = [node for node in ast.walk(tree) if isinstance(node, (ast.JoinedStr, ast.BinOp))]
+    used = any('getpid' in ast.unparse(text) for text in texts)
+    assert not used or module == 'process', 'it writes the file of the process id'
+    asked = 'os.kill' in ast.unparse(tree)
+    assert not asked or module == 'startup', 'it tells who has a file open'
+
+
 @pytest.mark.parametrize('room_name', sorted({name for name in FLOORS if '.' not in name}))
 def test_every_room_of_the_plan_is_there(room_name):
     """Otherwise a renamed room would silently move to the top floor, where everything is allowed."""

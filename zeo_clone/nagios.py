@@ -106,7 +106,7 @@ class History:
 
     def write(self, status: Status) -> None:
         """Keep `status` for the next time; a reader sees all of it or nothing.  Raises ``OSError``."""
-        temporary = f'{self._path}.{os.getpid()}.tmp'
+        temporary = f'{self._path}.{self._runtime.randbytes(8).hex()}.tmp'
         kept = {name: {key: values.get(key, 0) for key in COUNTERS} for name, values in status.items()}
         try:
             with open(temporary, 'w', encoding='utf-8') as file:

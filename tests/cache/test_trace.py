@@ -85,6 +85,14 @@ def test_a_directory_gets_one_trace_for_each_cache(tmp_path, monkeypatch):
     assert names == ['c.zec', 'temporary']
 
 
+def test_traces_of_processes_in_one_directory_are_apart(tmp_path, monkeypatch):
+    """C26: containers have the same process ids."""
+    monkeypatch.setenv('ZEO_CLONE_CACHE_TRACE', str(tmp_path))
+    for _ in range(2):
+        ClientCache(size=50_000).close()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_trace_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv('ZEO_CLONE_CACHE_TRACE', str(tmp_path / 'no' / 'x.trace'))
     cache = ClientCache(size=50_000)

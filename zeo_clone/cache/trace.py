@@ -9,8 +9,8 @@ In: events, from `ClientCache` in any thread.  Out: a file.  Big-endian; 8 bytes
 ``OPENED`` has the size of the cache in place of the oid.  Does not know what the events are good for.
 
 Switched on by the environment when a cache is made: ``ZEO_CLONE_CACHE_TRACE`` names a file, or a
-directory that gets a file for each cache and process; ``ZEO_CACHE_TRACE``, if not empty, means the cache's
-path and ``.trace``, and nothing for a temporary cache.  A file that exists is continued.
+directory that gets a file of a random name for each cache; ``ZEO_CACHE_TRACE``, if not empty, means the
+cache's path and ``.trace``, and nothing for a temporary cache.  A file that exists is continued.
 """
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def trace_from_environment(runtime: Runtime, path: str | None, size: int) -> Tra
     target = os.environ.get('ZEO_CLONE_CACHE_TRACE', '')
     if target and os.path.isdir(target):
         name = os.path.basename(path) if path else 'temporary'
-        target = os.path.join(target, f'{name}-{os.getpid()}.trace')
+        target = os.path.join(target, f'{name}-{runtime.randbytes(8).hex()}.trace')
     elif not target and path and os.environ.get('ZEO_CACHE_TRACE'):
         target = path + '.trace'
     if not target:
