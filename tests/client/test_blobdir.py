@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
 from contextlib import suppress
@@ -14,7 +15,7 @@ from tests.client.fake_server import p64
 from tests.client.test_blobs import DATA, OID, TID, a_file, files_in, read, send_blob
 from tests.support.forks import in_a_process_that_is_killed, told_by_child
 from tests.support.power import Platter
-from zeo_clone.client.blobdir import CACHE_DIRECTORIES, BlobCache
+from zeo_clone.client.blobdir import CACHE_DIRECTORIES, BlobCache, SharedBlobs
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.loop.shareddir import locked
 
@@ -189,6 +190,18 @@ def test_partial_files_of_killed_processes_are_discarded(tmp_path):
     alive.discard(part)
     BlobCache(str(tmp_path), None, 10, REAL)
     assert os.listdir(tmp_path / 'tmp') == []
+
+
+#: What servers took as names in a shared directory before they were random, and ZEO's rule.
+OLDER = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re.ASCII)
+
+
+def test_names_in_a_shared_directory_are_random_and_known_to_older_servers(tmp_path):
+    """C26, B5: for the same oid, in processes of the same number."""
+    shared = SharedBlobs(str(tmp_path / 'shared'))
+    names = {os.path.basename(shared.hand_over(OID, a_file(tmp_path))) for _ in range(100)}
+    assert len(names) == 100
+    assert all(OLDER.fullmatch(name) and name.endswith('.tmp') for name in names)
 
 
 # ---- several users ------------------------------------------------------------------------------

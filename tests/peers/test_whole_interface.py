@@ -55,6 +55,39 @@ transaction.commit()
         assert reader.run("read('empty')") == b''
 
 
+def test_blobs_in_the_directory_of_the_server(combination, serve, console, tmp_path):
+    """C26, B11: names that each client makes up are taken by each server; nothing else is left there."""
+    address = serve()
+    one, other = prompts = [console(package) for package in combination[1:]]
+    for prompt in prompts:
+        prompt.connect(address, blob_dir=str(tmp_path / '0.blobs'), shared_blob_dir=True)
+        prompt.run(BLOB)
+    for writer, reader, first in [(one, other, 1), (other, one, 2)]:
+        writer.refresh()
+        writer.run(f"put('blob', {first}, 400_000); transaction.commit()")
+        reader.refresh()
+        assert reader.run("get('blob')") == (first, 400_000, True)
+    files = {path.suffix for path in (tmp_path / '0.blobs').rglob('*') if path.is_file()}
+    assert files == {'.blob', ''}  # the layout's
+
+
+def test_a_blob_cache_goes_from_one_to_the_other(combination, serve, console, tmp_path):
+    """B11: each finds the blobs whole, also one that the other's cache has lost bytes of."""
+    address = serve()
+    one, other = (console(package) for package in combination[1:])
+    one.connect(address, blob_dir=str(tmp_path / 'cache'))
+    one.run(BLOB)
+    one.run("put('a', 1, 4000); put('b', 2, 4000); transaction.commit()")
+    one.forget()
+    for path in (tmp_path / 'cache').rglob('*.blob'):
+        if combination[1] != OURS and combination[2] == OURS:
+            path.chmod(0o600)
+            path.write_bytes(b'')
+    other.connect(address, blob_dir=str(tmp_path / 'cache'))
+    other.run(BLOB)
+    assert other.run("get('a'), get('b')") == ((1, 4000, True), (2, 4000, True))
+
+
 def test_a_conflict_with_a_blob_is_a_conflict_error_and_undo_brings_back_the_old_one(blob_clients):
     """B3."""
     one, other = blob_clients

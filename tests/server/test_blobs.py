@@ -218,7 +218,8 @@ def share(client, storage, content, oid=OID, name='0x00abcdefgh.tmp-'):
     return path
 
 
-@pytest.mark.parametrize('name', ['0x00abcdefgh.tmp-', '0x00abcdefgh.tmp', '0x2a-4711-3.tmp'])
+@pytest.mark.parametrize('name', ['0x00abcdefgh.tmp-', '0x00abcdefgh.tmp', '0x2a-4711-3.tmp',
+                                  '0x0123456789abcdef01234567.tmp'])
 def test_a_blob_in_a_shared_directory_is_taken_over(client, storage, name):
     client.begin()
     path = share(client, storage, b'shared', name=name)

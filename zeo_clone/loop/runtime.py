@@ -254,7 +254,7 @@ class Runtime:
 
     def may_write_in(self, directory: str) -> bool:
         """Has this process the right to make, rename and remove files there?"""
-        return os.access(directory, os.W_OK | os.X_OK)
+        return os.access(directory, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
     def credentials(self) -> tuple[int, list[int]]:
         """User and groups of this process."""

@@ -122,7 +122,8 @@ class StorageCommit:
             tid = self._storage.lastTransaction()
         if self._unsettled:
             self._files.settle(self._unsettled, tid)
-        self._drop_notes()
+        if self._notes:
+            self._drop_notes()
         return tid
 
     def abort(self) -> None:
