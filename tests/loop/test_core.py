@@ -314,3 +314,44 @@ def test_interrupt_in_a_callback_leaves_the_others_for_the_next_turn(loop):
     loop.turn(0)
     assert called == ['door', 'timer']
     assert not loop.in_loop_thread()
+
+
+# ---- in line ------------------------------------------------------------------------------------
+
+def test_those_in_line_are_called_one_a_turn_and_nobody_waits_for_events_meanwhile(loop):
+    """S11."""
+    called = []
+    for name in 'ab':
+        loop.in_line(lambda name=name: called.append(name))
+    loop.turn(None)
+    assert called == ['a']
+    loop.turn(None)
+    assert called == ['a', 'b']
+    loop.turn(0)
+    assert called == ['a', 'b']
+
+
+def test_whoever_is_ready_comes_before_the_next_in_line(loop, pair):
+    """S11: also one who gets in line again and again."""
+    events = []
+
+    def again():
+        events.append('part')
+        loop.in_line(again)
+
+    Recorder(loop, pair[0], events, on_read=lambda: pair[0].recv(1)).open(READ)
+    loop.in_line(again)
+    for _ in range(3):
+        pair[1].send(b'x')
+        loop.turn(None)
+    assert events == ['read', 'part'] * 3
+
+
+def test_an_error_in_line_is_logged_and_the_others_go_on(loop, caplog):
+    called = []
+    loop.in_line(lambda: 1 // 0)
+    loop.in_line(lambda: called.append(1))
+    loop.turn(0)
+    loop.turn(0)
+    assert called == [1]
+    assert 'a callback of the event loop failed' in caplog.text

@@ -14,16 +14,18 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
+from types import GeneratorType
 
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import z64
 
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.timers import Timers
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
+from zeo_clone.server.workers import run_slice
 from zeo_clone.zrpc import faults
 from zeo_clone.zrpc.connection import ServerCore
 
@@ -49,6 +51,7 @@ class HandLoop:
         self.timers = Timers(runtime.monotonic)
         self.callbacks = []
         self.call_later = self.timers.call_later
+        self.in_line = self.door
 
     def door(self, callback):
         self.callbacks.append(callback)
@@ -68,10 +71,13 @@ class HandLoop:
 class InlineWorkers:
     """Worker threads that are none."""
 
-    def run(self, lane, function):
+    def run(self, lane, function, long=False):
         deferred = Deferred()
         try:
-            deferred.succeed(function())
+            value = function()
+            while type(value) is GeneratorType:
+                value = run_slice(value, REAL)
+            deferred.succeed(value)
         except Exception as error:
             deferred.fail(error)
         return deferred
@@ -182,7 +188,8 @@ class FakeClient:
         data = struct.pack('>I', len(content)) + content
         try:
             for event in self.channel.core.receive_data(data):
-                self.session.handle_event(event)
+                for _ in self.session.handle_event(event) or ():
+                    pass
         except ProtocolError as error:
             self.channel.lose(str(error), logging.WARNING)
         except Exception as error:  # as ServerChannel.handle_error has it
@@ -190,18 +197,20 @@ class FakeClient:
         self.desk.loop.turn()
 
     def _read(self):
-        for data in self.channel.out:
-            if data[4:6] != b'\x80\x03':
+        stream = b''.join(self.channel.out)
+        self.channel.out.clear()
+        while stream:
+            size = 4 + struct.unpack('>I', stream[:4])[0]
+            content, stream = stream[4:size], stream[size:]
+            if content[:2] != b'\x80\x03':
                 continue  # not a message: the answer to a health check
-            message_id, flag, name, args = pickle.loads(data[4:])
-            assert len(data) == 4 + struct.unpack('>I', data[:4])[0]
+            message_id, flag, name, args = pickle.loads(content)
             if name == '.reply':
                 assert message_id not in self._replies, f'a second reply to {message_id}'
                 self._replies[message_id] = flag, args
             else:
                 assert flag and message_id == 0
                 self.notices.append((name, args))
-        self.channel.out.clear()
 
     def take_notices(self):
         """The one-way calls of the server since the last time."""

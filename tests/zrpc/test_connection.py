@@ -21,7 +21,7 @@ from tests.zrpc.helpers import (
     open_server,
 )
 from zeo_clone.Exceptions import ProtocolError, ServerException
-from zeo_clone.zrpc import connection, messages
+from zeo_clone.zrpc import connection, decoder, messages
 from zeo_clone.zrpc.connection import (
     MAX_ID,
     SERVER_PROTOCOLS,
@@ -428,3 +428,24 @@ def test_abandoned_calls_come_out_oldest_first_and_once():
     assert list(client.abandon()) == [0, 1, 2, 3, 4]
     assert list(client.abandon()) == []
     assert client.pending == 0
+
+
+def test_a_large_call_is_decoded_in_parts():
+    """S11: 90,000 numbers take ten milliseconds and more, in which others are served."""
+    server = open_server()
+    data = frame(pickle.dumps((1, False, 'numbers', ([10 ** 12] * 90_000,)), 3))
+    *pauses, call = server.receive_data(data)
+    assert pauses == [None] * (90_000 // decoder.PART)
+    assert call == Call(1, 'numbers', ([10 ** 12] * 90_000,), False)
+
+
+def test_a_call_of_too_many_parts_is_refused():
+    """S5, S11."""
+    with pytest.raises(ProtocolError, match=f'more than {messages.MAX_CALL_OPCODES} opcodes'):
+        feed(open_server(), frame(pickle.dumps((1, False, 'numbers', ([7] * 200_000,)), 3)))
+
+
+def test_a_large_store_is_not_decoded_in_parts():
+    """It has few opcodes, however long it is."""
+    data = frame(messages.encode_store(OID, TID, bytes(100_000), 7))
+    assert [type(event) for event in open_server().receive_data(data)] == [Call]

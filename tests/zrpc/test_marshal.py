@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.zrpc import allowed
-from zeo_clone.zrpc.marshal import ENCODE_ERRORS, Call, Global, Prefix, dumps, loads
+from zeo_clone.zrpc.marshal import ENCODE_ERRORS, Call, Global, ListEncoder, Prefix, dumps, loads
 
 OID = bytes(range(8))
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -296,3 +296,33 @@ def test_a_prefix_equals_nothing_that_is_not_text():
     assert repr(Prefix('/a')) == "Prefix('/a')"
     with pytest.raises(TypeError, match='unhashable'):
         hash(Prefix('/a'))
+
+
+# ---- lists, some items at a time ----------------------------------------------------------------
+
+@given(st.lists(st.lists(values, max_size=5), max_size=5), st.lists(scalars, max_size=2))
+def test_a_list_that_is_encoded_in_pieces_is_the_same_list(lists, before):
+    encoder = ListEncoder()
+    for some in lists:
+        encoder.extend(some)
+    encoded = encoder.encoded(*before)
+    whole = [item for some in lists for item in some]
+    result = loads(b'\x80\x03' + b''.join(encoded.pieces) + b'.')
+    assert alike(result, (*before, whole) if before else whole)
+
+
+def test_its_size_and_its_values_are_known_while_it_grows():
+    """L11: who makes it knows when it is enough."""
+    encoder = ListEncoder()
+    for _ in range(3):
+        encoder.extend([{'a': 1, 'b': b'text'}] * 2500)
+    pieces = encoder.encoded().pieces
+    assert encoder.size == sum(map(len, pieces))
+    assert len(pieces) == 10, 'of a thousand items at most'
+    assert encoder.values >= 7500 * 6
+
+
+def test_what_cannot_be_encoded_is_refused_in_a_list_too():
+    encoder = ListEncoder()
+    with pytest.raises(TypeError, match='cannot encode'):
+        encoder.extend([1, object()])

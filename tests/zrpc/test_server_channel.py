@@ -10,11 +10,20 @@ import pytest
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.runtime import REAL
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel import server as channel_module
 from zeo_clone.zrpc.channel.server import ServerChannel
 from zeo_clone.zrpc.connection import Agreed, ServerCore
+
+
+class Clock(Runtime):
+    """The real world, in which time passes only where a test says so."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
 
 
 class CountingTransport(Transport):
@@ -34,10 +43,14 @@ class CountingTransport(Transport):
 
 
 class Handler:
-    """Remembers what it is told; `answer` is sent for each call."""
+    """Remembers what it is told; `answer` is sent for each call.
+
+    A call of ``slow`` takes a millisecond; one of ``parts`` three, one after the other.
+    """
 
     def __init__(self, channel, answer=b''):
         self.channel = channel
+        self.clock = channel.loop.runtime
         self.answer = answer
         self.events = []
         self.lost = []
@@ -51,8 +64,20 @@ class Handler:
             raise ProtocolError('refused')
         elif event.name == 'crash':
             raise RuntimeError('a bug')
+        elif event.name == 'parts':
+            return self.in_parts()
+        elif event.name == 'slow':
+            self.clock.now += 0.001
         elif self.answer:
             self.channel.send(self.answer)
+        return None
+
+    def in_parts(self):
+        for part in range(3):
+            self.clock.now += 0.001
+            self.events.append(part)
+            yield
+        self.channel.send(b'in parts')
 
     def handle_room(self):
         self.room += 1
@@ -64,12 +89,12 @@ class Handler:
 class Bench:
     """A channel, its handler, and the client's socket."""
 
-    def __init__(self, **options):
-        self.loop = Loop()
+    def __init__(self, loop=None, **options):
+        self.loop = loop or Loop(Clock())
         server, self.client = socket.socketpair()
         server.setblocking(False)
         self.client.setblocking(False)
-        self.transport = CountingTransport(server, REAL)
+        self.transport = CountingTransport(server, self.loop.runtime)
         self.channel = ServerChannel(self.loop, self.transport, ServerCore(), **options)
         self.handler = Handler(self.channel)
         self.channel.start(self.handler)
@@ -83,6 +108,11 @@ class Bench:
 
     def calls(self, *names):
         self.send(*[pickle.dumps((1, False, name, ()), 3) for name in names])
+
+    @property
+    def names(self):
+        """The names of the calls told so far."""
+        return [getattr(event, 'name', event) for event in self.handler.events[1:]]
 
     def read(self):
         try:
@@ -194,7 +224,7 @@ def test_a_reset_is_a_lost_connection(bench):
         client = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
     sock.setblocking(False)
-    channel = ServerChannel(bench.loop, Transport(sock, REAL), ServerCore())
+    channel = ServerChannel(bench.loop, Transport(sock, bench.loop.runtime), ServerCore())
     handler = Handler(channel)
     channel.start(handler)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
@@ -310,3 +340,118 @@ def test_an_idle_channel_waits_for_nothing_but_input(bench):
     bench.read()
     bench.turn(3)
     assert bench.loop.poller.poll(0) == []
+
+
+# ---- turns --------------------------------------------------------------------------------------
+
+@pytest.fixture
+def other(bench):
+    """Another client of the same loop."""
+    other = Bench(bench.loop)
+    other.send(b'Z5')
+    bench.turn()
+    yield other
+    other.client.close()
+
+
+def test_a_client_gets_a_few_milliseconds_then_the_others_their_turn(bench, other):
+    """S11."""
+    bench.calls(*['slow'] * 9, 'last')
+    bench.turn()
+    assert bench.names == ['slow'] * 2
+    other.calls('ping')
+    bench.turn()
+    assert other.names == ['ping']
+    assert bench.names == ['slow'] * 4
+    bench.turn(4)
+    assert bench.names == ['slow'] * 9 + ['last']
+
+
+def test_who_has_had_its_turn_goes_on_by_itself(bench):
+    """S11: without waiting for anything to arrive."""
+    bench.calls(*['slow'] * 9)
+    bench.turn()
+    for _ in range(4):
+        bench.loop.turn(None)
+    assert bench.names == ['slow'] * 9
+
+
+def test_one_that_waits_for_its_turn_is_served_in_each(bench, other):
+    """S11: first come, first served, however many have sent too much."""
+    third = Bench(bench.loop)
+    third.send(b'Z5')
+    bench.turn()
+    order = []
+    for name, one in zip('abc', (bench, other, third), strict=True):
+        one.handler.handle_event = lambda event, name=name, handle=one.handler.handle_event: (
+            order.append(name) or handle(event))
+        one.calls(*['slow'] * 8)
+    bench.turn(20)
+    third.client.close()
+    rounds = [order[start:start + 6] for start in range(6, 24, 6)]
+    assert rounds == [rounds[0]] * 3
+    assert [len(set(one)) for one in rounds] == [3] * 3
+
+
+def test_one_that_is_behind_is_not_read_from(bench):
+    """N7, S11: what it sends waits with the system."""
+    bench.calls(*['slow'] * 4)
+    bench.turn()
+    received = bench.transport.received
+    bench.calls('later')
+    bench.turn()
+    assert bench.transport.received == received
+    assert bench.names == ['slow'] * 4
+    bench.turn(2)
+    assert bench.names == ['slow'] * 4 + ['later']
+
+
+def test_one_that_is_behind_is_not_taken_for_dead(bench):
+    """N1: the server hears nothing of it because the server does not listen."""
+    bench.calls(*['slow'] * 4)
+    bench.turn()
+    bench.loop.runtime.now += 100
+    assert bench.channel.silence() == 0
+    bench.turn(3)
+    assert bench.channel.silence() > 99
+
+
+def test_work_in_parts_keeps_the_order_of_answers(bench, other):
+    """S11: between two parts others are served, but nobody overtakes within a connection."""
+    bench.read()
+    bench.handler.answer = b'answer'
+    bench.calls('ping', 'parts', 'ping')
+    bench.turn(2)
+    assert bench.names == ['ping', 'parts', 0, 1]
+    other.calls('ping')
+    bench.turn(2)
+    assert other.names == ['ping']
+    assert bench.names == ['ping', 'parts', 0, 1, 2, 'ping']
+    assert bench.read() == b'answerin partsanswer'
+
+
+@pytest.mark.parametrize('last, reason', [('fail', 'refused'), ('crash', 'a bug')])
+def test_errors_in_a_later_turn_end_the_connection_too(bench, last, reason):
+    """C16."""
+    bench.calls('slow', 'slow', 'slow', last)
+    bench.turn(3)
+    (told, _), = bench.handler.lost
+    assert reason in told
+
+
+def test_one_that_goes_while_it_waits_for_its_turn_is_forgotten(bench):
+    """C16."""
+    bench.calls(*['slow'] * 9)
+    bench.turn()
+    bench.channel.lose('timeout')
+    bench.turn(3)
+    assert bench.names == ['slow'] * 2
+    assert len(bench.handler.lost) == 1
+
+
+def test_output_that_waits_stops_one_that_is_behind_too(bench, low_marks):
+    """N8."""
+    bench.handler.answer = b'x' * 50_000
+    bench.calls(*['ping', 'slow'] * 50)
+    drain(bench, lambda: len(bench.handler.events) == 101)
+    assert bench.handler.lost == []

@@ -7,6 +7,7 @@ poller's interest may be used from any thread.  It has never heard of ZEO.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class Loop:
         self._timers = Timers(runtime.monotonic)
         self._trigger = Trigger(runtime)
         self._dispatchers: dict[int, Dispatcher] = {}
+        self._in_line: deque[Callable[[], object]] = deque()
         self._stopping = False
         self._closed = False
         self._turn_lock = runtime.rlock()  # protects the turn: one thread at a time runs it
@@ -86,6 +88,13 @@ class Loop:
         """Call `callback` in the loop's thread in `delay_s` seconds."""
         return self._timers.call_later(delay_s, callback)
 
+    def in_line(self, callback: Callable[[], object]) -> None:
+        """Call `callback` in a later turn: one of these in each turn, first come, first served.
+
+        For what is long and done in parts: between two parts everybody who is ready is served.
+        """
+        self._in_line.append(callback)
+
     def run(self) -> None:
         """Turn until `stop`, or until `close` was called from within."""
         self.runs_itself = True
@@ -128,6 +137,9 @@ class Loop:
 
     def _turn(self, timeout_s: float | None) -> bool:
         delivered = False
+        somebody_waits = bool(self._in_line)
+        if somebody_waits:
+            timeout_s = 0.0
         delay = self._timers.delay()
         if delay is not None and (timeout_s is None or delay < timeout_s):
             timeout_s = delay
@@ -142,6 +154,10 @@ class Loop:
             elif dispatcher is not None and self._dispatchers.get(fd) is dispatcher:
                 dispatcher.handle_event(mask)
                 delivered = True
+            if self._closed:
+                return delivered
+        if somebody_waits and self._in_line:
+            self._call(self._in_line.popleft())
             if self._closed:
                 return delivered
         for callback in self._timers.pop_due():

@@ -5,8 +5,10 @@ lock or for a worker thread; the session recognises it by its type.  Loop thread
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
+
+from zeo_clone.loop.core import Loop
 
 
 class Deferred:
@@ -29,11 +31,11 @@ class Deferred:
 
     def succeed(self, value: Any) -> None:
         """The result is `value`."""
-        self._settle(value, None)
+        self.settle(value, None)
 
     def fail(self, error: BaseException) -> None:
         """The result is an exception."""
-        self._settle(None, error)
+        self.settle(None, error)
 
     def when_settled(self, callback: Callable[[Any, BaseException | None], object]) -> None:
         """Have `callback` called with value and error, once."""
@@ -42,10 +44,29 @@ class Deferred:
         else:
             self._callback = callback
 
-    def _settle(self, value: Any, error: BaseException | None) -> None:
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """What `when_settled` tells."""
         if self.settled:
             return
         self.settled, self.value, self.error = True, value, error
         callback, self._callback = self._callback, None
         if callback is not None:
             callback(value, error)
+
+
+def in_parts(loop: Loop, parts: Generator[None, None, Any]) -> Deferred:
+    """What the generator `parts` returns at its end; one part of it is done in each turn of the loop."""
+    deferred = Deferred()
+
+    def go_on() -> None:
+        try:
+            next(parts)
+        except StopIteration as end:
+            deferred.succeed(end.value)
+        except Exception as error:
+            deferred.fail(error)
+        else:
+            loop.in_line(go_on)
+
+    go_on()
+    return deferred

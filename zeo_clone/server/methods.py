@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,7 @@ from zeo_clone.server import arguments as a
 from zeo_clone.server import numbers
 from zeo_clone.server.absence import changed_between
 from zeo_clone.server.commit import Meta
-from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.deferred import Deferred, in_parts
 from zeo_clone.server.downloads import size_of_blob
 from zeo_clone.server.iterators import Iterators
 from zeo_clone.server.operations import Operation
@@ -43,6 +43,10 @@ MAX_NEW_OIDS = 100
 EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction', 'blob_size']
 #: Bytes of data in one reply to ``load_batch`` at most, unless one object has more.
 MAX_LOAD_BATCH = 16 << 20
+#: A reply to ``load_batch`` ends after so many seconds (S11): the client asks again for the rest ...
+LOAD_BATCH_S = 0.001
+#: ... and the clock is looked at after so many loads: a quarter of that time.
+LOADS_PER_LOOK = 50
 #: Arguments of a method that a storage itself offers (``getExtensionMethods``).
 MAX_EXTENSION_ARGS = 10
 #: A longer history is looked up in a worker thread.
@@ -145,8 +149,14 @@ def load_before(session: Session, oid: bytes, tid: bytes) -> Any:
 
 
 def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[bytes, bytes]:
-    """The revisions of one object at least, and of more until there are `size` bytes, as in `batches`."""
+    """The revisions of one object at least, and of more until there are `size` bytes or the time is over, as in
+    `batches`.
+
+    Not in parts: a revision that is read in one turn need not be current in the next (C1).
+    """
     load, stats = session.served.reader.loadBefore, session.served.stats
+    clock = session.server.runtime.monotonic
+    until = clock() + LOAD_BATCH_S
     revisions: list[Any] = []
     used = 0
     for at in range(0, len(oids), 8):
@@ -160,7 +170,7 @@ def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[by
             if used > MAX_LOAD_BATCH and revisions:
                 break  # what is so large travels alone
         revisions.append(revision)
-        if used >= min(size, MAX_LOAD_BATCH):
+        if used >= min(size, MAX_LOAD_BATCH) or not len(revisions) % LOADS_PER_LOOK and clock() >= until:
             break
     return batches.join(revisions)
 
@@ -180,29 +190,31 @@ def last_transaction(session: Session) -> bytes:
 
 def get_invalidations(session: Session, tid: bytes) -> Any:
     served = session.served
-    entry = served.invalidations_after(tid)
-    if entry is not None or not served.remembers(tid):
-        served.verified(session.name, tid, entry is not None)
-        return entry
+    if served.knows(tid) or not served.remembers(tid):
+        return _verify(session, tid, served.invalidations_after(tid))
     # The storage itself knows.  What is committed meanwhile is in the history.
     until, result = served.last_tid(), Deferred()
     log.info('%s: was away for long; looking for changes in storage %r', session.name, served.name)
-    session.slow(partial(changed_between, served.storage, tid, until)).when_settled(
+    session.long_calls.run(partial(changed_between, served.storage, tid, until)).when_settled(
         partial(_add_recent, session, tid, until, result))
     return result
+
+
+def _verify(session: Session, tid: bytes, parts: Generator[None, None, Any]) -> Generator[None, None, Any]:
+    answer = yield from parts
+    session.served.verified(session.name, tid, answer is not None)
+    return answer
 
 
 def _add_recent(session: Session, tid: bytes, until: bytes, result: Deferred, oids: list[bytes] | None,
                 error: BaseException | None) -> None:
     served = session.served
-    recent = served.invalidations_after(until)
-    served.verified(session.name, tid, error is None and oids is not None and recent is not None)
-    if error is not None:
-        result.fail(error)
-    elif oids is None or recent is None:
-        result.succeed(None)
+    if oids is None:
+        served.verified(session.name, tid, False)
+        result.settle(None, error)
     else:
-        result.succeed((recent[0], list(dict.fromkeys([*oids, *recent[1]]))))
+        parts = _verify(session, tid, served.invalidations_after(until, oids))
+        in_parts(served.loop, parts).when_settled(result.settle)
 
 
 def has_transaction(session: Session, tid: bytes) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -112,10 +112,14 @@ class ServedStorage:
         self._drain()
         return self._history.last_tid
 
-    def invalidations_after(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
-        """``(last tid, [oid, ...])``: what was written after `tid`; None if that is not known."""
+    def knows(self, tid: bytes) -> bool:
+        """Is what was written after `tid` remembered?"""
         self._drain()
-        return self._history.after(tid)
+        return self._history.knows(tid)
+
+    def invalidations_after(self, tid: bytes, before: Iterable[bytes] = ()) -> Generator[None, None, Any]:
+        """As `History.after`."""
+        return self._history.after(tid, before)
 
     def has_transaction(self, tid: bytes) -> bool | None | Callable[[], bool | None]:
         """Is `tid` one of the storage's transactions?  False: it never was; None: that is not known; a

@@ -7,8 +7,9 @@ the session ends, whoever ended it and why, `handle_lost` cleans everything up (
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from transaction.interfaces import TransientError
@@ -22,6 +23,7 @@ from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.downloads import Downloads
 from zeo_clone.server.iterators import Iterators
+from zeo_clone.server.longcalls import LongCalls
 from zeo_clone.server.methods import METHODS, Kind, Method, find
 from zeo_clone.server.operations import Operation
 from zeo_clone.server.served import ServedStorage
@@ -63,6 +65,7 @@ class Session:
         self._token: bytes | None = None  # who the client is, over several connections
         self._beat_s: float | None = None  # the client promised to be heard this often
         self.downloads = Downloads(self)
+        self.long_calls = LongCalls(self)
         self._iterators = Iterators(server.runtime)
         self._served: ServedStorage | None = None
         self._transactor: Transactor | None = None
@@ -109,6 +112,11 @@ class Session:
     def wants_early_tid(self) -> bool:
         """Z4 clients are told tids at the vote."""
         return self.is_z4
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._channel.queued
 
     def optional(self, name: str) -> Any:
         """A method that not every storage has.  Raises Unsupported."""
@@ -229,8 +237,9 @@ class Session:
 
     # ---- what comes from the client ---------------------------------------------------------------
 
-    def handle_event(self, event: Any) -> None:
-        """One event.  Raises ProtocolError for what closes the connection."""
+    def handle_event(self, event: Any) -> Iterator[None] | None:
+        """One event; what is left of the work for it, if that takes long.  Raises ProtocolError for what closes the
+        connection."""
         kind = type(event)
         if kind is Call:
             name = event.name
@@ -241,12 +250,13 @@ class Session:
             elif name == 'tpc_begin':
                 self._begin(event)
             else:
-                self._call(event)
+                return self._call(event)
         elif kind is Agreed:
             self.is_z4 = event.protocol == 'Z4'
         elif kind is HealthChecked:
             self._channel.send(self._core.health(self.server.ruok()))
             self._channel.close_when_sent()
+        return None
 
     def _load(self, call: Call) -> None:
         """The call that sites make all the time: the usual form of it, without the general checks."""
@@ -289,7 +299,7 @@ class Session:
         except Exception as error:
             self._refuse(call, METHODS['tpc_begin'], error)
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: Call) -> Iterator[None] | None:
         message_id, name, args, oneway = call
         method = METHODS.get(name) or find(self, name)
         if method is None:
@@ -306,15 +316,31 @@ class Session:
                 result = function(self, *[check(value) for check, value in zip(checks, args, strict=False)])
         except Exception as error:
             self._refuse(call, method, error)
-            return
+            return None
         if oneway:
-            return
-        if type(result) is not Deferred:
-            self._channel.send(self._core.send_reply(message_id, result))
-        elif result.settled:
-            self._settle(message_id, name, result.value, result.error)
+            return None
+        kind_of_result = type(result)
+        if kind_of_result is Deferred:
+            if result.settled:
+                self._settle(message_id, name, result.value, result.error)
+            else:
+                result.when_settled(partial(self._settle, message_id, name))
+        elif kind_of_result is GeneratorType:
+            parts = self._in_parts(message_id, name, result)
+            for _ in parts:
+                return parts  # it was not all done in the first part
         else:
-            result.when_settled(partial(self._settle, message_id, name))
+            self._channel.send(self._core.send_reply(message_id, result))
+        return None
+
+    def _in_parts(self, message_id: Any, name: str, parts: Any) -> Iterator[None]:
+        """What a method has begun; the reply at its end."""
+        try:
+            value = yield from parts
+        except Exception as error:
+            self._send_error(message_id, name, error)
+        else:
+            self._settle(message_id, name, value, None)
 
     def _refuse(self, call: Call, method: Method, error: Exception) -> None:
         if isinstance(error, BadArgument):
@@ -332,10 +358,13 @@ class Session:
     # ---- what goes to the client ------------------------------------------------------------------
 
     def _settle(self, message_id: Any, name: str, value: Any, error: BaseException | None) -> None:
-        if error is None:
-            self._channel.send(self._core.send_reply(message_id, value))
-        else:
+        if error is not None:
             self._send_error(message_id, name, error)
+        elif type(value) is marshal.Encoded:
+            for piece in self._core.send_encoded(message_id, value):
+                self._channel.send(piece)
+        else:
+            self._channel.send(self._core.send_reply(message_id, value))
 
     def _log(self, name: str, error: BaseException) -> None:
         if isinstance(error, ORDINARY):
@@ -367,7 +396,7 @@ class Session:
         self._channel.queue(self._core.send_oneway(name, args))
 
     def want_room(self) -> None:
-        """Go on with downloads when little output waits."""
+        """Go on with downloads and long calls when little output waits."""
         self._channel.want_room()
 
     def report_vote(self, commit: StorageCommit) -> list[Any] | None:
@@ -395,6 +424,7 @@ class Session:
     def handle_room(self) -> None:
         """There is room for more output."""
         self.downloads.go_on()
+        self.long_calls.go_on()
 
     # ---- the end ----------------------------------------------------------------------------------
 
@@ -414,4 +444,4 @@ class Session:
             if self._token is not None:
                 steps.append(partial(self._served.outcomes.leave, self._token, self))
         take_steps(f'the end of {self.name}', *steps, partial(self.server.forget, self), self.downloads.close,
-                   self._iterators.close)
+                   self.long_calls.close, self._iterators.close)

@@ -3,27 +3,41 @@
 In: functions from the loop thread, each with a lane.  Out: `Deferred` results, settled in the loop
 thread. Functions of one lane run one after another, in order; different lanes run side by side as long
 as there are threads.  The pool does not know what it runs.
+
+Nobody gets all threads (S14).  What may take long says so: it gets all threads but one, which is left for
+what is short, and if it is a generator it is put behind the others after each slice of time.
+
+    short    first come, first served; any thread
+    long     any thread but one, and one at least: from the head of the queue, after a slice to its end
 """
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
 from functools import partial
-from typing import Any
+from types import GeneratorType
+from typing import Any, NamedTuple
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.deferred import Deferred
 
 #: Calls that may wait in one lane: a client that sends more without waiting for answers is refused.
 MAX_LANE = 1000
 #: How long `close` waits for functions that are running, in seconds.
 CLOSE_WAIT_S = 2.0
-
-_Job = tuple[Callable[[], Any], Deferred]
+#: How long a thread works at what is done in steps before it looks after others, in seconds.
+SLICE_S = 0.02
 
 
 class TooBusy(Exception):
     """A lane is full."""
+
+
+class _Job(NamedTuple):
+    function: Callable[[], Any]
+    deferred: Deferred
+    long: bool
 
 
 class Workers:
@@ -36,7 +50,10 @@ class Workers:
         self._threads: list[Any] = []
         self._change = loop.runtime.condition()  # protects the fields below
         self._lanes: dict[Hashable, deque[_Job]] = {}
-        self._ready: deque[Hashable] = deque()  # lanes with a job and no thread
+        self._short: deque[Hashable] = deque()  # lanes with a job of that kind and no thread
+        self._long: deque[Hashable] = deque()
+        self._busy_long = 0  # threads that work at long jobs ...
+        self._most_long = max(1, size - 1)  # ... and how many of them there may be
         self._idle = 0
         self._closed = False
 
@@ -45,19 +62,22 @@ class Workers:
 
     # ---- loop thread ----------------------------------------------------------------------------
 
-    def run(self, lane: Hashable, function: Callable[[], Any]) -> Deferred:
-        """Run `function` in a worker thread, after what `lane` holds already.  Raises `TooBusy`."""
+    def run(self, lane: Hashable, function: Callable[[], Any], long: bool = False) -> Deferred:
+        """Run `function` in a worker thread, after what `lane` holds already.  Raises `TooBusy`.
+
+        If it returns a generator, what that returns at its end is the result; its steps are to be short.
+        """
         deferred = Deferred()
         with self._change:
             jobs = self._lanes.get(lane)
             if jobs is None:
                 jobs = self._lanes[lane] = deque()
-                self._ready.append(lane)
+                (self._long if long else self._short).append(lane)
             elif len(jobs) >= MAX_LANE:
                 raise TooBusy(f'{MAX_LANE} calls of this client wait for a worker thread already')
-            jobs.append((function, deferred))
-            if self._idle >= len(self._ready):
-                self._change.notify()
+            jobs.append(_Job(function, deferred, long))
+            self._change.notify()
+            if self._idle >= len(self._short) + len(self._long):
                 return deferred
         if len(self._threads) < self._size:
             number = len(self._threads) + 1
@@ -69,7 +89,8 @@ class Workers:
         with self._change:
             self._closed = True
             self._lanes.clear()
-            self._ready.clear()
+            self._short.clear()
+            self._long.clear()
             self._change.notify_all()
         deadline = self._loop.runtime.monotonic() + CLOSE_WAIT_S
         for thread in self._threads:
@@ -78,33 +99,71 @@ class Workers:
     # ---- worker thread --------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (lane := self._next_lane()) is not None:
-            with self._change:
-                if self._closed:
-                    return
-                function, deferred = self._lanes[lane][0]
+        while (taken := self._take()) is not None:
+            lane, job = taken
+            settle: Callable[[], None] | None = None
             try:
-                settle = partial(deferred.succeed, function())
+                value = job.function()
+                if type(value) is GeneratorType:
+                    steps: Generator[Any, None, Any] = value
+                    value = run_slice(steps, self._loop.runtime)
+                    if value is steps:  # there is more to do
+                        self._finished(lane, job._replace(function=partial(_same, steps)))
+                        continue
+                settle = partial(job.deferred.succeed, value)
             except Exception as error:
-                settle = partial(deferred.fail, error)
+                settle = partial(job.deferred.fail, error)
             self._finished(lane)
             self._loop.door(settle)
 
-    def _next_lane(self) -> Hashable | None:
+    def _take(self) -> tuple[Hashable, _Job] | None:
+        """The next job with its lane; None at the end."""
         with self._change:
             self._idle += 1
-            while not self._ready and not self._closed:
+            while not (queue := self._queue()) and not self._closed:
                 self._change.wait()
             self._idle -= 1
-            return None if self._closed else self._ready.popleft()
+            if self._closed or queue is None:
+                return None
+            lane = queue.popleft()
+            if queue is self._long:
+                self._busy_long += 1
+            return lane, self._lanes[lane][0]
 
-    def _finished(self, lane: Hashable) -> None:
+    def _queue(self) -> deque[Hashable] | None:
+        """From which of the two a thread that is free takes."""
+        if self._long and (self._busy_long == 0 or not self._short and self._busy_long < self._most_long):
+            return self._long
+        return self._short or None
+
+    def _finished(self, lane: Hashable, rest: _Job | None = None) -> None:
+        """A thread leaves `lane`, with what is left of its first job."""
         with self._change:
             if self._closed:
                 return
             jobs = self._lanes[lane]
-            jobs.popleft()
+            if jobs.popleft().long:
+                self._busy_long -= 1
+                if self._long:
+                    self._change.notify()  # who is idle because there were enough of them
+            if rest is not None:
+                jobs.appendleft(rest)
             if jobs:
-                self._ready.append(lane)
+                (self._long if jobs[0].long else self._short).append(lane)
             else:
                 del self._lanes[lane]
+
+
+def run_slice(steps: Generator[Any, None, Any], runtime: Runtime) -> Any:
+    """Let `steps` go on for `SLICE_S`: what it returned, or itself if there is more to do."""
+    until = runtime.monotonic() + SLICE_S
+    try:
+        while runtime.monotonic() < until:
+            next(steps)
+    except StopIteration as end:
+        return end.value
+    return steps
+
+
+def _same(value: Any) -> Any:
+    return value

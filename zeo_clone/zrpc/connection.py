@@ -9,12 +9,13 @@ from __future__ import annotations
 import enum
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.zrpc import faults, marshal, messages
-from zeo_clone.zrpc.frames import DEFAULT_LIMIT, STRANGER_LIMIT, FrameReader, frame
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT, LENGTH, STRANGER_LIMIT, FrameReader, frame
 
 #: Protocols we serve and the one we speak as a client, newest last.
 SERVER_PROTOCOLS = ('Z4', 'Z5')
@@ -103,6 +104,9 @@ _new = tuple.__new__  # makes a NamedTuple in a third of the time
 class Core:
     """What both sides share: state, frames, limits."""
 
+    #: A message of more bytes is decoded in parts; there is no such one where nobody else has to be served.
+    _large = sys.maxsize
+
     def __init__(self, limit: int) -> None:
         self.state = State.GREETING
         self.protocol = ''
@@ -123,16 +127,19 @@ class Core:
         """No bytes are taken or made any more."""
         self.move(Move.CLOSE)
 
-    def receive_data(self, data: bytes) -> Iterator[Event]:
+    def receive_data(self, data: bytes) -> Iterator[Event | None]:
         """The events that `data` completes, in order, each decoded when it is asked for.
+
+        On a server's side with None after each millisecond of work at a large message.
 
         Raises `ProtocolError` at the first fault, after the events before it: close the connection.
         """
-        decode, message = messages.decode, self._message
+        decode, message, large = messages.decode, self._message, self._large
         for content in self._frames.feed(data):
             state = self.state
             if state is _OPEN or state is _STRANGER:
-                event = message(decode(content))
+                event = message(decode(content) if len(content) <= large
+                                else (yield from messages.decode_in_parts(content)))
                 if event is not None:
                     yield event
             elif state is _GREETING:
@@ -162,6 +169,8 @@ class Core:
 
 class ServerCore(Core):
     """The server's side: offers its newest protocol, takes calls, makes replies."""
+
+    _large = messages.LARGE
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         super().__init__(limit)
@@ -204,6 +213,11 @@ class ServerCore(Core):
             return frame(messages.encode_reply(message_id, value))
         except marshal.ENCODE_ERRORS as error:
             return self.send_error(message_id, TypeError(f'the result cannot be sent: {error}'))
+
+    def send_encoded(self, message_id: Any, value: marshal.Encoded) -> list[bytes]:
+        """`send_reply` for a value that is encoded already; in pieces, so that a large one is not copied."""
+        pieces = messages.encode_encoded(message_id, value)
+        return [LENGTH.pack(sum(map(len, pieces))), *pieces]
 
     def send_loaded(self, message_id: Any, revision: Any) -> bytes:
         """`send_reply` for the result of loadBefore, faster."""

@@ -22,7 +22,7 @@ from zeo_clone.zrpc.allowed import (
 from zeo_clone.zrpc.decoder import MAX_OPCODES, loads
 from zeo_clone.zrpc.opcodes import LEAVES, all_leaves
 
-__all__ = ['ENCODE_ERRORS', 'Call', 'Global', 'Prefix', 'dumps', 'loads']
+__all__ = ['ENCODE_ERRORS', 'Call', 'Encoded', 'Global', 'ListEncoder', 'Prefix', 'dumps', 'loads']
 
 #: What `dumps` raises.
 ENCODE_ERRORS = (TypeError, ValueError)
@@ -63,6 +63,41 @@ class Call:
 
     def __repr__(self) -> str:
         return f'Call({self.function!r}, {self.args!r})'
+
+
+class Encoded:
+    """A value that is encoded already, to be sent as a message's last: `pieces` of bytes."""
+
+    __slots__ = ('pieces',)
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+
+class ListEncoder:
+    """Encodes a list, some items at a time, by whoever has the time for it; never wholly in one piece."""
+
+    def __init__(self) -> None:
+        self._pieces = [b']']
+        self.size = 1  # bytes
+        self.values = 0  # as `dumps` counts them: what is more than `MAX_OPCODES` a client of ours refuses
+
+    def extend(self, items: list[Any]) -> None:
+        """Append items.  Raises as `dumps`."""
+        for start in range(0, len(items), _BATCH):
+            out: list[bytes] = []
+            _put_batch(items[start:start + _BATCH], out, 1)
+            self.values += len(out)
+            self._pieces.append(b''.join(out))
+            self.size += len(self._pieces[-1])
+
+    def encoded(self, *before: Any) -> Encoded:
+        """The list; or the tuple of one or two values and the list."""
+        if not before:
+            return Encoded(self._pieces)
+        head: list[bytes] = []
+        _put(before, head, 1)
+        return Encoded([b''.join(head), *self._pieces, _TUPLE[len(before) + 1]])
 
 
 class _WithClasses(list[bytes]):
@@ -181,14 +216,18 @@ def _put_list(value: list[Any], out: list[bytes], depth: int) -> None:
         out.append(b'a')
         return
     for start in range(0, len(value), _BATCH):
-        batch = value[start:start + _BATCH]
-        out.append(b'(')
-        if (type(batch[0]) is bytes and set(map(type, batch)) == _ONLY_BYTES
-                and set(map(len, batch)) == _ONLY_OIDS):
-            out.append(b'C\x08' + b'C\x08'.join(batch))
-        else:
-            _put(batch, out, depth)
-        out.append(b'e')
+        _put_batch(value[start:start + _BATCH], out, depth)
+
+
+def _put_batch(batch: list[Any], out: list[bytes], depth: int) -> None:
+    """Append the opcodes that extend a list."""
+    out.append(b'(')
+    if (type(batch[0]) is bytes and set(map(type, batch)) == _ONLY_BYTES
+            and set(map(len, batch)) == _ONLY_OIDS):
+        out.append(b'C\x08' + b'C\x08'.join(batch))
+    else:
+        _put(batch, out, depth)
+    out.append(b'e')
 
 
 def _put_dict(value: dict[Any, Any], out: list[bytes], depth: int) -> None:

@@ -6,20 +6,27 @@ in `shortcuts`.
 """
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.zrpc import marshal, shortcuts
+from zeo_clone.zrpc.decoder import PART, loads_in_parts
 from zeo_clone.zrpc.shortcuts import Message, encode_load, encode_store
 
 __all__ = ['ERROR_FLAG', 'KEEP_ALIVE', 'KEEP_ALIVE_ID', 'MAX_NAME', 'REPLY', 'Message', 'decode',
-           'encode_call', 'encode_error', 'encode_load', 'encode_loaded', 'encode_oneway', 'encode_reply',
-           'encode_store']
+           'encode_call', 'encode_encoded', 'encode_error', 'encode_load', 'encode_loaded', 'encode_oneway',
+           'encode_reply', 'encode_store']
 
 REPLY = '.reply'
 #: The flag of an error reply in Z5.
 ERROR_FLAG = 2
 KEEP_ALIVE_ID = -1
+#: Opcodes of a large call.  A store has 20; the rest is for extensions of transactions and for methods of a
+#: storage's own, and so few that no single one of them, such as the end of a long list, takes long.
+MAX_CALL_OPCODES = 100_000
+#: What is longer than this may be a large call: an opcode has one byte at least.
+LARGE = PART
 #: Longest method name that is looked at.
 MAX_NAME = 64
 
@@ -39,6 +46,14 @@ def encode_reply(message_id: Any, value: Any) -> bytes:
     return shortcuts.encode_reply(message_id, value) or marshal.dumps((message_id, 0, REPLY, value))
 
 
+def encode_encoded(message_id: Any, value: marshal.Encoded) -> list[bytes]:
+    """The same for a value that is encoded already, in pieces."""
+    # The message ends in its value, the mark of the tuple and the end, whatever the value is.
+    head = marshal.dumps((message_id, 0, REPLY, None))
+    assert head.endswith(_END)
+    return [head[:-len(_END)], *value.pieces, _END[1:]]
+
+
 def encode_loaded(message_id: Any, revision: Any) -> bytes:
     """`encode_reply` for what a storage's loadBefore returned."""
     return shortcuts.encode_loaded(message_id, revision) or encode_reply(message_id, revision)
@@ -49,6 +64,8 @@ def encode_error(message_id: Any, name: str, state: Any) -> bytes:
     return marshal.dumps((message_id, ERROR_FLAG, REPLY, (name, state)))
 
 
+#: The end of a message whose value is None.
+_END = b'Nt.'
 KEEP_ALIVE = marshal.dumps((KEEP_ALIVE_ID, 0, REPLY, None))
 
 
@@ -56,6 +73,11 @@ def decode(content: bytes) -> Message:
     """The message in a frame's content: id (int, bytes, str or the tuple ``(oid, tid)`` of ZEO 5/6's loads),
     flag, name, args.  Raises `ProtocolError` for anything else."""
     return shortcuts.decode(content) or _checked(marshal.loads(content))
+
+
+def decode_in_parts(content: bytes) -> Generator[None, None, Message]:
+    """The same for a large call: returns the message, with a pause after each millisecond of work."""
+    return shortcuts.decode(content) or _checked((yield from loads_in_parts(content, MAX_CALL_OPCODES)))
 
 
 def _checked(value: object) -> Message:

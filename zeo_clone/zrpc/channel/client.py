@@ -380,7 +380,7 @@ class ClientChannel(Dispatcher):
         finally:
             self._applying = None
 
-    def _process(self, event: Event) -> None:
+    def _process(self, event: Event | None) -> None:
         kind = type(event)
         if kind is Result:
             pending, value = event  # type: ignore[misc]
