@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 from ZODB.utils import p64, z64
 
 from zeo_clone.server import history
@@ -18,7 +19,11 @@ def after(history, tid, *before):
         while True:
             next(parts)
     except StopIteration as end:
-        return end.value and pickle.loads(b'\x80\x03' + b''.join(end.value.pieces) + b'.')
+        return value_of(end.value)
+
+
+def value_of(encoded):
+    return encoded and pickle.loads(b'\x80\x03' + b''.join(encoded.pieces) + b'.')
 
 
 def filled(size=10):
@@ -114,3 +119,45 @@ def test_after_forgetting_only_the_present_is_known():
     history.forget(p64(200))
     assert after(history, p64(105)) is None
     assert after(history, p64(200)) == (p64(200), [])
+
+
+def test_an_answer_is_made_in_parts_and_holds_when_it_is_there(monkeypatch):
+    """C1, S11: what is committed while it is made is in it, once."""
+    monkeypatch.setattr(history, 'PART', 3)
+    monkeypatch.setattr(history, 'ENTRY', 0)
+    large = History(10, z64)
+    large.add(p64(1), OIDS[:7])
+    large.add(p64(2), OIDS[5:8])
+    parts = large.after(z64)
+    pauses = 0
+    while pauses < 2:
+        next(parts)
+        pauses += 1
+    large.add(p64(3), [OIDS[0], OIDS[9]])
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(parts)
+            pauses += 1
+    tid, oids = value_of(end.value.value)
+    assert (tid, sorted(oids)) == (p64(3), OIDS[:8] + OIDS[9:])
+    assert pauses == 4
+
+
+def test_what_is_forgotten_while_an_answer_is_made_is_not_known(monkeypatch):
+    """C7: the storage was replaced, say."""
+    monkeypatch.setattr(history, 'PART', 3)
+    large = History(10, z64)
+    large.add(p64(1), OIDS)
+    parts = large.after(z64)
+    next(parts)
+    large.forget(p64(5))
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(parts)
+    assert end.value.value is None
+
+
+def test_what_was_found_elsewhere_comes_first():
+    last, oids = after(filled(), p64(104), [OIDS[9], OIDS[5], OIDS[9]])
+    assert last == p64(105)
+    assert sorted(oids) == [OIDS[5], OIDS[9]]

@@ -98,3 +98,17 @@ def test_bad_arguments_are_an_error(client, args):
     with pytest.raises(ValueError, match='load_batch: .* expected'):
         client.call('load_batch', *args)
     assert client.lost is None
+
+
+def test_it_ends_when_its_time_is_over(client, desk, monkeypatch):
+    """S11: a storage that is slow does not keep the others waiting; the client asks again for the rest."""
+    load_before = desk.served['1'].storage.loadBefore
+
+    def slow(oid, tid):
+        desk.runtime.now += 0.0004
+        return load_before(oid, tid)
+
+    monkeypatch.setattr(methods, 'LOADS_PER_LOOK', 1)
+    client.commit(*OIDS)
+    monkeypatch.setattr(desk.served['1'].storage, 'loadBefore', slow)
+    assert len(load(client, ALL)) == 3

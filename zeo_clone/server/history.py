@@ -77,7 +77,7 @@ class History:
         told: set[bytes] = set()
         answer, room = ListEncoder(), PART
         fresh: Iterable[list[bytes]] = [list(before)]
-        while self.knows(tid):
+        while True:
             for oids in fresh:
                 for start in range(0, len(oids), PART):
                     if room <= 0:
@@ -87,10 +87,11 @@ class History:
                     told.update(new)
                     answer.extend(new)
                     room -= PART if start else min(len(oids), PART) + ENTRY
+            if not self.knows(tid):
+                return None
             if tid == self.last_tid:
                 return answer.encoded(tid)
             fresh, tid = self._written_after(tid), self.last_tid
-        return None
 
     def _written_after(self, tid: bytes) -> Iterator[list[bytes]]:
         """The oids of each transaction later than `tid`, the last one first."""

@@ -1,8 +1,8 @@
 """Calls of one client that may take long: undo logs, histories, what a storage itself offers.
 
-In: functions, and word from the channel that there is room.  Out: `Deferred` results.  One at a time is handed to
-the worker threads, and none while much output waits: so a client that asks and asks has one answer in the making,
-and one that it does not read (S14).  Loop thread only, apart from `gone`.
+In: functions, and word from the channel that there is room.  Out: `Deferred` results.  One at a time goes to
+the worker threads, and none while much output waits: so a client that asks and asks has one answer in the
+making, and one that it does not read (S14).  Loop thread only, apart from `gone`.
 """
 from __future__ import annotations
 

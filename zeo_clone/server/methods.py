@@ -149,8 +149,8 @@ def load_before(session: Session, oid: bytes, tid: bytes) -> Any:
 
 
 def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[bytes, bytes]:
-    """The revisions of one object at least, and of more until there are `size` bytes or the time is over, as in
-    `batches`.
+    """The revisions of one object at least, and of more until there are `size` bytes or the time is over, as
+    in `batches`.
 
     Not in parts: a revision that is read in one turn need not be current in the next (C1).
     """

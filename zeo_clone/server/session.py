@@ -238,8 +238,10 @@ class Session:
     # ---- what comes from the client ---------------------------------------------------------------
 
     def handle_event(self, event: Any) -> Iterator[None] | None:
-        """One event; what is left of the work for it, if that takes long.  Raises ProtocolError for what closes the
-        connection."""
+        """One event; what is left of the work for it, if that takes long.
+
+        Raises ProtocolError for what closes the connection.
+        """
         kind = type(event)
         if kind is Call:
             name = event.name
