@@ -1,9 +1,13 @@
 """Errors keep type and arguments between real ZEO 6.2 and us, in both directions (S4 in part)."""
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from tests.storage.helpers import PackWaits
 from tests.support.console_process import RemoteError
+from tests.support.peer_env import OLD_ZEO, ZEO
 
 UNKNOWN_OID = b'\0\0\0\0\0\0\xff\xff'
 
@@ -115,3 +119,19 @@ def test_a_failed_commit_of_one_does_not_keep_the_other_from_committing(clients)
     other.run('transaction.abort()')
     other.refresh()
     assert other.run("root['x']") == 'free'
+
+
+@pytest.mark.parametrize('package', [ZEO, OLD_ZEO] if sys.version_info < (3, 12) else [ZEO])
+def test_zeo_is_told_that_a_storage_is_being_packed(package, new_server, console, client, tmp_path):
+    """L12: by an exception of a class that it knows."""
+    served = PackWaits(str(tmp_path / 'Data.fs'))
+    server = new_server({'1': served})
+    prompt = console(package)
+    prompt.connect(server.addr)
+    client(server.addr, client_label='nightly').pack(wait=False)
+    try:
+        error = error_of(prompt, 'storage.pack()')
+    finally:
+        served.go_on.set()
+    assert error.class_name == 'ZODB.POSException.StorageTransactionError'
+    assert '(nightly)' in error.arguments[0]

@@ -417,3 +417,13 @@ def test_a_pack_that_fails_is_told(desk, client, caplog):
         client.call('pack', 1.0, True)
     assert client.call('pack', 1.0, False) is None
     assert caplog.messages == ['peer:1: pack failed'] * 2
+
+
+def test_a_pack_that_has_ended_well_or_not_leaves_the_storage_to_the_next(desk, client):
+    """L12."""
+    for time in (1.0, 'never', 2.0):
+        try:
+            client.call('pack', time, True)
+        except ValueError:
+            assert time == 'never'
+        assert client.call('server_status')['packing'] is None

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import resource
+import threading
 from contextlib import contextmanager
 
 from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
 BLOB_RECORD = b'cZODB.blob\nBlob\n.N.'
@@ -32,6 +34,20 @@ def store_blob(oid, path, content, serial=z64):
     """An operation; `content` is written to `path` first, since the file will be taken over."""
     path.write_bytes(content)
     return 'storeBlob', oid, serial, BLOB_RECORD, str(path), ''
+
+
+class PackWaits(FileStorage):
+    """Its pack does not go on until it is told to."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.packing = threading.Event()
+        self.go_on = threading.Event()
+
+    def pack(self, *args, **options):
+        self.packing.set()
+        assert self.go_on.wait(30)
+        super().pack(*args, **options)
 
 
 class Recorder:

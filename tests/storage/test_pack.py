@@ -1,34 +1,18 @@
 """Packing: everybody goes on meanwhile, old blobs go, memory stays."""
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import POSKeyError
+from ZODB.POSException import POSKeyError, StorageTransactionError
 from ZODB.utils import p64, z64
 
-from tests.storage.helpers import commit, store, store_blob
+from tests.storage.helpers import PackWaits, commit, store, store_blob
 from tests.support.memory import resident_bytes
 
 MB = 1 << 20
 NO_REFERENCES = b'cpersistent.mapping\nPersistentMapping\n.N.'
-
-
-class PackWaits(FileStorage):
-    """Its pack does not go on until it is told to."""
-
-    def __init__(self, path):
-        super().__init__(path)
-        self.packing = threading.Event()
-        self.go_on = threading.Event()
-
-    def pack(self, *args, **options):
-        self.packing.set()
-        assert self.go_on.wait(30)
-        super().pack(*args, **options)
 
 
 @pytest.mark.parametrize('wait', [True, False])
@@ -52,6 +36,50 @@ def test_loads_and_commits_go_on_while_packing(new_server, client, in_thread, tm
         served.go_on.set()
     run.result()
     assert other.load(oid) == (NO_REFERENCES, serial)
+
+
+def test_a_storage_is_packed_once_at_a_time(new_server, client, in_thread, tmp_path):
+    """L12: a second one is told at once who packs, whoever it is, also if it would not wait for the end."""
+    served = PackWaits(str(tmp_path / 'Data.fs'))
+    server = new_server({'1': served})
+    packer = client(server.addr, client_label='nightly')
+    commit(packer, store(z64, NO_REFERENCES))
+    run = in_thread(packer.pack)
+    try:
+        assert served.packing.wait(30)
+        for other in (packer, client(server.addr), client(server.addr, read_only=True)):
+            for wait in (True, False):
+                with pytest.raises(StorageTransactionError, match=r'packing since .*by .*\(nightly\)'):
+                    other.pack(wait=wait)
+    finally:
+        served.go_on.set()
+    run.result()
+    packer.pack()
+
+
+def test_storages_are_packed_side_by_side_and_one_that_waits_counts(new_server, client, in_thread, tmp_path):
+    """L12: there are two threads for packs; the third storage is "already packing" while it waits for one."""
+    storages = {name: PackWaits(str(tmp_path / name)) for name in 'abc'}
+    server = new_server(storages)
+    packers = [client(server.addr, name) for name in 'abc']
+    for packer in packers:
+        commit(packer, store(z64, NO_REFERENCES))
+    packers[0].pack(wait=False)
+    packers[1].pack(wait=False)
+    try:
+        assert storages['a'].packing.wait(30)
+        assert storages['b'].packing.wait(30)
+        run = in_thread(packers[2].pack)
+        other = client(server.addr, 'c')
+        while other.server_status()['packing'] is None:
+            pass
+        assert not storages['c'].packing.is_set()
+        with pytest.raises(StorageTransactionError, match='already packing'):
+            other.pack()
+    finally:
+        for storage in storages.values():
+            storage.go_on.set()
+    run.result()
 
 
 def test_memory_after_ten_packs_is_as_before(blob_server, client):

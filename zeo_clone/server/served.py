@@ -6,6 +6,7 @@ apart from the methods under the banner "any thread".  It knows sessions only as
 """
 from __future__ import annotations
 
+import datetime
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from transaction.interfaces import TransientError
-from ZODB.POSException import StorageError
+from ZODB.POSException import StorageError, StorageTransactionError
 from ZODB.utils import p64, u64, z64
 
 from zeo_clone.Exceptions import CommitOutcomeUnknown
@@ -81,6 +82,7 @@ class ServedStorage:
         self.client_conflict_resolution = client_conflict_resolution
         self.wrapper = StorageWrapper(loop.runtime.get_ident, self._invalidated_elsewhere,
                                       self._reset_elsewhere, resolve=not client_conflict_resolution)
+        self._packer = ''  # who asked for the pack that is under way
         self._stuck: StorageCommit | None = None  # what it could not abort: tpc_begin would wait for ever
         self.outcomes: Outcomes[Listener] = Outcomes()
         self._queue: CommitQueue[Transactor] = CommitQueue()
@@ -158,6 +160,24 @@ class ServedStorage:
     def info(self) -> dict[str, Any]:
         """What changes with each commit: length (objects) and size (bytes)."""
         return {'length': len(self.storage), 'size': self.storage.getSize()}
+
+    # ---- packing ----------------------------------------------------------------------------------
+
+    def start_packing(self, client: str) -> None:
+        """`client` has it packed, or will when it is its turn.  Raises StorageTransactionError, which every
+        client knows, if somebody has it packed already (L12).
+        """
+        since = self.stats.packing_time
+        if since is not None:
+            when = datetime.datetime.fromtimestamp(since).isoformat(' ', 'seconds')
+            raise StorageTransactionError(
+                f'already packing since {when}, asked for by {self._packer}: storage {self.name!r} is packed '
+                f'once at a time; ask again when that has ended')
+        self.stats.packing_time, self._packer = self.loop.runtime.time(), client
+
+    def stop_packing(self) -> None:
+        """Done, or failed."""
+        self.stats.packing_time = None
 
     # ---- sessions ---------------------------------------------------------------------------------
 

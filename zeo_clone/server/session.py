@@ -138,18 +138,20 @@ class Session:
         return self.slow(partial(self._iterators.call, function, *args))
 
     def pack(self, time: float) -> Deferred:
-        """Pack in a worker thread, then tell all clients; the result is None."""
-        served = self.served
+        """Pack in a worker thread, then tell all clients; the result is None.
+
+        Raises StorageTransactionError if it is being packed.
+        """
+        served, done = self.served, Deferred()
+        served.start_packing(self.name)
         log.info('%s: packs storage %r to %s', self.name, served.name, time)
-        done = Deferred()
         work = partial(served.storage.pack, time, served.wrapper.references)
         self.server.packers.run(served, work).when_settled(partial(self._packed, served, done))
-        served.stats.packing_time = self.server.runtime.time()
         return done
 
     def _packed(self, served: ServedStorage, done: Deferred, _: Any,
                 error: BaseException | None) -> None:
-        served.stats.packing_time = None
+        served.stop_packing()
         if error is not None:
             done.fail(error)
             return
