@@ -131,7 +131,8 @@ class FakeChannel:
     def __init__(self):
         self.core = ServerCore()
         self.handler = None
-        self.out = []
+        self.out = []  # whole frames
+        self._piece = b''  # of a frame that is sent in pieces
         self.lost = None
         self.closing = False
         self.room_wanted = False
@@ -140,7 +141,10 @@ class FakeChannel:
 
     def send(self, data):
         if self.lost is None:
-            self.out.append(data)
+            self._piece += data
+            if len(self._piece) == 4 + struct.unpack('>I', self._piece[:4])[0]:
+                self.out.append(self._piece)
+                self._piece = b''
 
     queue = send
 
@@ -197,20 +201,18 @@ class FakeClient:
         self.desk.loop.turn()
 
     def _read(self):
-        stream = b''.join(self.channel.out)
-        self.channel.out.clear()
-        while stream:
-            size = 4 + struct.unpack('>I', stream[:4])[0]
-            content, stream = stream[4:size], stream[size:]
-            if content[:2] != b'\x80\x03':
+        for data in self.channel.out:
+            if data[4:6] != b'\x80\x03':
                 continue  # not a message: the answer to a health check
-            message_id, flag, name, args = pickle.loads(content)
+            message_id, flag, name, args = pickle.loads(data[4:])
+            assert len(data) == 4 + struct.unpack('>I', data[:4])[0]
             if name == '.reply':
                 assert message_id not in self._replies, f'a second reply to {message_id}'
                 self._replies[message_id] = flag, args
             else:
                 assert flag and message_id == 0
                 self.notices.append((name, args))
+        self.channel.out.clear()
 
     def take_notices(self):
         """The one-way calls of the server since the last time."""

@@ -152,7 +152,7 @@ def test_a_result_that_cannot_be_encoded_is_answered_by_an_error(desk, client):
 
 def test_a_reply_after_the_end_is_dropped(desk, client):
     later = []
-    desk.workers.run = lambda lane, function: later.append(type(lane)) or client.session.server.deferred
+    desk.workers.run = lambda lane, function, long: later.append(type(lane)) or client.session.server.deferred
     from zeo_clone.server.deferred import Deferred
     desk.deferred = Deferred()
     client.start('history', OID, 100)

@@ -33,10 +33,10 @@ class Loader:
 
     def ask(self, name: str, *args: Any, wait_timeout_s: float | None = None) -> Any:
         """Call a method that changes nothing."""
-        return self.read(lambda channel: channel.call(name, args), wait_timeout_s)
+        return self.read(lambda channel, link: channel.call(name, args), wait_timeout_s)
 
-    def read(self, call: Callable[[ClientChannel], Any], wait_timeout_s: float | None = None) -> Any:
-        """``call(channel)``, and once more if the connection breaks meanwhile."""
+    def read(self, call: Callable[[ClientChannel, Link], Any], wait_timeout_s: float | None = None) -> Any:
+        """``call(channel, link)``, and once more if the connection breaks meanwhile."""
         deadline = 0.0
         patience_s = self._wait_timeout_s if wait_timeout_s is None else wait_timeout_s
         link = self._manager.ready
@@ -48,7 +48,7 @@ class Loader:
             channel = link.channel
             assert channel is not None
             try:
-                return call(channel)
+                return call(channel, link)
             except ClientDisconnected:
                 if channel.fate is None:
                     raise  # the server itself said so
@@ -70,7 +70,7 @@ class Loader:
                 self.cache.store(oid, start, end, data)
             return revision
 
-        return self.read(lambda channel: channel.load(oid, tid, arrived))
+        return self.read(lambda channel, link: channel.load(oid, tid, arrived))
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for what is not in the cache, without waiting for the answers."""

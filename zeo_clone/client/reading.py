@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import zope.interface
@@ -16,7 +17,7 @@ from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import maxtid, z64
 
 from zeo_clone.addresses import format_address
-from zeo_clone.client import lifetimes
+from zeo_clone.client import chronicle, lifetimes
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.identity import Identity
 from zeo_clone.client.iteration import TransactionIterator
@@ -249,7 +250,9 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
         """The newest `size` revisions, newest first, each described by a dict."""
-        return self._loader.ask('history', oid, size)  # type: ignore[no-any-return]
+        if size <= chronicle.SHORT:
+            return self._loader.ask('history', oid, size)  # type: ignore[no-any-return]
+        return self._loader.read(partial(chronicle.history, oid=oid, size=size))  # type: ignore[no-any-return]
 
     def ping(self) -> None:
         """Ask the server and wait for the answer: what it committed before has arrived then."""
@@ -309,9 +312,18 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     # ---- history and undo ---------------------------------------------------------------------------
 
     def undoLog(self, first: int = 0, last: int = -20, filter: Any = None) -> Any:
-        """Transactions that can be undone, newest first; `filter` is not sent: use `undoInfo`."""
-        return [] if filter is not None else self._loader.ask('undoLog', first, last)
+        """Transactions that can be undone, newest first: from the first to before the last of those for which
+        ``filter(description)`` is true; a negative `last` is how many.
+
+        A filter is called here, with everything that the server tells; `undoInfo` has the server choose.
+        """
+        if filter is None and chronicle.is_short(first, last):
+            return self._loader.ask('undoLog', first, last)
+        return self._loader.read(partial(chronicle.undo_log, first=first, last=last, wanted=filter))
 
     def undoInfo(self, first: int = 0, last: int = -20, specification: Any = None) -> Any:
         """Transactions that can be undone and match the dict `specification`, newest first."""
-        return self._loader.ask('undoInfo', first, last, specification)
+        if chronicle.is_short(first, last):
+            return self._loader.ask('undoInfo', first, last, specification)
+        return self._loader.read(
+            partial(chronicle.undo_log, first=first, last=last, specification=specification))

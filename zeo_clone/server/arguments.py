@@ -7,16 +7,17 @@ formatted before its type is known.  Pure functions.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from ZODB.utils import z64
 
 #: Length of texts that are names: storages, labels, files.
 MAX_NAME = 255
-#: An undo log does not reach further back than this many transactions.
-MAX_COUNT = 1 << 31
+#: A message that a client wants has fewer bytes than this.
+MAX_SIZE = 1 << 31
 #: Ids in one ``iterator_gc``.
-MAX_IDS = 100_000
+MAX_IDS = 50_000
 #: Oids in one ``load_batch``.
 MAX_OIDS = 1000
 #: Oids of objects that are written are less than this, 2**63 (C25).
@@ -127,9 +128,21 @@ def flag(value: Any) -> bool:
     raise bad(value, 'a truth value')
 
 
+def integer(value: Any) -> int:
+    """A number by which something is known."""
+    if type(value) is int:
+        return value
+    raise bad(value, 'an integer')
+
+
 def count(value: Any) -> int:
-    """A number of things, or a negative one with a meaning of its own."""
-    if type(value) is int and -MAX_COUNT < value < MAX_COUNT:
+    """A number of things, never more than `sys.maxsize`, or a negative one with a meaning of its own."""
+    return max(-sys.maxsize, min(integer(value), sys.maxsize))
+
+
+def size(value: Any) -> int:
+    """A number of bytes."""
+    if type(value) is int and -MAX_SIZE < value < MAX_SIZE:
         return value
     raise bad(value, 'a small integer')
 

@@ -1,9 +1,9 @@
-"""Iterators over transactions and their records that a client has open.
+"""Iterators over transactions, their records, and entries of logs that a client has open.
 
-In: calls with the ids of iterators.  Out: transactions and records as plain tuples.  Everything but
-`close` runs in a worker thread, one call of a session at a time, since an iterator may read a long way
-before it finds something (L6).  Bounded in number (S5b); a client that forgets to end one has it ended
-with its session (C16).
+In: calls with the ids of iterators.  Out: transactions and records as plain tuples, entries encoded.
+Everything but `close` runs in a worker thread, one call of a session at a time, since an iterator may read
+a long way before it finds something (L6).  Bounded in number (S5b); a client that forgets to end one has it
+ended with its session (C16).
 """
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.workers import SLICE_S
 from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.marshal import Encoded, ListEncoder
 
 #: Iterators that a session may have open.
 MAX_OPEN = 1000
@@ -39,13 +41,21 @@ class Records(NamedTuple):
     iterator: Iterator[Any]
 
 
+class Entries(NamedTuple):
+    """An open iterator over an undo log or a history, as `chronicle` has them."""
+
+    source: Any  # what may have a close()
+    iterator: Iterator[Any]
+
+
 class Iterators:
     """The iterators of one session."""
 
     def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._ids = itertools.count()
         self._lock = runtime.lock()  # protects _open, and each iterator while it is advanced
-        self._open: dict[int, Transactions | Records] = {}
+        self._open: dict[int, Transactions | Records | Entries] = {}
         self._closed = False
 
     def __len__(self) -> int:
@@ -88,7 +98,7 @@ class Iterators:
         if close is not None:
             close()
 
-    def _add(self, entry: Transactions | Records) -> int:
+    def _add(self, entry: Transactions | Records | Entries) -> int:
         iterator_id = next(self._ids)
         self._open[iterator_id] = entry
         return iterator_id
@@ -157,6 +167,32 @@ class Iterators:
         if not batch:
             self._forget(iterator_id)
         return batch
+
+    def start_entries(self, make: Callable[..., Iterator[Any]], *args: Any) -> int:
+        """Iterate over what ``make(*args)`` returns; the iterator's id."""
+        self._check_room()
+        source = make(*args)
+        return self._add(Entries(source, source))
+
+    def entries(self, iterator_id: int, size: int) -> Encoded:
+        """The next entries, until there are `size` bytes or the time is over: ``(at the end?, [entry])``.
+
+        Where few are wanted of many there may be none before the end.  The end ends the iterator, an error
+        too.
+        """
+        entry, encoder, clock = self._get(iterator_id, Entries), ListEncoder(), self._runtime.monotonic
+        size, until = min(size, MAX_BATCH), clock() + SLICE_S
+        try:
+            for one in entry.iterator:
+                if one is not None:
+                    encoder.add(one)
+                if encoder.size >= size or clock() >= until:
+                    return encoder.encoded(False)
+        except BaseException:
+            self._forget(iterator_id)
+            raise
+        self._forget(iterator_id)
+        return encoder.encoded(True)
 
     def forget(self, iterator_ids: Iterable[int]) -> None:
         """The client is done with these; unknown ones have ended already."""

@@ -16,7 +16,7 @@ from ZODB.POSException import POSKeyError, ReadOnlyError
 from zope.interface import providedBy
 
 from zeo_clone.server import arguments as a
-from zeo_clone.server import numbers
+from zeo_clone.server import chronicle, numbers
 from zeo_clone.server.absence import changed_between
 from zeo_clone.server.commit import Meta
 from zeo_clone.server.deferred import Deferred, in_parts
@@ -40,7 +40,10 @@ MAX_NEW_OIDS = 100
 #: ``has_transaction(tid)``: is it one of the storage's, False if it never was, None if that is not known; who
 #: lists it answers ``getInvalidations`` for nothing but transactions of the storage (C22).
 #: ``blob_size(oid, serial)``: bytes of a blob (B11).
-EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction', 'blob_size']
+#: ``undo_iterator(first, last, specification)`` and ``history_iterator(oid, size)``: the id of an iterator;
+#: ``entry_batch(iterator id, bytes)``: some of its entries (L11).
+EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction', 'blob_size',
+              'entry_batch']
 #: Bytes of data in one reply to ``load_batch`` at most, unless one object has more.
 MAX_LOAD_BATCH = 16 << 20
 #: A reply to ``load_batch`` ends after so many seconds (S11): the client asks again for the rest ...
@@ -223,8 +226,24 @@ def has_transaction(session: Session, tid: bytes) -> Any:
 
 
 def history(session: Session, oid: bytes, size: int = 1) -> Any:
-    look_up = partial(session.storage.history, oid, size)
-    return look_up() if size <= SHORT_HISTORY else session.slow(look_up)
+    if size <= SHORT_HISTORY:
+        return session.storage.history(oid, size)
+    return _in_one_answer(session, chronicle.revisions, oid, size)
+
+
+def history_iterator(session: Session, oid: bytes, size: int) -> Deferred:
+    return session.iterate(Iterators.start_entries, chronicle.revisions, session.storage, oid, size)
+
+
+def entry_batch(session: Session, iterator_id: int, size: int) -> Deferred:
+    return session.iterate(Iterators.entries, iterator_id, size)
+
+
+def _in_one_answer(session: Session, find_entries: Callable[..., Any], *args: Any) -> Deferred:
+    """For clients that do not ask for batches."""
+    calls, most = session.long_calls, chronicle.OURS if session.is_ours else chronicle.ALL
+    return calls.run(lambda: chronicle.in_one_answer(
+        find_entries(session.storage, *args), most, lambda: calls.gone))
 
 
 def record_iternext(session: Session, start: bytes | None = None) -> Any:
@@ -267,11 +286,18 @@ def blob_size(session: Session, oid: bytes, serial: bytes) -> Deferred:
 
 
 def undo_log(session: Session, first: int, last: int) -> Deferred:
-    return session.slow(partial(session.optional('undoLog'), first, last))
+    return undo_info(session, first, last)
 
 
 def undo_info(session: Session, first: int = 0, last: int = -20, specification: Any = None) -> Deferred:
-    return session.slow(partial(session.optional('undoInfo'), first, last, specification))
+    session.optional('undoLog')
+    return _in_one_answer(session, chronicle.undoable, first, last, specification)
+
+
+def undo_iterator(session: Session, first: int, last: int, specification: Any) -> Deferred:
+    session.optional('undoLog')
+    return session.iterate(Iterators.start_entries, chronicle.undoable, session.storage, first, last,
+                           specification)
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -352,7 +378,7 @@ def pack(session: Session, time: float, wait: bool = True) -> Deferred | None:
 
 def call_extension(name: str, session: Session, *args: Any) -> Deferred:
     """A method that the storage itself offers to clients, with the plain values that they sent."""
-    return session.slow(partial(getattr(session.storage, name), *args))
+    return session.long_calls.run(partial(getattr(session.storage, name), *args))
 
 
 def find(session: Session, name: str) -> Method | None:
@@ -369,14 +395,14 @@ METHODS: dict[str, Method] = {
     'set_client_label': _oneway(set_client_label, a.name),
     'ping': _call(ping),
     'heartbeat': _call(heartbeat, a.seconds),
-    'identify': _call(identify, a.token, a.count),
-    'commit_outcome': _call(commit_outcome, a.count),
+    'identify': _call(identify, a.token, a.integer),
+    'commit_outcome': _call(commit_outcome, a.integer),
     'get_info': _call(get_info),
     'getExtensionMethods': _call(get_extension_methods),
     'server_status': _call(server_status),
 
     'loadBefore': _call(load_before, a.oid, a.tid),
-    'load_batch': _call(load_batch, a.oids, a.tid, a.count),
+    'load_batch': _call(load_batch, a.oids, a.tid, a.size),
     'loadSerial': _call(load_serial, a.oid, a.tid),
     'getTid': _call(get_tid, a.oid),
     'lastTransaction': _call(last_transaction),
@@ -387,13 +413,16 @@ METHODS: dict[str, Method] = {
     'sendBlob': _call(send_blob, a.oid, a.tid),
     'blob_size': _call(blob_size, a.oid, a.tid),
     'iterator_start': _call(iterator_start, a.optional_tid, a.optional_tid),
-    'iterator_next': _call(iterator_next, a.count),
-    'iterator_record_start': _call(iterator_record_start, a.count, a.tid),
-    'iterator_record_next': _call(iterator_record_next, a.count),
+    'iterator_next': _call(iterator_next, a.integer),
+    'iterator_record_start': _call(iterator_record_start, a.integer, a.tid),
+    'iterator_record_next': _call(iterator_record_next, a.integer),
     'iterator_gc': _oneway(iterator_gc, a.ids),
-    'iterator_batch': _call(iterator_batch, a.count, a.count),
+    'iterator_batch': _call(iterator_batch, a.integer, a.size),
     'undoLog': _call(undo_log, a.count, a.count),
     'undoInfo': _call(undo_info, a.count, a.count, a.specification, optional=3),
+    'undo_iterator': _call(undo_iterator, a.count, a.count, a.specification),
+    'history_iterator': _call(history_iterator, a.oid, a.count),
+    'entry_batch': _call(entry_batch, a.integer, a.size),
 
     'new_oids': _call(new_oids, a.count, optional=1),
     'tpc_begin': _oneway(tpc_begin, a.transaction_id, a.text, a.text, a.extension, a.optional_tid,

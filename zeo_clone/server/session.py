@@ -118,6 +118,11 @@ class Session:
         """Bytes that wait to be sent."""
         return self._channel.queued
 
+    @property
+    def is_ours(self) -> bool:
+        """Is the client one of this package?"""
+        return self._token is not None
+
     def optional(self, name: str) -> Any:
         """A method that not every storage has.  Raises Unsupported."""
         method = getattr(self.storage, name, None)

@@ -79,20 +79,45 @@ class ListEncoder:
 
     def __init__(self) -> None:
         self._pieces = [b']']
+        self._open: list[bytes] = []  # the batch that is not whole yet
+        self._in_batch = 0
+        self.count = 0
         self.size = 1  # bytes
-        self.values = 0  # as `dumps` counts them: what is more than `MAX_OPCODES` a client of ours refuses
+        self.values = 0  # as `dumps` counts them: what has more than `MAX_OPCODES` our clients refuse
+
+    def add(self, item: Any) -> None:
+        """Append one item.  Raises as `dumps`; then nothing more can be made of this list."""
+        out = [b'('] if not self._in_batch else []
+        _put((item,), out, 1)
+        self._open += out
+        self.count += 1
+        self.values += len(out)
+        self.size += sum(map(len, out))
+        self._in_batch += 1
+        if self._in_batch == _BATCH:
+            self._close_batch()
 
     def extend(self, items: list[Any]) -> None:
-        """Append items.  Raises as `dumps`."""
+        """Append many, faster if they are oids."""
+        self._close_batch()
         for start in range(0, len(items), _BATCH):
             out: list[bytes] = []
             _put_batch(items[start:start + _BATCH], out, 1)
-            self.values += len(out)
             self._pieces.append(b''.join(out))
+            self.values += len(out)
             self.size += len(self._pieces[-1])
+        self.count += len(items)
+
+    def _close_batch(self) -> None:
+        if self._in_batch:
+            self._pieces.append(b''.join((*self._open, b'e')))
+            self._open.clear()
+            self._in_batch = 0
+            self.size += 1
 
     def encoded(self, *before: Any) -> Encoded:
         """The list; or the tuple of one or two values and the list."""
+        self._close_batch()
         if not before:
             return Encoded(self._pieces)
         head: list[bytes] = []
