@@ -4,9 +4,14 @@ Each test runs in `COMBINATIONS`; the clients are processes of their own, each w
 """
 from __future__ import annotations
 
+import datetime
+
 import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
 
 from tests.support.console_process import RemoteError
+from tests.support.peer_env import import_name
 
 COMMIT = 'transaction.commit()'
 LOADS = "storage.server_status()['loads']"
@@ -182,3 +187,44 @@ def test_what_the_server_says_about_its_storage_is_the_same_for_both(clients):
         'connections', 'loads', 'stores', 'commits', 'aborts', 'active_txns', 'lock_time',
         'conflicts', 'conflicts_resolved', 'start', 'waiting', 'timeout-thread-is-alive',
         'last-transaction'}
+
+
+def test_a_date_in_an_extension_keeps_nobody_from_the_logs(tmp_path, hosts, console, combination):
+    """S3.  It was written without a server.  ZEO's clients get it as text; ours as a date, whoever serves."""
+    package, *others = combination
+    path = str(tmp_path / 'Old.fs')
+    storage = FileStorage(path)
+    meta = TransactionMetaData(b'', b'a note', {'when': datetime.date(2020, 1, 2)})
+    storage.tpc_begin(meta)
+    storage.store(bytes(8), bytes(8), b'data', '', meta)
+    storage.tpc_vote(meta)
+    storage.tpc_finish(meta)
+    storage.close()
+    served = hosts[package].start([{'kind': 'file', 'path': path}])
+    try:
+        for prompt, client in zip(map(console, others), others, strict=True):
+            if client != 'zeo_clone' and package != 'zeo_clone':
+                continue  # ZEO's server and client cannot do that
+            prompt.run(f'from {import_name(client)} import ClientStorage\n'
+                       f'storage = ClientStorage.ClientStorage({served.address!r})')
+            for entry in ("storage.undoLog(0, 1)[0]['when']", "storage.history(bytes(8), 1)[0]['when']",
+                          "list(storage.iterator())[0].extension['when']"):
+                text = prompt.run(f'repr({entry})')
+                assert text == ('datetime.date(2020, 1, 2)' if client == 'zeo_clone'
+                                else repr('datetime.date(2020, 1, 2)'))
+    finally:
+        hosts[package].stop(served)
+
+
+def test_a_date_in_an_extension_is_committed_as_what_the_server_takes(clients, combination):
+    """ZEO's servers take none: they get a text."""
+    server, *packages = combination
+    for prompt, package in zip(clients, packages, strict=True):
+        if package != 'zeo_clone':
+            continue
+        prompt.refresh()
+        prompt.run("import datetime; transaction.get().setExtendedInfo('when', datetime.date(2020, 1, 2))\n"
+                   "root['x'] = 1; transaction.commit()")
+        found = prompt.run("repr(storage.undoLog(0, 1)[0]['when'])")
+        assert found == ('datetime.date(2020, 1, 2)' if server == 'zeo_clone'
+                         else repr('datetime.date(2020, 1, 2)'))

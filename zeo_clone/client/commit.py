@@ -23,6 +23,7 @@ from zeo_clone.Exceptions import (
     UnrecognizedResult,
 )
 from zeo_clone.zrpc.channel.calls import ConnectionLost
+from zeo_clone.zrpc.extensions import to_send
 
 #: Data of an own transaction kept for the cache, in bytes; of a larger one only the oids are kept.
 KEPT_DATA = 16 << 20
@@ -69,7 +70,7 @@ class Begun:
     def begin(self, tid: bytes | None, status: str) -> None:
         """Announce the transaction to the server."""
         meta = self.transaction
-        extension = dict(meta.extension)  # applications have dicts of their own
+        extension = to_send(meta, self.link.offers('rich_values'))
         self._channel.send('tpc_begin', (self.number, meta.user, meta.description, extension, tid, status))
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import zope.interface
@@ -17,6 +18,7 @@ from ZODB.interfaces import IStorageTransactionInformation
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import is_tid
 from zeo_clone.Exceptions import UnrecognizedResult
+from zeo_clone.zrpc import extensions
 
 #: Bytes of data asked for at once.
 BATCH_SIZE = 1 << 20
@@ -32,6 +34,11 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
         self._link = link
         self._iid = iid
         self._records = records  # None: to be asked for
+
+    @cached_property
+    def extension(self) -> dict[Any, Any]:
+        """As it can be read without importing what it names; ``extension_bytes`` is what is stored."""
+        return extensions.read(self.extension_bytes)
 
     def __iter__(self) -> Iterator[DataRecord]:
         records = self._ask() if self._records is None else iter(self._records)

@@ -248,6 +248,8 @@ class Link:
         if self._options.client_label is not None:
             self.channel.send_async(
                 self.channel.core.send_oneway('set_client_label', (self._options.client_label,)))
+        if self.offers('rich_values'):
+            self.channel.send_async(self.channel.core.send_oneway('rich_values', ()))
         if self.offers('commit_outcome'):
             self.channel.call_async('identify', (self._identity.token, self._identity.number),
                                     self._identified)

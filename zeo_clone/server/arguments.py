@@ -12,6 +12,8 @@ from typing import Any
 
 from ZODB.utils import z64
 
+from zeo_clone.zrpc.extensions import sendable, storable
+
 #: Length of texts that are names: storages, labels, files.
 MAX_NAME = 255
 #: A message that a client wants has fewer bytes than this.
@@ -154,10 +156,12 @@ def seconds(value: Any) -> float:
     raise bad(value, 'a time in seconds')
 
 
-def extension(value: Any) -> dict[Any, Any]:
-    """The extension of a transaction: a dict of plain values."""
+def extension(value: Any) -> dict[Any, Any] | bytes:
+    """The extension of a transaction: a dict, or the pickle of one in which nothing can do harm."""
     if type(value) is dict:
-        return value
+        return {key: sendable(item, True) for key, item in value.items()}
+    if type(value) is bytes:
+        return storable(value)
     raise bad(value, 'a dict')
 
 
@@ -212,7 +216,7 @@ def is_usual_begin(args: tuple[Any, ...]) -> bool:
         return False
     transaction_id, user, description, extension, tid, status = args
     return (tid is None and type(transaction_id) is int and type(user) is bytes and type(description) is bytes
-            and type(extension) is dict and type(status) is str and status == ' ')
+            and type(extension) is dict and not extension and type(status) is str and status == ' ')
 
 
 def is_usual_store(args: tuple[Any, ...]) -> bool:

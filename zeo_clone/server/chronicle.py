@@ -14,12 +14,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
 from persistent.TimeStamp import TimeStamp
-from ZODB._compat import loads
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import UndoSearch
 from ZODB.FileStorage.format import FileStorageFormatter
-from ZODB.POSException import StorageError
+from ZODB.POSException import POSError, StorageError
 
+from zeo_clone.server.descriptions import look_up
+from zeo_clone.zrpc import extensions
 from zeo_clone.zrpc.decoder import MAX_OPCODES
 from zeo_clone.zrpc.marshal import Encoded, ListEncoder
 from zeo_clone.zrpc.slices import in_slices
@@ -49,7 +50,21 @@ def revisions(storage: Any, oid: bytes, size: int) -> Iterator[Entry | None]:
     """The newest `size` revisions of an object.  Raises POSKeyError, at once or later."""
     if type(storage).history == FileStorage.history:
         return _revisions_in_file(storage, oid, size)
-    return iter(storage.history(oid, size))
+    return iter(history(storage, oid, size))
+
+
+def history(storage: Any, oid: bytes, size: int) -> list[Entry]:
+    """As the storage tells it, or read from its transactions if it cannot: for an extension that is an object
+    it would need the object's class."""
+    try:
+        found: list[Entry] = storage.history(oid, size)
+    except (POSError, OSError):
+        raise
+    except Exception:
+        if not hasattr(storage, 'iterator'):
+            raise
+        return look_up(storage, oid, size)
+    return found
 
 
 def _undoable_in_file(storage: Any, first: int, last: int, specification: Entry | None
@@ -87,7 +102,7 @@ def _revisions_in_file(storage: Any, oid: bytes, size: int) -> Generator[Entry, 
         while position and size > 0:
             data = reader._read_data_header(position)
             transaction = reader._read_txn_header(data.tloc)
-            entry: Entry = loads(transaction.ext) if transaction.ext else {}
+            entry: Entry = extensions.read(transaction.ext)
             entry.update(time=TimeStamp(data.tid).timeTime(), user_name=transaction.user,
                          description=transaction.descr, tid=data.tid, size=data.plen)
             yield entry
@@ -95,13 +110,13 @@ def _revisions_in_file(storage: Any, oid: bytes, size: int) -> Generator[Entry, 
             position = data.prev
 
 
-def in_one_answer(entries: Iterator[Entry | None], most_values: int, unwanted: Callable[[], bool]
-                  ) -> Generator[None, None, Encoded | None]:
+def in_one_answer(entries: Iterator[Entry | None], with_rich: bool, most_values: int,
+                  unwanted: Callable[[], bool]) -> Generator[None, None, Encoded | None]:
     """Encodes all `entries`, in steps.  Raises StorageError if there are too many for one message.
 
     It ends without a result as soon as nobody wants it.
     """
-    encoder = ListEncoder()
+    encoder = ListEncoder(with_rich)
     for entry in entries:
         if unwanted():
             return None

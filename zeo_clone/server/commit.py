@@ -32,7 +32,7 @@ class Meta(NamedTuple):
     id: int | str | bytes
     user: str | bytes
     description: str | bytes
-    extension: dict[Any, Any]
+    extension: dict[Any, Any] | bytes  # an object, or its pickle
     tid: bytes | None
     status: str
 

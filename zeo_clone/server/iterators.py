@@ -17,6 +17,7 @@ from ZODB.POSException import StorageError
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.workers import SLICE_S
 from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.extensions import to_send
 from zeo_clone.zrpc.marshal import Encoded, ListEncoder
 
 #: Iterators that a session may have open.
@@ -57,6 +58,7 @@ class Iterators:
         self._lock = runtime.lock()  # protects _open, and each iterator while it is advanced
         self._open: dict[int, Transactions | Records | Entries] = {}
         self._closed = False
+        self.with_rich = False  # the client takes extensions as they are stored
 
     def __len__(self) -> int:
         return len(self._open)
@@ -127,7 +129,7 @@ class Iterators:
         entry.current.clear()
         for transaction in entry.iterator:
             entry.current.append(transaction)
-            return transaction_tuple(transaction)
+            return transaction_tuple(transaction, self.with_rich)
         self._forget(iterator_id)
         return None
 
@@ -160,7 +162,7 @@ class Iterators:
         for transaction in entry.iterator:
             entry.current[:] = [transaction]
             records, used = read_records(transaction)
-            batch.append((transaction_tuple(transaction), records))
+            batch.append((transaction_tuple(transaction, self.with_rich), records))
             left -= used
             if left <= 0:
                 break
@@ -180,7 +182,8 @@ class Iterators:
         Where few are wanted of many there may be none before the end.  The end ends the iterator, an error
         too.
         """
-        entry, encoder, clock = self._get(iterator_id, Entries), ListEncoder(), self._runtime.monotonic
+        entry, clock = self._get(iterator_id, Entries), self._runtime.monotonic
+        encoder = ListEncoder(self.with_rich)
         size, until = min(size, MAX_BATCH), clock() + SLICE_S
         try:
             for one in entry.iterator:
@@ -200,10 +203,10 @@ class Iterators:
                    *[partial(self._forget, iterator_id) for iterator_id in iterator_ids])
 
 
-def transaction_tuple(transaction: Any) -> tuple[Any, ...]:
+def transaction_tuple(transaction: Any, with_rich: bool) -> tuple[Any, ...]:
     """A transaction as it travels."""
     return (transaction.tid, transaction.status, transaction.user, transaction.description,
-            transaction.extension)
+            to_send(transaction, with_rich))
 
 
 def record_tuple(record: Any) -> tuple[Any, ...]:

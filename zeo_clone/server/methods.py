@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ZODB.POSException import POSKeyError, ReadOnlyError
+from ZODB.POSException import POSError, POSKeyError, ReadOnlyError
 from zope.interface import providedBy
 
 from zeo_clone.server import arguments as a
@@ -20,6 +20,7 @@ from zeo_clone.server import chronicle, numbers
 from zeo_clone.server.absence import changed_between
 from zeo_clone.server.commit import Meta
 from zeo_clone.server.deferred import Deferred, in_parts
+from zeo_clone.server.descriptions import described
 from zeo_clone.server.downloads import size_of_blob
 from zeo_clone.server.iterators import Iterators
 from zeo_clone.server.operations import Operation
@@ -42,8 +43,9 @@ MAX_NEW_OIDS = 100
 #: ``blob_size(oid, serial)``: bytes of a blob (B11).
 #: ``undo_iterator(first, last, specification)`` and ``history_iterator(oid, size)``: the id of an iterator;
 #: ``entry_batch(iterator id, bytes)``: some of its entries (L11).
+#: ``rich_values()``: from now on the client may be sent values of `rich`, and extensions as they are stored.
 EXTENSIONS = ['iterator_batch', 'heartbeat', 'commit_outcome', 'load_batch', 'has_transaction', 'blob_size',
-              'entry_batch']
+              'entry_batch', 'rich_values']
 #: Bytes of data in one reply to ``load_batch`` at most, unless one object has more.
 MAX_LOAD_BATCH = 16 << 20
 #: A reply to ``load_batch`` ends after so many seconds (S11): the client asks again for the rest ...
@@ -116,6 +118,10 @@ def commit_outcome(session: Session, number: int) -> tuple[str, bytes | None]:
 
 def heartbeat(session: Session, interval: float) -> None:
     session.expect_beats(interval)
+
+
+def rich_values(session: Session) -> None:
+    session.take_rich_values()
 
 
 def get_info(session: Session) -> dict[str, Any]:
@@ -227,12 +233,18 @@ def has_transaction(session: Session, tid: bytes) -> Any:
 
 def history(session: Session, oid: bytes, size: int = 1) -> Any:
     if size <= SHORT_HISTORY:
-        return session.storage.history(oid, size)
+        try:
+            return list(described(session.with_rich, chronicle.history, session.storage, oid, size))
+        except POSError:
+            raise
+        except Exception:  # an extension that the storage cannot read
+            pass
     return _in_one_answer(session, chronicle.revisions, oid, size)
 
 
 def history_iterator(session: Session, oid: bytes, size: int) -> Deferred:
-    return session.iterate(Iterators.start_entries, chronicle.revisions, session.storage, oid, size)
+    return session.iterate(Iterators.start_entries, described, session.with_rich, chronicle.revisions,
+                           session.storage, oid, size)
 
 
 def entry_batch(session: Session, iterator_id: int, size: int) -> Deferred:
@@ -241,9 +253,10 @@ def entry_batch(session: Session, iterator_id: int, size: int) -> Deferred:
 
 def _in_one_answer(session: Session, find_entries: Callable[..., Any], *args: Any) -> Deferred:
     """For clients that do not ask for batches."""
-    calls, most = session.long_calls, chronicle.OURS if session.is_ours else chronicle.ALL
+    calls, with_rich = session.long_calls, session.with_rich
+    most = chronicle.OURS if session.is_ours else chronicle.ALL
     return calls.run(lambda: chronicle.in_one_answer(
-        find_entries(session.storage, *args), most, lambda: calls.gone))
+        described(with_rich, find_entries, session.storage, *args), with_rich, most, lambda: calls.gone))
 
 
 def record_iternext(session: Session, start: bytes | None = None) -> Any:
@@ -296,8 +309,8 @@ def undo_info(session: Session, first: int = 0, last: int = -20, specification: 
 
 def undo_iterator(session: Session, first: int, last: int, specification: Any) -> Deferred:
     session.optional('undoLog')
-    return session.iterate(Iterators.start_entries, chronicle.undoable, session.storage, first, last,
-                           specification)
+    return session.iterate(Iterators.start_entries, described, session.with_rich, chronicle.undoable,
+                           session.storage, first, last, specification)
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -309,7 +322,7 @@ def new_oids(session: Session, count: int = MAX_NEW_OIDS) -> list[bytes]:
 
 
 def tpc_begin(session: Session, transaction_id: Any, user: str | bytes, description: str | bytes,
-              extension: dict[Any, Any], tid: bytes | None = None, status: str = ' ') -> None:
+              extension: dict[Any, Any] | bytes, tid: bytes | None = None, status: str = ' ') -> None:
     session.transactor.begin(_new(Meta, (transaction_id, user, description, extension, tid, status)))
 
 
@@ -396,6 +409,7 @@ METHODS: dict[str, Method] = {
     'ping': _call(ping),
     'heartbeat': _call(heartbeat, a.seconds),
     'identify': _call(identify, a.token, a.integer),
+    'rich_values': _oneway(rich_values),
     'commit_outcome': _call(commit_outcome, a.integer),
     'get_info': _call(get_info),
     'getExtensionMethods': _call(get_extension_methods),

@@ -200,6 +200,15 @@ class Session:
         if before is not None:
             before.disconnect('the same client has connected again')
 
+    @property
+    def with_rich(self) -> bool:
+        """Does the client take values of `rich`?"""
+        return self._core.with_rich
+
+    def take_rich_values(self) -> None:
+        """It does from now on."""
+        self._core.with_rich = self._iterators.with_rich = True
+
     def note_outcome(self, transaction_id: object, tid: bytes | None) -> None:
         """Remember how a transaction of the client ended."""
         if self._token is not None and type(transaction_id) is int:

@@ -14,6 +14,7 @@ _codecs encode                          bytes, from ``(text, 'latin1')``: protoc
 builtins bytes                          empty bytes, from ``()``: the same picklers
 ZopeUndo.Prefix Prefix                  our `Prefix`
 copyreg _reconstructor, builtins object the long form of the two classes above
+datetime, decimal, uuid, complex, int   the values of `rich`
 ======================================  ===============================================================
 
 ``__builtin__`` and ``copy_reg``, the Python 2 names of the modules, are listed as well.
@@ -21,11 +22,13 @@ copyreg _reconstructor, builtins object the long form of the two classes above
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from ZODB.POSException import UndoError
 
 from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.zrpc import rich
 
 MAX_NAME = 120              # characters of a module's or class's name
 MAX_DEPTH = 32              # containers in containers; a real message has five
@@ -108,6 +111,15 @@ class Prefix:
         self.path = '/'.join(s if type(s) is str else s.decode('latin-1') for s in segments)
 
 
+class Foreign:
+    """Stands for an object of a class that is not on the list, where such a one is not refused."""
+
+    __slots__ = ('title',)
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+
 class Name:
     """A listed name, on the decoder's stack only; never part of a value that is handed out."""
 
@@ -163,6 +175,19 @@ def _make_prefix(args: tuple[Any, ...]) -> Prefix:
     return Prefix()
 
 
+def _make_uuid(args: tuple[Any, ...]) -> object:
+    if args != ():
+        raise bad('a UUID with arguments')
+    return rich.blank_uuid()
+
+
+def _make_rich(make: Callable[[tuple[Any, ...]], object], args: tuple[Any, ...]) -> object:
+    try:
+        return make(args)
+    except rich.ERRORS:
+        raise bad('a date, number or the like that is none') from None
+
+
 def _no_call(args: tuple[Any, ...]) -> object:
     raise bad('a call of a class that may not be called')
 
@@ -188,6 +213,7 @@ def _make_undo_error(args: tuple[Any, ...]) -> UndoError:
 
 _UNDO_ERROR = Name('UndoError', _no_call)
 _PREFIX = Name('Prefix', _make_prefix)
+_UUID = Name('UUID', _make_uuid)
 _BINARY = Name('binary', _make_binary)
 _OBJECT = Name('object', _no_call)
 _BYTES = Name('bytes', _make_empty)
@@ -202,23 +228,62 @@ ALLOWED: dict[tuple[str, str], Name] = {
     ('ZODB.POSException', '_recon'): Name('_recon', _make_undo_error),
     ('ZODB.POSException', 'UndoError'): _UNDO_ERROR,
 }
+#: Of these nothing but plain values can be made.  They may also stand in the extension of a transaction.
+HARMLESS: dict[tuple[str, str], Name] = {
+    ('uuid', 'UUID'): _UUID,
+    **{pair: Name(pair[1], partial(_make_rich, make)) for pair, make in rich.MAKERS.items()},
+    **{pair: name for pair, name in ALLOWED.items() if name is _BINARY or pair[0] == '_codecs'},
+}
+for _module in ('builtins', '__builtin__'):
+    HARMLESS[_module, 'bytes'] = _BYTES
+    HARMLESS[_module, 'set'] = _SET
+    HARMLESS[_module, 'frozenset'] = _FROZENSET
+    for _number in ('complex', 'int'):
+        HARMLESS[_module, _number] = HARMLESS['builtins', _number]
+ALLOWED.update(HARMLESS)
 for _module in ('builtins', '__builtin__'):
     ALLOWED[_module, 'object'] = _OBJECT
-    ALLOWED[_module, 'bytes'] = _BYTES
-    ALLOWED[_module, 'set'] = _SET
-    ALLOWED[_module, 'frozenset'] = _FROZENSET
 for _module in ('copyreg', 'copy_reg'):
     ALLOWED[_module, '_reconstructor'] = Name('_reconstructor', _reconstruct)
 #: Classes that the NEWOBJ opcode may make.
-NEW: frozenset[Name] = frozenset({_PREFIX, _BINARY})
+NEW: frozenset[Name] = frozenset({_PREFIX, _BINARY, _UUID})
+
+
+#: Finds the `Name` of a module and a name.
+Find = Callable[[object, object], Name]
 
 
 def find(module: object, name: object) -> Name:
     """The `Name` of a listed pair.  Raises ProtocolError for every other."""
+    return _look_up(ALLOWED, module, name)
+
+
+def find_harmless(module: object, name: object) -> Name:
+    """The `Name` of a pair that may also stand in an extension.  Raises ProtocolError for every other."""
+    return _look_up(HARMLESS, module, name)
+
+
+def find_any(module: object, name: object) -> Name:
+    """The same; what an unlisted pair makes is a `Foreign`."""
+    if type(module) is str and type(name) is str and (module, name) not in HARMLESS:
+        title = f'{module}.{name}'[:MAX_NAME]
+        return Name(_FOREIGN, lambda args: Foreign(title))
+    return find_harmless(module, name)
+
+
+def _look_up(listed: dict[tuple[str, str], Name], module: object, name: object) -> Name:
     if type(module) is not str or type(name) is not str:
         raise bad('a class name that is not text')
     try:
-        return ALLOWED[module, name]
+        return listed[module, name]
     except KeyError:
         shown = ascii(f'{module[:MAX_NAME // 2]}.{name[:MAX_NAME // 2]}')[:MAX_NAME]
         raise bad(f'{shown} is not on the list of what a message may name') from None
+
+
+_FOREIGN = 'foreign'
+
+
+def may_be_made(name: Name) -> bool:
+    """Whether the NEWOBJ opcode may make an object of it."""
+    return name in NEW or name.title is _FOREIGN

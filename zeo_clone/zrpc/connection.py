@@ -175,6 +175,7 @@ class ServerCore(Core):
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         super().__init__(limit)
         self._frames.limit = STRANGER_LIMIT
+        self.with_rich = False  # the client has said that it takes values of `rich`
 
     def greet(self) -> bytes:
         """The first bytes that a server sends."""
@@ -210,7 +211,7 @@ class ServerCore(Core):
     def send_reply(self, message_id: Any, value: Any) -> bytes:
         """The bytes of a reply.  A value that cannot be encoded is answered by an error (S3)."""
         try:
-            return frame(messages.encode_reply(message_id, value))
+            return frame(messages.encode_reply(message_id, value, self.with_rich))
         except marshal.ENCODE_ERRORS as error:
             return self.send_error(message_id, TypeError(f'the result cannot be sent: {error}'))
 

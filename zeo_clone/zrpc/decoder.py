@@ -1,9 +1,9 @@
 """Bytes of one message -> one value: a restricted decoder of pickles.
 
 In: the content of a frame.  Out: a value made of None, bool, int, float, str, bytes, tuple, list, dict,
-set, frozenset and `Prefix`, or `ProtocolError`.  No I/O, no state between messages, any thread.  It is a
-machine of its own over the opcodes of protocols 0 to 5, without those that a plain value never needs;
-it never uses Python's unpicklers, imports nothing that a message names and calls nothing but the
+set, frozenset, `Prefix` and those of `rich`, or `ProtocolError`.  No I/O, no state between messages, any
+thread.  It is a machine of its own over the opcodes of protocols 0 to 5, without those that such a value
+never needs; it never uses Python's unpicklers, imports nothing that a message names and calls nothing but the
 functions of `allowed` (S1).  It does not know what a message means.
 
 Whatever the bytes are, time and memory stay within a small multiple of their length (S5, S5a):
@@ -24,7 +24,7 @@ from struct import Struct
 from struct import error as struct_error
 from typing import Any
 
-from zeo_clone.zrpc.allowed import MAX_DEPTH, MAX_INT_BYTES, MAX_WAITING, bad
+from zeo_clone.zrpc.allowed import MAX_DEPTH, MAX_INT_BYTES, MAX_WAITING, Find, bad, find
 from zeo_clone.zrpc.opcodes import LEAVES, REST, Machine, Sealed, all_leaves, extend, seal, set_items
 
 MAX_OPCODES = 1_000_000     # not counting runs of oids; an undo log of 50,000 transactions has as many
@@ -40,12 +40,13 @@ _f8 = Struct('>d').unpack_from
 _oids = Struct('2x8s').iter_unpack
 
 
-def loads(content: bytes | bytearray | memoryview) -> Any:
+def loads(content: bytes | bytearray | memoryview, find: Find = find, max_int: int = MAX_INT_BYTES) -> Any:
     """The value of a message.  Raises `ProtocolError` for everything that is not one (S5).
 
-    Give it bytes: other types are copied first.
+    Give it bytes: other types are copied first.  For other pickles than messages there may be another list of
+    names, and integers of `max_int` bytes.
     """
-    parts = loads_in_parts(content if type(content) is bytes else bytes(content), MAX_OPCODES)
+    parts = loads_in_parts(content if type(content) is bytes else bytes(content), MAX_OPCODES, find, max_int)
     try:
         while True:
             next(parts)
@@ -53,11 +54,12 @@ def loads(content: bytes | bytearray | memoryview) -> Any:
         return end.value
 
 
-def loads_in_parts(content: bytes, most: int) -> Generator[None, None, Any]:
+def loads_in_parts(content: bytes, most: int, find: Find = find, max_int: int = MAX_INT_BYTES
+                   ) -> Generator[None, None, Any]:
     """`loads` of at most `most` opcodes for whoever has little time: a generator that returns the value, with
     a pause after each `PART`."""
     try:
-        return (yield from _decode(content, most))
+        return (yield from _decode(content, most, find, max_int))
     except (IndexError, struct_error):
         raise bad('it is cut off, or an opcode lacks its operands') from None
     except KeyError:
@@ -66,7 +68,7 @@ def loads_in_parts(content: bytes, most: int) -> Generator[None, None, Any]:
         raise bad('it contains text that is not') from None
 
 
-def _decode(content: bytes, most: int) -> Generator[None, None, Any]:
+def _decode(content: bytes, most: int, find: Find, max_int: int) -> Generator[None, None, Any]:
     """The loop.  One long chain, most frequent opcodes first: its order is its speed."""
     pos = 2 if content[0] == 0x80 and content[1] <= _HIGHEST_PROTOCOL else 0
     stack: list[Any] = []
@@ -127,7 +129,7 @@ def _decode(content: bytes, most: int) -> Generator[None, None, Any]:
             elif op == 0x8a:                                        #    LONG1
                 start = pos + 1
                 pos = start + content[pos]
-                if pos - start > MAX_INT_BYTES:
+                if pos - start > max_int:
                     raise bad('an integer is too long')
                 stack.append(int.from_bytes(content[start:pos], 'little', signed=True))
             elif op == 0x87:                                        #    TUPLE3
@@ -179,7 +181,7 @@ def _decode(content: bytes, most: int) -> Generator[None, None, Any]:
                 pos += 8
             else:
                 if rest is None:
-                    rest = Machine(content, marks, sealed)
+                    rest = Machine(content, marks, sealed, find, max_int)
                 handler = REST.get(op)
                 if handler is None:
                     raise bad(f'opcode {op:#04x} at byte {pos - 1} is not allowed')

@@ -1,16 +1,18 @@
 """Values <-> the bytes of one message: `dumps` and `loads`, the only place where the two meet.
 
-In: a value made of None, bool, int, float, str, bytes, tuple, list, dict, set, frozenset and Prefix.
-Out: a pickle of protocol 3 without memo, byte for byte what ZEO sends for the same value; and back
-(`loads`, see `decoder`).  No I/O, no state, any thread.  Python's own pickler is not used: it would call
-what objects bring with them.  This module knows no message kinds and no exceptions; `faults` describes
-the exceptions that old clients expect as pickles with `Global` and `Call`.
+In: a value made of None, bool, int, float, str, bytes, tuple, list, dict, set, frozenset, Prefix and, for a
+peer that takes them, those of `rich`.  Out: a pickle of protocol 3 without memo, byte for byte what ZEO sends
+for the same value; and back (`loads`, see `decoder`).  No I/O, no state, any thread.  Python's own pickler is
+not used: it would call what objects bring with them.  This module knows no message kinds and no exceptions;
+`faults` describes the exceptions that old clients expect as pickles with `Global` and `Call`.
 """
 from __future__ import annotations
 
 from struct import Struct
 from typing import Any
+from uuid import UUID
 
+from zeo_clone.zrpc import rich
 from zeo_clone.zrpc.allowed import (
     MAX_CONTAINERS,
     MAX_DEPTH,
@@ -77,7 +79,8 @@ class Encoded:
 class ListEncoder:
     """Encodes a list, some items at a time, by whoever has the time for it; never wholly in one piece."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_rich: bool = False) -> None:
+        self._out: type[list[bytes]] = _ForRich if with_rich else list
         self._pieces = [b']']
         self._open: list[bytes] = []  # the batch that is not whole yet
         self._in_batch = 0
@@ -87,7 +90,7 @@ class ListEncoder:
 
     def add(self, item: Any) -> None:
         """Append one item.  Raises as `dumps`; then nothing more can be made of this list."""
-        out = [b'('] if not self._in_batch else []
+        out = self._out([b'('] if not self._in_batch else [])
         _put((item,), out, 1)
         self._open += out
         self.count += 1
@@ -129,14 +132,19 @@ class _WithClasses(list[bytes]):
     """The parts of a message in which `Global` and `Call` are welcome."""
 
 
-def dumps(value: object, exceptions: bool = False) -> bytes:
-    """The message that carries `value`; with `exceptions`, also what ``faults.z4_error`` returns.
+class _ForRich(list[bytes]):
+    """The parts of a message in which `rich` values are welcome."""
+
+
+def dumps(value: object, exceptions: bool = False, with_rich: bool = False) -> bytes:
+    """The message that carries `value`; with `exceptions`, also what ``faults.z4_error`` returns; with
+    `with_rich`, also values of `rich`.
 
     Raises TypeError for a value of a class that messages cannot carry and ValueError for one that is too
     deep, too large or not text; both say "cannot encode".  What is returned, `loads` accepts, unless
     `exceptions` let it contain a `Global`.
     """
-    out: list[bytes] = _WithClasses() if exceptions else []
+    out: list[bytes] = _WithClasses() if exceptions else _ForRich() if with_rich else []
     out.append(b'\x80\x03')
     _put((value,), out, 0)
     if len(out) > MAX_CONTAINERS and _containers(value) >= MAX_CONTAINERS:
@@ -170,7 +178,10 @@ def _put(values: Any, out: list[bytes], depth: int) -> None:
             out.append(b'X' + _u4(len(text)))
             out.append(text)
         elif kind is int:
-            out.append(_SHORT_INT[value] if 0 <= value < 256 else _integer(value))
+            if 0 <= value < 256:
+                out.append(_SHORT_INT[value])
+            else:
+                _put_integer(value, out, depth)
         elif value is None:
             out.append(b'N')
         elif kind is bool:
@@ -181,6 +192,27 @@ def _put(values: Any, out: list[bytes], depth: int) -> None:
             out.append(b'G' + _f8(value))
         else:
             _put_other(kind, value, out, depth + 1)
+
+
+def _put_integer(value: int, out: list[bytes], depth: int) -> None:
+    if type(out) is _ForRich and value.bit_length() >= 8 * MAX_INT_BYTES:
+        _put_rich(value, out, depth)
+    else:
+        out.append(_integer(value))
+
+
+def _put_rich(value: Any, out: list[bytes], depth: int) -> None:
+    if type(value) is UUID:
+        out.append(b'cuuid\nUUID\n)\x81')
+        _put_dict({'int': value.int}, out, depth)
+        out.append(b'b')
+        return
+    if type(value) is int and value.bit_length() >= 8 * rich.MAX_LARGE_INT:
+        raise ValueError(f'cannot encode: an integer of more than {rich.MAX_LARGE_INT} bytes')
+    module, name, args = rich.parts(value)
+    out.append(f'c{module}\n{name}\n'.encode())
+    _put_tuple(args, out, depth + 1)
+    out.append(b'R')
 
 
 def _put_tuple(value: tuple[Any, ...], out: list[bytes], depth: int) -> None:
@@ -213,6 +245,8 @@ def _put_other(kind: type, value: Any, out: list[bytes], depth: int) -> None:
     elif kind is Call and type(out) is _WithClasses:
         _put((value.function, value.args), out, depth)
         out.append(b'R')
+    elif kind in rich.TYPES and type(out) is _ForRich:
+        _put_rich(value, out, depth)
     else:
         _put_instance(kind, value, out, depth)
 

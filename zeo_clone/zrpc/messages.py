@@ -41,9 +41,10 @@ def encode_oneway(name: str, args: tuple[Any, ...]) -> bytes:
     return shortcuts.encode_oneway(name, args) or marshal.dumps((0, True, name, args))
 
 
-def encode_reply(message_id: Any, value: Any) -> bytes:
-    """The reply to a two-way call."""
-    return shortcuts.encode_reply(message_id, value) or marshal.dumps((message_id, 0, REPLY, value))
+def encode_reply(message_id: Any, value: Any, with_rich: bool = False) -> bytes:
+    """The reply to a two-way call; `with_rich`: the peer takes values of `rich`."""
+    return shortcuts.encode_reply(message_id, value) or marshal.dumps(
+        (message_id, 0, REPLY, value), with_rich=with_rich)
 
 
 def encode_encoded(message_id: Any, value: marshal.Encoded) -> list[bytes]:

@@ -7,23 +7,27 @@ that the loop in `decoder` stays as short as what peers really send.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ZODB.POSException import UndoError
 
+from zeo_clone.zrpc import rich
 from zeo_clone.zrpc.allowed import (
     MAX_CONTAINERS,
     MAX_DEPTH,
     MAX_INT_BYTES,
     MAX_NAME,
     MAX_WAITING,
-    NEW,
+    Find,
+    Foreign,
     Name,
     Prefix,
     bad,
-    find,
+    find_harmless,
     key_fault,
+    may_be_made,
 )
 
 MAX_MEMO = 100_000          # memo entries, and their numbers
@@ -34,7 +38,7 @@ MAX_FLOAT_CHARS = 40        # of a float written as text
 _INT_END = 1 << (8 * MAX_INT_BYTES - 1)
 _CLASS_DEPTH = 1 << 30      # noted for a container that holds a `Name`: it can only be an argument
 
-LEAVES = frozenset({type(None), bool, int, float, str, bytes, Prefix, UndoError})
+LEAVES = frozenset({type(None), bool, int, float, str, bytes, Prefix, UndoError, Foreign}) | rich.TYPES
 all_leaves: Callable[[Iterable[type]], bool] = LEAVES.issuperset
 
 Sealed = dict[int, tuple[int, int, object]]    # id -> depth, values when written out, and the container
@@ -74,6 +78,8 @@ def seal(values: Iterable[Any], sealed: Sealed, length: int) -> None:
 
 
 def extend(target: Any, items: list[Any], sealed: Sealed, length: int) -> None:
+    if type(target) is Foreign:
+        return
     if type(target) is not list or id(target) in sealed:
         raise bad('it appends to something that is not a list, or is finished')
     if not all_leaves(map(type, items)):
@@ -82,6 +88,8 @@ def extend(target: Any, items: list[Any], sealed: Sealed, length: int) -> None:
 
 
 def set_items(target: Any, items: list[Any], sealed: Sealed, length: int) -> None:
+    if type(target) is Foreign:
+        return
     if type(target) is not dict or id(target) in sealed or len(items) % 2:
         raise bad('it sets items of something that is not a dict, or is finished')
     keys = items[::2]
@@ -97,10 +105,13 @@ def set_items(target: Any, items: list[Any], sealed: Sealed, length: int) -> Non
 class Machine:
     """The machine as the less frequent opcodes see it; made when the first of them comes."""
 
-    __slots__ = ('content', 'pos', 'stack', 'marks', 'sealed', 'memo', 'budget')
+    __slots__ = ('content', 'pos', 'stack', 'marks', 'sealed', 'memo', 'budget', 'find', 'max_int')
 
-    def __init__(self, content: bytes, marks: list[list[Any]], sealed: Sealed) -> None:
+    def __init__(self, content: bytes, marks: list[list[Any]], sealed: Sealed, find: Find,
+                 max_int: int) -> None:
         self.content = content
+        self.find = find
+        self.max_int = max_int
         self.pos = 0
         self.stack: list[Any] = []
         self.marks = marks
@@ -175,7 +186,7 @@ class Machine:
 
     def long4(self) -> None:
         length = self.number(4)
-        if length > MAX_INT_BYTES:
+        if length > self.max_int:
             raise bad('an integer is too long')
         self.stack.append(int.from_bytes(self.take(length), 'little', signed=True))
 
@@ -234,11 +245,14 @@ class Machine:
 
     def name(self) -> None:
         module = self.line(MAX_NAME).decode()
-        self.stack.append(find(module, self.line(MAX_NAME).decode()))
+        self.stack.append(self.find(module, self.line(MAX_NAME).decode()))
 
     def stack_name(self) -> None:
+        if self.find is find_harmless:
+            # Others will read it again: what they take for a name must not depend on how they count.
+            raise bad('a name that is not written out')
         name = self.stack.pop()
-        self.stack.append(find(self.stack.pop(), name))
+        self.stack.append(self.find(self.stack.pop(), name))
 
     def reduce(self) -> None:
         args = self.stack.pop()
@@ -258,15 +272,22 @@ class Machine:
 
     def new(self) -> None:
         called = self.stack[-2]
-        if type(called) is not Name or called not in NEW:
+        if type(called) is not Name or not may_be_made(called):
             raise bad('it makes an object of a class that is not on the list')
         self.reduce()
 
     def build(self) -> None:
         state = self.stack.pop()
-        if type(self.stack[-1]) is not Prefix:
+        target = self.stack[-1]
+        if type(target) is Prefix:
+            target.set_state(state)
+        elif type(target) is uuid.UUID:
+            try:
+                rich.fill_uuid(target, state)
+            except rich.ERRORS:
+                raise bad('a UUID that is none') from None
+        elif type(target) is not Foreign:
             raise bad('it gives attributes to something that has none')
-        self.stack[-1].set_state(state)
 
 
 def _int_of(digits: bytes) -> int:
