@@ -21,6 +21,7 @@ from ZODB.utils import z64
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.timers import Timers
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.served import ServedStorage
@@ -50,6 +51,7 @@ class HandLoop:
         self.runtime = runtime
         self.timers = Timers(runtime.monotonic)
         self.callbacks = []
+        self.throttle = Throttle(runtime.monotonic)
         self.call_later = self.timers.call_later
         self.in_line = self.door
 
@@ -90,6 +92,7 @@ class Desk:
                  client_conflict_resolution=False, history_age_s=None, measure=False, runtime=None):
         self.runtime = runtime or ClockRuntime()
         self.loop = HandLoop(self.runtime)
+        self.throttle = self.loop.throttle
         self.read_only = read_only
         self.instance = 'desk'
         self.workers = self.packers = self.syncers = InlineWorkers()
@@ -107,9 +110,9 @@ class Desk:
     def forget(self, session):
         self.forgotten.append(session)
 
-    def stranger(self):
+    def stranger(self, peer='peer:1'):
         """A client that has not said anything."""
-        self.clients.append(FakeClient(self))
+        self.clients.append(FakeClient(self, peer))
         return self.clients[-1]
 
     def close(self):
@@ -168,10 +171,10 @@ class FakeChannel:
 class FakeClient:
     """The client's end of the wire."""
 
-    def __init__(self, desk):
+    def __init__(self, desk, peer='peer:1'):
         self.desk = desk
         self.channel = FakeChannel()
-        self.session = Session(desk, self.channel, 'peer:1')
+        self.session = Session(desk, self.channel, peer)
         self.channel.handler = self.session
         self.notices = []
         self._replies = {}

@@ -415,6 +415,7 @@ def test_a_pack_that_fails_is_told(desk, client, caplog):
     desk.served['1'].storage.pack = pack
     with pytest.raises(ValueError, match='not now'):
         client.call('pack', 1.0, True)
+    desk.loop.advance(60)
     assert client.call('pack', 1.0, False) is None
     assert caplog.messages == ['peer:1: pack failed'] * 2
 

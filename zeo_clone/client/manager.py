@@ -31,6 +31,8 @@ LONGEST_PAUSE_S = 1.0
 #: While a read-only fallback is in use, a read-write server is looked for this often, in seconds.
 UPGRADE_PAUSE_S = 1.0
 
+#: So many times in a minute the log has that a server was found; that it was lost, once (N15).
+BURST = 5
 #: `close` waits this long for a thread that is just processing a message, in seconds.
 CLOSE_TIMEOUT_S = 0.8
 
@@ -331,7 +333,7 @@ class Manager:
             self._ready = link
             self._errors.clear()
         self._failures = 0
-        more = self._throttle.admits(f'connected {link.target} {link.read_only}')
+        more = self._throttle.admits(f'connected {link.target} {link.read_only}', burst=BURST)
         log.log(logging.DEBUG if more is None else logging.INFO,
                 'connected to the server at %s, storage %r%s%s', link.target, self._options.storage,
                 ', read-only' if link.read_only else '', more or '')

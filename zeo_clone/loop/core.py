@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from zeo_clone.loop.poller import READ, best_poller
 from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.timers import Timer, Timers
 from zeo_clone.loop.trigger import Trigger
 
@@ -28,6 +29,7 @@ class Loop:
     def __init__(self, runtime: Runtime = REAL) -> None:
         self.runtime = runtime
         self.poller = best_poller(runtime)
+        self.throttle = Throttle(runtime.monotonic)  # of log lines that a peer can have repeated
         self._timers = Timers(runtime.monotonic)
         self._trigger = Trigger(runtime)
         self._dispatchers: dict[int, Dispatcher] = {}
@@ -169,8 +171,9 @@ class Loop:
     def _call(self, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except Exception:
-            log.exception('a callback of the event loop failed: %r', callback)
+        except Exception as error:
+            self.throttle.report(log, logging.ERROR, f'callback: {type(error)}', '',
+                                 'a callback of the event loop failed: %r', callback, error=error)
 
     def close_all(self) -> None:
         """Close every dispatcher that is still registered."""

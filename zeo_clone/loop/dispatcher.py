@@ -11,7 +11,6 @@ import logging
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.runtime import Socket
-from zeo_clone.loop.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,8 @@ class Dispatcher:
 
     def handle_error(self, error: Exception) -> None:
         """A handler raised `error`."""
-        log.error('%r failed and is closed', self, exc_info=error)
+        self.loop.throttle.report(log, logging.ERROR, f'{type(self)} {type(error)}', '',
+                                  '%r failed and is closed', self, error=error)
         self.handle_close()
 
 
@@ -102,10 +102,6 @@ class Acceptor(Dispatcher):
     #: Pause after an error such as "too many open files", in seconds.
     PAUSE_S = 0.25
 
-    def __init__(self, loop: Loop, sock: Socket) -> None:
-        super().__init__(loop, sock)
-        self._throttle = Throttle(loop.runtime.monotonic)
-
     def handle_read(self) -> None:
         for _ in range(self.PER_TURN):
             try:
@@ -113,22 +109,24 @@ class Acceptor(Dispatcher):
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                more = self._throttle.admits(str(error))
-                if more is not None:
-                    log.warning('%r cannot accept a connection, trying again in %s s: %s%s',
-                                self, self.PAUSE_S, error, more)
+                self.loop.throttle.report(
+                    log, logging.WARNING, f'accept: {error.errno}', '',
+                    '%r cannot accept a connection, trying again in %s s: %s', self, self.PAUSE_S, error)
                 self.set_interest(0)
                 self.loop.call_later(self.PAUSE_S, self._resume)
                 return
             try:
                 sock.setblocking(False)
                 self.handle_accept(sock, address)
-            except Exception:
-                log.exception('%r could not set up a connection from %r', self, address)
+            except Exception as error:
+                self.loop.throttle.report(
+                    log, logging.ERROR, f'accepted: {type(error)}', '',
+                    '%r could not set up a connection from %r', self, address, error=error)
                 sock.close()
 
     def _resume(self) -> None:
         self.set_interest(READ)
 
     def handle_error(self, error: Exception) -> None:
-        log.error('%r goes on after an error', self, exc_info=error)
+        self.loop.throttle.report(log, logging.ERROR, f'{type(self)} {type(error)}', '',
+                                  '%r goes on after an error', self, error=error)

@@ -84,6 +84,7 @@ class Inquiry:
         report = None
         try:
             report = Report(server.ruok(), now - asked_at, now)
-        except Exception:
-            log.exception('cannot look at the state of %r', server)
+        except Exception as error:
+            self._loop.throttle.report(log, logging.ERROR, f'state: {type(error)}', '',
+                                       'cannot look at the state of %r', server, error=error)
         self._loop.door(partial(self._answered, report))

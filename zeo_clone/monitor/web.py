@@ -172,8 +172,9 @@ class WebConnection(Dispatcher):
         self._with_body = method != 'HEAD'
         try:
             self._respond(found, self._answer)
-        except Exception:
-            log.exception('%s: cannot answer %r', self._peer, found)
+        except Exception as error:
+            self.loop.throttle.report(log, logging.ERROR, f'answer: {type(error)}', '',
+                                      '%s: cannot answer %r', self._peer, found, error=error)
             self._answer(text(HTTPStatus.INTERNAL_SERVER_ERROR, 'the server made a mistake; see its log'))
 
     def _answer(self, response: Response) -> None:

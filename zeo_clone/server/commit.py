@@ -6,6 +6,7 @@ that touches the storage on behalf of a commit.  Loop thread only.  It knows no 
 """
 from __future__ import annotations
 
+import binascii
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ZODB.POSException import (
     ReadConflictError,
     StorageError,
     StorageTransactionError,
+    UndoError,
     Unsupported,
 )
 from ZODB.utils import newTid, z64
@@ -195,8 +197,12 @@ class StorageCommit:
         self.written[operation.oid] = None  # type: ignore[index]
 
     def _undo(self, operation: Operation) -> None:
-        with self._wrapper.undoing():
-            result = self._optional('undo')(operation.extra, self._transaction)
+        undo = self._optional('undo')
+        try:
+            with self._wrapper.undoing():
+                result = undo(operation.extra, self._transaction)
+        except (AssertionError, binascii.Error) as error:  # what storages say to an id that is none
+            raise UndoError(f'{operation.extra!r:.100} is not the id of a transaction') from error
         oids = result[1] if isinstance(result, tuple) else result
         for oid in oids or ():
             self.undone[oid] = self.written[oid] = None

@@ -51,6 +51,15 @@ def _describe_unix_peer(runtime: Runtime, sock: Socket) -> str:
     return 'unix socket, pid {}, uid {}'.format(*credentials)
 
 
+def origin(name: str) -> str:
+    """Who `name` is, the text of a peer with or without its label, apart from what changes with each
+    connection: the port, the process."""
+    peer = name.partition(' (')[0]
+    if peer.startswith('unix socket'):
+        return ', '.join(part for part in peer.split(', ') if part.startswith(('unix', 'uid')))
+    return peer.rpartition(':')[0]
+
+
 def open_listeners(loop: Loop, address: Address, on_connect: OnConnect,
                    socket_mode: int | None = None) -> tuple[list[Listener], Address]:
     """Listen at `address`: the listeners, all with one port, and the address with the port that they

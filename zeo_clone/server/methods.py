@@ -23,6 +23,7 @@ from zeo_clone.server.deferred import Deferred, in_parts
 from zeo_clone.server.descriptions import described
 from zeo_clone.server.downloads import size_of_blob
 from zeo_clone.server.iterators import Iterators
+from zeo_clone.server.listen import origin
 from zeo_clone.server.operations import Operation
 from zeo_clone.zrpc import batches
 
@@ -203,7 +204,8 @@ def get_invalidations(session: Session, tid: bytes) -> Any:
         return _verify(session, tid, served.invalidations_after(tid))
     # The storage itself knows.  What is committed meanwhile is in the history.
     until, result = served.last_tid(), Deferred()
-    log.info('%s: was away for long; looking for changes in storage %r', session.name, served.name)
+    session.server.throttle.report(log, logging.INFO, 'away', origin(session.name), '%s: was away for long; '
+                                   'looking for changes in storage %r', session.name, served.name, burst=5)
     session.long_calls.run(partial(changed_between, served.storage, tid, until)).when_settled(
         partial(_add_recent, session, tid, until, result))
     return result

@@ -26,6 +26,7 @@ from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
 from zeo_clone.server.history import History
 from zeo_clone.server.latency import Latency, TimedReader
+from zeo_clone.server.listen import origin
 from zeo_clone.server.outcomes import Outcomes
 from zeo_clone.server.phases import NothingCommitted
 from zeo_clone.server.stats import Stats
@@ -40,8 +41,8 @@ log = logging.getLogger(__name__)
 
 #: From this many waiting transactions on, the log has a warning when one more waits ...
 WAITING_TO_WARN = 4
-#: ... but at most one in so many seconds (N15).
-WARN_INTERVAL_S = 1.0
+#: ... once a minute (N15).  So often in a minute it says that a cache was dropped.
+WARN_BURST = 6
 #: A storage that raises in tpc_abort is asked once more: a file system may have been away for a moment.
 ABORT_ATTEMPTS = 2
 #: Later than any tid.
@@ -87,7 +88,6 @@ class ServedStorage:
         self.outcomes: Outcomes[Listener] = Outcomes()
         self._queue: CommitQueue[Transactor] = CommitQueue()
         self._watchdog = Watchdog(loop, timeout_s)
-        self._warned_at = -WARN_INTERVAL_S
         self._shared = False  # others write to it, too: a new tid need not be one of ours
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._history_age_s = history_age_s
@@ -150,7 +150,9 @@ class ServedStorage:
                 why = 'is newer than the storage'
             elif self._history.latest(tid) is not None:
                 why = 'is at a transaction that is not in the storage: of another past, or packed'
-            log.warning('%s: its cache %s and is dropped (storage %r)', client, why, self.name)
+            self.loop.throttle.report(
+                log, logging.WARNING, 'cache', origin(client),
+                '%s: its cache %s and is dropped (storage %r)', client, why, self.name, burst=WARN_BURST)
 
     def remembers(self, tid: bytes) -> bool:
         """May the storage itself be asked what was written after `tid`?"""
@@ -219,14 +221,14 @@ class ServedStorage:
             self._locked(transactor)
             return True
         waiting = self._queue.waiting
-        now = self.loop.runtime.monotonic()
-        loud = waiting >= WAITING_TO_WARN and now >= self._warned_at + WARN_INTERVAL_S
-        if loud:
-            self._warned_at = now
         holder = self._queue.holder
-        log.log(logging.WARNING if loud else logging.DEBUG, '%s: storage %r has %d transactions waiting; the '
-                'commit lock is held by %s (%s)', transactor.client.name, self.name, waiting,
-                holder and holder.client.name, holder and holder.meta)
+        text = '%s: storage %r has %d transactions waiting; the commit lock is held by %s (%s)'
+        args = (transactor.client.name, self.name, waiting, holder and holder.client.name,
+                holder and holder.meta)
+        if waiting >= WAITING_TO_WARN:
+            self.loop.throttle.report(log, logging.WARNING, 'waiting', self.name, text, *args)
+        else:
+            log.debug(text, *args)
         return False
 
     @property
@@ -344,7 +346,8 @@ class ServedStorage:
 
     def _failed(self, what: str, error: Exception) -> None:
         self.failure = f'{what}: {type(error).__name__}: {str(error)[:1000]}'
-        log.critical('storage %r failed in %s', self.name, what, exc_info=error)
+        self.loop.throttle.report(log, logging.CRITICAL, f'{what}: {type(error)}', self.name,
+                                  'storage %r failed in %s', self.name, what, error=error)
 
     def _publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
         self._history.add(tid, oids)

@@ -20,7 +20,7 @@ from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
 from zeo_clone.server.heartbeat import INTERVAL_S, Heartbeat
-from zeo_clone.server.listen import open_listeners, remove_unix_socket, warn_if_open
+from zeo_clone.server.listen import open_listeners, origin, remove_unix_socket, warn_if_open
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.workers import Workers
@@ -97,7 +97,6 @@ class StorageServer:
         self._handshake_timeout_s = handshake_timeout_s
         self._frame_limit = frame_limit
         self._output_limit = output_limit
-        self._throttle = Throttle(runtime.monotonic)
         self._sessions: dict[Session, None] = {}
         self._thread: Any = None
         self._close_lock = runtime.lock()  # protects _closed
@@ -124,6 +123,11 @@ class StorageServer:
     def __repr__(self) -> str:
         state = 'closed' if self._closed else f'{len(self._sessions)} connections'
         return f'<StorageServer at {self.addr!r}: {", ".join(self.storages)}; {state}>'
+
+    @property
+    def throttle(self) -> Throttle:
+        """Of log lines that a client can have repeated."""
+        return self._loop.throttle
 
     # ---- any thread -------------------------------------------------------------------------------
 
@@ -170,9 +174,8 @@ class StorageServer:
 
     def _connected(self, sock: Socket, peer: str) -> None:
         if len(self._sessions) >= self._max_connections:
-            more = self._throttle.admits('refused')
-            log.log(logging.DEBUG if more is None else logging.WARNING,
-                    '%s: refused: there are %d connections already%s', peer, len(self._sessions), more or '')
+            self.throttle.report(log, logging.WARNING, 'refused', origin(peer),
+                                 '%s: refused: there are %d connections already', peer, len(self._sessions))
             sock.close()
             return
         channel = ServerChannel(self._loop, self._make_transport(sock), ServerCore(self._frame_limit),

@@ -23,6 +23,7 @@ from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.downloads import Downloads
 from zeo_clone.server.iterators import Iterators
+from zeo_clone.server.listen import origin
 from zeo_clone.server.longcalls import LongCalls
 from zeo_clone.server.methods import METHODS, Kind, Method, find
 from zeo_clone.server.operations import Operation
@@ -40,10 +41,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+class Refused(ValueError):
+    """A call that makes no sense at this moment."""
+
+
 #: Exceptions that belong to ordinary work: the client gets them, the log has them at DEBUG (L4).
-ORDINARY = (POSError, KeyError, BadArgument, TransientError, TooBusy)
+ORDINARY = (POSError, KeyError, Refused, BadArgument, TransientError, TooBusy)
 #: Characters of a client's label that are kept.
 MAX_LABEL = 100
+#: Of lines about clients of one host so many come in a minute: that they come and go, and that they are
+#: thrown out (S16).
+BURST, BURST_OF_WARNINGS = 20, 5
 _new = tuple.__new__  # makes a NamedTuple in a third of the time
 #: What Z4 clients are told as the serial of a record that the server has changed.
 RESOLVED = b'rs'
@@ -59,6 +68,7 @@ class Session:
         self.read_only = True
         self._peer = peer
         self._label = ''
+        self._origin = origin(peer)
         self._came = server.runtime.monotonic()
         self._channel = channel
         self._core = channel.core
@@ -149,7 +159,8 @@ class Session:
         """
         served, done = self.served, Deferred()
         served.start_packing(self.name)
-        log.info('%s: packs storage %r to %s', self.name, served.name, time)
+        self._report(logging.INFO, 'packs', '%s: packs storage %r to %s', self.name, served.name, time,
+                     burst=BURST)
         work = partial(served.storage.pack, time, served.wrapper.references)
         self.server.packers.run(served, work).when_settled(partial(self._packed, served, done))
         return done
@@ -160,7 +171,7 @@ class Session:
         if error is not None:
             done.fail(error)
             return
-        log.info('%s: storage %r is packed', self.name, served.name)
+        self._report(logging.INFO, 'packed', '%s: storage %r is packed', self.name, served.name, burst=BURST)
         take_steps(f'the end of packing storage {served.name!r}', served.tell_info,
                    partial(done.succeed, None))
 
@@ -172,11 +183,12 @@ class Session:
     def register(self, storage_id: str, read_only: bool) -> bytes:
         """Join a storage; its last tid."""
         if self._served is not None:
-            raise ValueError(f'this connection is registered for storage {self._served.name!r} already')
+            raise Refused(f'this connection is registered for storage {self._served.name!r} already')
         served = self.server.served.get(storage_id)
         if served is None:
-            known = ', '.join(map(repr, self.server.served))
-            raise ValueError(f'unknown storage {storage_id!r}; this server has {known}'[:1000])
+            refusal = f'unknown storage {storage_id!r}; this server has {self._known_storages()}'[:1000]
+            self._report(logging.WARNING, 'unknown storage', '%s: refused: %s', self.name, refusal)
+            raise Refused(refusal)
         if not read_only and (self.server.read_only or served.storage.isReadOnly()):
             raise ReadOnlyError()
         tid = served.last_tid()
@@ -187,14 +199,22 @@ class Session:
         self._served = served
         self._transactor = Transactor(served, self, read_only)
         served.join(self)
-        log.info('%s: connected to storage %r%s, protocol %s', self.name, served.name,
-                 ' for reading' if read_only else '', self._core.protocol)
+        self._report(logging.INFO, 'connected', '%s: connected to storage %r%s, protocol %s', self.name,
+                     served.name, ' for reading' if read_only else '', self._core.protocol, burst=BURST)
         return tid
+
+    def _known_storages(self) -> str:
+        return ', '.join(map(repr, self.server.served))
+
+    def _report(self, level: int, kind: str, text: str, *args: object, error: BaseException | None = None,
+                burst: int = 1) -> None:
+        """A log line that the client can have repeated as often as it likes."""
+        self.server.throttle.report(log, level, kind, self._origin, text, *args, error=error, burst=burst)
 
     def identify(self, token: bytes, number: int) -> None:
         """The client is `token`.  Its earlier connection, should there be one, is closed (C11)."""
         if self._token is not None:
-            raise ValueError('this connection has said who it is already')
+            raise Refused('this connection has said who it is already')
         self._token = token
         before = self.served.outcomes.arrive(token, number, self)
         if before is not None:
@@ -222,7 +242,7 @@ class Session:
     def commit_outcome(self, number: int) -> tuple[str, bytes | None]:
         """What became of the client's transaction `number`."""
         if self._token is None:
-            raise ValueError('this connection has not said who it is')
+            raise Refused('this connection has not said who it is')
         return self.served.outcomes.find(self._token, number)
 
     def expect_beats(self, interval: float) -> None:
@@ -368,8 +388,7 @@ class Session:
                     self._channel.send(self._core.send_reply(call.id, None))
                 return
         if call.oneway:
-            if not isinstance(error, ORDINARY):
-                log.error('%s: %s failed', self.name, call.name, exc_info=error)
+            self._log(call.name, error)
             raise ProtocolError(f'a one-way call of {call.name} failed: {describe(error)}') from error
         self._send_error(call.id, call.name, error)
 
@@ -388,7 +407,8 @@ class Session:
         if isinstance(error, ORDINARY):
             log.debug('%s: %s: %s', self.name, name, describe(error))
         else:
-            log.error('%s: %s failed', self.name, name, exc_info=error)
+            self._report(logging.ERROR, f'{name}: {type(error)}', '%s: %s failed', self.name, name,
+                         error=error)
 
     def _send_error(self, message_id: Any, name: str, error: BaseException) -> None:
         self._log(name, error)
@@ -397,7 +417,7 @@ class Session:
     @staticmethod
     def _for_wire(error: BaseException) -> BaseException:
         """Our own exceptions as those that every client has."""
-        if isinstance(error, BadArgument):
+        if isinstance(error, (BadArgument, Refused)):
             return ValueError(str(error))
         return StorageError(str(error)) if isinstance(error, TooBusy) else error
 
@@ -454,9 +474,10 @@ class Session:
         """The connection has gone: the same clean-up, whoever closed it (C16)."""
         if not self.registered and level <= logging.INFO:
             level = logging.DEBUG  # health checks and port scans (N9)
-        log.log(level, '%s: disconnected: %s', self.name, reason)
         # Others wait for the commit lock: it comes first.
         steps = [] if self._transactor is None else [self._transactor.close]
+        steps.append(partial(self._report, level, f'disconnected {level}', '%s: disconnected: %s', self.name,
+                             reason, burst=BURST_OF_WARNINGS if level > logging.INFO else BURST))
         if self._served is not None:
             steps.append(partial(self._served.part, self))
             if self._token is not None:

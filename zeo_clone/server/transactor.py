@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: So many time-outs of a storage are told in a minute, and how many there were (S16).
+MAX_TIMEOUTS = 10
+
 
 class Client(Protocol):
     """What a transaction wants to know of, and tell, its client."""
@@ -199,8 +202,10 @@ class Transactor:
 
     def timed_out(self, timeout_s: float) -> None:
         """The commit lock was held too long."""
-        log.critical('Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is '
-                  'disconnected', self.client.name, self.served.name, timeout_s, self.meta)
+        self.loop.throttle.report(
+            log, logging.CRITICAL, 'timeout', self.served.name,
+            'Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is disconnected',
+            self.client.name, self.served.name, timeout_s, self.meta, burst=MAX_TIMEOUTS)
         # The end of the connection ends the transaction, unless that has been missed: then it is ended here.
         take_steps(f'the timeout of {self.client.name}',
                    partial(self.client.disconnect, 'transaction timeout'), self.close)

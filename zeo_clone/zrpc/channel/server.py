@@ -278,5 +278,6 @@ class ServerChannel(Dispatcher):
         self.lose('the server ends')
 
     def handle_error(self, error: Exception) -> None:
-        log.error('%r failed', self.handler, exc_info=error)
+        self.loop.throttle.report(log, logging.ERROR, f'session: {type(error)}', '', '%r failed',
+                                  self.handler, error=error)
         self.lose(f'an error in the server: {describe(error)}', logging.ERROR)
