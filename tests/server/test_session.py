@@ -428,3 +428,11 @@ def test_a_pack_that_has_ended_well_or_not_leaves_the_storage_to_the_next(desk, 
         except ValueError:
             assert time == 'never'
         assert client.call('server_status')['packing'] is None
+
+
+@pytest.mark.parametrize('label', ['x' * 300, b'x' * 300])
+def test_a_long_label_is_cut(client, label):
+    """N18: ZEO's clients send it as it is."""
+    client.oneway('set_client_label', label)
+    assert client.session.name == f'peer:1 ({"x" * 100})'
+    client.call('ping')

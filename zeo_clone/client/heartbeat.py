@@ -16,6 +16,8 @@ from zeo_clone.zrpc.channel.client import ClientChannel
 
 #: Seconds between two heartbeats, unless ``heartbeat`` says otherwise.
 INTERVAL_S = 10.0
+#: No shorter ones, which would be nothing but work.
+SHORTEST_S = 0.01
 #: Intervals of silence after a question that mean: it has gone.
 PATIENCE = 2
 

@@ -17,6 +17,7 @@ from zeo_clone.client.effects import Effects
 from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link, Target
 from zeo_clone.client.options import Options
+from zeo_clone.client.outage import Outage, is_definite
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import AF_UNIX, Endpoint
@@ -28,11 +29,15 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.05
 #: ... up to this, unless ``max_disconnect_poll`` says otherwise.
 LONGEST_PAUSE_S = 1.0
+#: ... or this, where all servers refuse for a reason that will not go away by itself (N18).
+REFUSED_PAUSE_S = 10.0
 #: While a read-only fallback is in use, a read-write server is looked for this often, in seconds.
 UPGRADE_PAUSE_S = 1.0
 
 #: So many times in a minute the log has that a server was found; that it was lost, once (N15).
 BURST = 5
+#: Characters of a line of the log that has the errors of all addresses (L8).
+MAX_LINE = 4000
 #: `close` waits this long for a thread that is just processing a message, in seconds.
 CLOSE_TIMEOUT_S = 0.8
 
@@ -97,6 +102,7 @@ class Manager:
         self._started = False
         self._throttle = Throttle(loop.runtime.monotonic)
         # Loop thread only:
+        self._outage = Outage(loop, self._explain)
         self._trying: set[Link] = set()
         self._fallbacks: list[Link] = []
         self._resolving = 0
@@ -177,14 +183,25 @@ class Manager:
 
     def _complaint(self, timeout_s: float) -> str:
         where = ', '.join(map(format_address, self.addresses))
+        return f'no connection to a server at {where} within {timeout_s:g} s{self._reasons()}'
+
+    def _explain(self, elapsed_s: float) -> str | None:
+        """Of the outage: what the log has about it (N13)."""
+        if self.state in (ManagerState.CONNECTED, ManagerState.CLOSED):
+            return None
+        where = ', '.join(map(format_address, self.addresses))
+        text = (f'storage {self._options.storage!r}: no connection to a server at {where} for '
+                f'{elapsed_s:.0f} s{self._reasons()}')
+        return ' '.join(text.split())[:MAX_LINE]
+
+    def _reasons(self) -> str:
         with self._lock:
             told = {place: _text(error) for place, error in self._errors.items()}
             for link in (*tuple(self._trying), self._active):  # the copy is atomic
                 if link is not None:
                     told.setdefault(str(link.target), link.doing)
             errors = '; '.join(f'{place}: {text}' for place, text in told.items())
-        return (f'no connection to a server at {where} within {timeout_s:g} s'
-                f'{" (" + errors + ")" if errors else ""}')
+        return f' ({errors})' if errors else ''
 
     def new_addresses(self, addresses: tuple[Address, ...]) -> None:
         """Use other addresses from now on; a present connection is given up."""
@@ -206,6 +223,7 @@ class Manager:
 
     def _search(self) -> None:
         if self._move(ManagerState.SEARCHING):
+            self._outage.begin()
             self._try_all()
 
     def _try_all(self) -> None:
@@ -269,6 +287,9 @@ class Manager:
         if not self._move(ManagerState.IDLE):
             return
         longest = self._options.max_poll_s
+        with self._lock:
+            if self._errors and all(map(is_definite, self._errors.values())):
+                longest = max(longest, REFUSED_PAUSE_S)
         pause = min(longest, FIRST_PAUSE_S * 2 ** min(self._failures, 16))
         self._failures += 1
         self._loop.call_later(pause * (0.8 + 0.4 * self._loop.runtime.random()), self._search)
@@ -333,6 +354,7 @@ class Manager:
             self._ready = link
             self._errors.clear()
         self._failures = 0
+        self._outage.end()
         more = self._throttle.admits(f'connected {link.target} {link.read_only}', burst=BURST)
         log.log(logging.DEBUG if more is None else logging.INFO,
                 'connected to the server at %s, storage %r%s%s', link.target, self._options.storage,

@@ -9,12 +9,14 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from zeo_clone.addresses import Address, parse_addresses
+from zeo_clone.addresses import Address, format_address, parse_addresses
 from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.client.blobdir import BlobCache, SharedBlobs
 from zeo_clone.client.blobs import Blobs, BlobsShared
-from zeo_clone.client.heartbeat import INTERVAL_S
+from zeo_clone.client.heartbeat import INTERVAL_S, SHORTEST_S
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.tls import check_client
+from zeo_clone.zrpc.messages import clean_label
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,79 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+#: Longer times are as good as no limit; what waits takes no more, in seconds.
+FOREVER_S = 1e9
+#: Characters of a storage's name: a server takes no more.
+MAX_NAME = 255
+
+
+def _seconds(name: str, value: Any) -> float:
+    """A time of `FOREVER_S` at most."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f'{name} is {value!r:.100}; it must be a number of seconds, 0 or more')
+    return min(seconds, FOREVER_S)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number < 0:
+        raise ValueError(f'{name} is {value!r:.100}; it must be a whole number, 0 or more')
+    return number
+
+
+def _heartbeat(value: Any) -> float | None:
+    seconds = _seconds('heartbeat', value or 0)
+    if 0 < seconds < SHORTEST_S:
+        raise ValueError(f'heartbeat is {value!r:.100}; it must be {SHORTEST_S:g} s or more, or 0: never')
+    return seconds or None
+
+
+def _storage_name(storage: Any) -> str:
+    name = str(storage)
+    if len(name) > MAX_NAME or not _is_text(name):
+        raise ValueError(f'the name of the storage is {name!r:.100}; a name is text of at most {MAX_NAME} '
+                         'characters')
+    return name
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half characters
+        return False
+    return True
+
+
+def _label(label: Any) -> str | None:
+    """What this client calls itself, cut as a server would."""
+    if label is None:
+        return None
+    return clean_label(label.decode('utf-8', 'replace') if isinstance(label, bytes) else str(label))
+
+
+def check_ssl(context: Any, hostname: Any, addresses: tuple[Address, ...]) -> None:
+    """Would it work?  Otherwise each attempt to connect would fail, for ever.  Raises TypeError, ValueError.
+    """
+    if context is None:
+        return
+    if not hasattr(context, 'wrap_bio'):
+        raise TypeError(f'ssl is {context!r:.100}; it must be an ssl.SSLContext')
+    for address in addresses:
+        host = None if isinstance(address, str) else address[0]
+        try:
+            check_client(context, hostname or host)
+        except ValueError as error:
+            raise ValueError(f'no TLS connection to {format_address(address)} is possible: {error}; look at '
+                             'ssl and ssl_server_hostname') from error
+
+
 def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeout: float | None,
                  keywords: dict[str, Any]) -> Options:
     """Check what a ClientStorage was given.  Raises TypeError or ValueError."""
@@ -120,19 +195,24 @@ def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeo
     size = CACHE_SIZE if cache_size is None else int(cache_size)
     if size < 0:
         raise ValueError(f'cache_size is {size}; it must be 0 or more bytes')
-    timeout = WAIT_TIMEOUT_S if wait_timeout is None else float(wait_timeout)
+    timeout = WAIT_TIMEOUT_S if wait_timeout is None else _seconds('wait_timeout', wait_timeout)
+    name_of_storage = _storage_name(storage)
+    blob_cache_size = given['blob_cache_size']
+    addresses = client_addresses(addr)
+    check_ssl(given['ssl'], given['ssl_server_hostname'], addresses)
     if given['shared_blob_dir'] and given['blob_dir'] is None:
         raise ValueError('shared_blob_dir is given without blob_dir: name the directory')
-    longest = given['max_disconnect_poll'] or given['min_disconnect_poll']
+    longest = _seconds('max_disconnect_poll', given['max_disconnect_poll'] or given['min_disconnect_poll'])
     return Options(
-        addresses=client_addresses(addr), storage=str(storage), cache_size=size, name=name,
-        wait=bool(given['wait']), wait_timeout_s=timeout, max_poll_s=max(0.05, float(longest)),
+        addresses=addresses, storage=name_of_storage, cache_size=size, name=name,
+        wait=bool(given['wait']), wait_timeout_s=timeout, max_poll_s=max(0.05, longest),
         read_only=bool(given['read_only']), read_only_fallback=bool(given['read_only_fallback']),
-        client_label=given['client_label'], server_sync=bool(given['server_sync']),
-        cache=cache_path(given['cache'], given['client'], given['var'], str(storage)),
+        client_label=_label(given['client_label']), server_sync=bool(given['server_sync']),
+        cache=cache_path(given['cache'], given['client'], given['var'], name_of_storage),
         cache_may_be_temporary=given['cache'] is None, drop_newer_cache=bool(given['drop_newer_cache']),
         ssl=given['ssl'], ssl_server_hostname=given['ssl_server_hostname'],
-        io_thread=bool(given['io_thread']), heartbeat_s=float(given['heartbeat'] or 0) or None,
+        io_thread=bool(given['io_thread']), heartbeat_s=_heartbeat(given['heartbeat']),
         blob_dir=given['blob_dir'], shared_blob_dir=bool(given['shared_blob_dir']),
-        blob_cache_size=given['blob_cache_size'],
-        blob_cache_size_check=int(given['blob_cache_size_check']), blob_progress=given['blob_progress'])
+        blob_cache_size=None if blob_cache_size is None else _whole('blob_cache_size', blob_cache_size),
+        blob_cache_size_check=_whole('blob_cache_size_check', given['blob_cache_size_check']),
+        blob_progress=given['blob_progress'])

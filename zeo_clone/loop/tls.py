@@ -7,6 +7,7 @@ leave in the order in which they were made.
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 from zeo_clone.loop.runtime import Runtime, Socket
 from zeo_clone.loop.transport import READ_SIZE, Transport
@@ -115,6 +116,16 @@ class TLSTransport(Transport):
         if self._outgoing.pending:
             super().write(self._outgoing.read())
             super().flush()
+
+
+def check_client(context: ssl.SSLContext, hostname: Any) -> None:
+    """Raises ValueError if no client can use `context` and look for `hostname` in a certificate."""
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=hostname).do_handshake()
+    except ssl.SSLWantReadError:
+        pass  # of a server's answer
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def is_fault(error: OSError) -> bool:

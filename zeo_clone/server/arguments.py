@@ -123,6 +123,15 @@ def name(value: Any) -> str:
     raise bad(value, f'text of at most {MAX_NAME} characters')
 
 
+def label(value: Any) -> str:
+    """What a client calls itself; it will be cut."""
+    if type(value) is bytes:
+        return value[:MAX_NAME].decode('latin-1')
+    if type(value) is str:
+        return value
+    raise bad(value, 'text')
+
+
 def flag(value: Any) -> bool:
     """A truth value."""
     if value is None or type(value) is bool or type(value) is int:

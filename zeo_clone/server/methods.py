@@ -407,7 +407,7 @@ def find(session: Session, name: str) -> Method | None:
 METHODS: dict[str, Method] = {
     'register': _call(register, a.name, a.flag, optional=1),
     'getAuthProtocol': _call(get_auth_protocol),
-    'set_client_label': _oneway(set_client_label, a.name),
+    'set_client_label': _oneway(set_client_label, a.label),
     'ping': _call(ping),
     'heartbeat': _call(heartbeat, a.seconds),
     'identify': _call(identify, a.token, a.integer),

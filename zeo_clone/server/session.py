@@ -35,6 +35,7 @@ from zeo_clone.zrpc import faults, marshal
 from zeo_clone.zrpc.channel.server import ServerChannel, describe
 from zeo_clone.zrpc.connection import Agreed, Call, HealthChecked
 from zeo_clone.zrpc.frames import frame
+from zeo_clone.zrpc.messages import clean_label
 
 if TYPE_CHECKING:
     from zeo_clone.server.server import StorageServer
@@ -48,8 +49,6 @@ class Refused(ValueError):
 
 #: Exceptions that belong to ordinary work: the client gets them, the log has them at DEBUG (L4).
 ORDINARY = (POSError, KeyError, Refused, BadArgument, TransientError, TooBusy)
-#: Characters of a client's label that are kept.
-MAX_LABEL = 100
 #: Of lines about clients of one host so many come in a minute: that they come and go, and that they are
 #: thrown out (S16).
 BURST, BURST_OF_WARNINGS = 20, 5
@@ -259,7 +258,7 @@ class Session:
 
     def set_label(self, label: str) -> None:
         """The client's own name for itself, for log lines."""
-        self._label = label = ''.join(c if c.isprintable() else '?' for c in label[:MAX_LABEL])
+        self._label = label = clean_label(label)
         self.name = f'{self._peer} ({label})' if label else self._peer
 
     def describe(self) -> dict[str, Any]:

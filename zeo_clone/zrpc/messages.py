@@ -29,6 +29,13 @@ MAX_CALL_OPCODES = 100_000
 LARGE = PART
 #: Longest method name that is looked at.
 MAX_NAME = 64
+#: Characters of what a client calls itself; more are cut off.
+MAX_LABEL = 100
+
+
+def clean_label(text: str) -> str:
+    """`text` as a client's label: short, and on one line of a log."""
+    return ''.join(char if char.isprintable() else '?' for char in text[:MAX_LABEL])
 
 
 def encode_call(message_id: int, name: str, args: tuple[Any, ...]) -> bytes:
