@@ -110,8 +110,8 @@ def _revisions_in_file(storage: Any, oid: bytes, size: int) -> Generator[Entry, 
             position = data.prev
 
 
-def in_one_answer(entries: Iterator[Entry | None], with_rich: bool, most_values: int,
-                  unwanted: Callable[[], bool]) -> Generator[None, None, Encoded | None]:
+def in_one_answer(entries: Iterator[Entry | None], most_values: int, unwanted: Callable[[], bool],
+                  with_rich: bool = False) -> Generator[None, None, Encoded | None]:
     """Encodes all `entries`, in steps.  Raises StorageError if there are too many for one message.
 
     It ends without a result as soon as nobody wants it.

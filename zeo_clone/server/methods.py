@@ -258,7 +258,7 @@ def _in_one_answer(session: Session, find_entries: Callable[..., Any], *args: An
     calls, with_rich = session.long_calls, session.with_rich
     most = chronicle.OURS if session.is_ours else chronicle.ALL
     return calls.run(lambda: chronicle.in_one_answer(
-        described(with_rich, find_entries, session.storage, *args), with_rich, most, lambda: calls.gone))
+        described(with_rich, find_entries, session.storage, *args), most, lambda: calls.gone, with_rich))
 
 
 def record_iternext(session: Session, start: bytes | None = None) -> Any:
