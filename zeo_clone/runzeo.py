@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     eventlog: Callable[[], object] | None
     defaults_used: str
     metrics_address: Address | None = None
+    monitor: dict[str, Any] = {}  # keywords for Monitor
     create_root: bool = True
 
 
@@ -108,7 +109,7 @@ def _from_configuration(url: str, named: list[StorageSource]) -> Settings:
                          'name a file with -f', USAGE_ERROR)
     zeo = configuration.zeo
     return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '',
-                    zeo.metrics_address, zeo.create_root)
+                    zeo.metrics_address, zeo.monitor, zeo.create_root)
 
 
 def _file_source(name: str, path: str) -> StorageSource:
@@ -137,7 +138,7 @@ def serve(settings: Settings, signals: Signals) -> None:
     if settings.defaults_used:
         logger.info('by default: %s', settings.defaults_used)
     check_unix_socket(settings.address)
-    with start_monitor(settings.metrics_address) as monitor:
+    with start_monitor(settings.metrics_address, settings.monitor) as monitor:
         storages = open_storages(settings.sources)
         try:
             if settings.create_root and not settings.options.get('read_only'):

@@ -222,14 +222,14 @@ class NoMonitor:
 
 
 @contextlib.contextmanager
-def start_monitor(address: Address | None) -> Iterator[Any]:
+def start_monitor(address: Address | None, options: dict[str, Any]) -> Iterator[Any]:
     """A `Monitor` that listens at `address`, as long as the block runs.  Raises `StartError`."""
     if address is None:
         yield NoMonitor()
         return
     from zeo_clone.monitor.monitor import Monitor  # its library is optional
     try:
-        monitor = Monitor(address)
+        monitor = Monitor(address, **options)
     except OSError as error:
         code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
         raise StartError(f"metrics-address: {error.strerror or error}; give the 'metrics-address' key "

@@ -24,6 +24,7 @@ from ZConfig.datatypes import stock_datatypes
 from zeo_clone.addresses import Address, parse_address
 from zeo_clone.confighelp import explain
 from zeo_clone.loop.certificates import RenewedContext
+from zeo_clone.monitor.hosts import host_name
 from zeo_clone.tlsfiles import TLSFiles
 
 DEFAULT_STORAGE = '1'
@@ -123,6 +124,11 @@ def metrics_address(value: Any) -> Address:
     return address
 
 
+def metrics_host(value: str) -> str:
+    """A name under which the monitor answers; a port says nothing."""
+    return host_name(value)
+
+
 def imported(name: str) -> Any:
     """The object with the dotted `name`."""
     try:
@@ -156,14 +162,15 @@ def _tls_files(section: Any, server_side: bool) -> TLSFiles:
 # -- sections -------------------------------------------------------------------------------------
 
 class ServerSection:
-    """``<zeo>``: `address`, `metrics_address`, `create_root`, `pid_filename`, and `options`, keywords for
-    StorageServer."""
+    """``<zeo>``: `address`, `metrics_address`, `create_root`, `pid_filename`, `options`, keywords for
+    StorageServer, and `monitor`, for Monitor."""
 
     def __init__(self, section: Any) -> None:
         self.address = section.address
         self.metrics_address: Address | None = section.metrics_address
         self.create_root: bool = section.create_root
         self.pid_filename: str | None = section.pid_filename
+        self.monitor: dict[str, Any] = {'hosts': section.metrics_hosts}
         self.options: dict[str, Any] = {
             'read_only': section.read_only,
             'invalidation_queue_size': section.invalidation_queue_size,

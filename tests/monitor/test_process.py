@@ -86,8 +86,8 @@ def test_server_without_the_key_needs_no_library_and_measures_nothing(tmp_path):
 def test_server_in_ones_own_process_can_have_a_monitor_too(zeo_conf, monkeypatch):
     made = []
 
-    def listen(address):
-        made.append(monitor_class(address))
+    def listen(address, **options):
+        made.append(monitor_class(address, **options))
         return made[0]
 
     from zeo_clone.monitor import monitor as module
@@ -100,3 +100,40 @@ def test_server_in_ones_own_process_can_have_a_monitor_too(zeo_conf, monkeypatch
     stop()
     with pytest.raises(ConnectionRefusedError):
         get(made[0].address, '/readyz')
+
+
+@pytest.mark.parametrize('host', ['zeo.example.com', 'zeo.example.com:9180'])
+def test_names_of_the_monitor_are_configured(configuration, host):
+    """S15."""
+    path = configuration('127.0.0.1:0', 'metrics-host other\nmetrics-host Zeo.example.com\n')
+    with Runzeo('-C', path) as server:
+        address = monitor_of(server)
+        server.ready()
+        assert get(address, '/healthz', Host=host)[0] == 200
+        status, _, text = get(address, '/healthz', Host='evil.example')
+        assert status == 421
+        assert 'add "metrics-host evil.example" to <zeo>' in text
+
+
+def test_a_bad_name_is_refused(configuration, capsys):
+    assert runzeo.main(['--check', '-C', str(configuration('localhost:1', 'metrics-host http://x\n'))]) == 2
+    assert 'is no host' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('zeo_conf', [
+    'metrics-address 127.0.0.1:0\nmetrics-host here',
+    {'metrics-address': '127.0.0.1:0', 'metrics-host': 'here'}])
+def test_server_in_ones_own_process_has_names_as_well(zeo_conf, monkeypatch):
+    from zeo_clone.monitor import monitor as module
+    made = []
+    monitor_class = module.Monitor
+
+    def listen(address, **options):
+        made.append(monitor_class(address, **options))
+        return made[0]
+
+    monkeypatch.setattr(module, 'Monitor', listen)
+    _, stop = zeo_clone.server(zeo_conf=zeo_conf)
+    assert get(made[0].address, '/healthz', Host='here')[0] == 200
+    assert get(made[0].address, '/healthz', Host='there')[0] == 421
+    stop()

@@ -12,8 +12,10 @@ import pytest
 
 from tests.server.desk import ClockRuntime
 from zeo_clone.loop.core import Loop
+from zeo_clone.monitor.hosts import Hosts
 from zeo_clone.monitor.web import (
     DEADLINE_S,
+    GRACE_S,
     LINGER_S,
     MAX_CONNECTIONS,
     MAX_HEAD,
@@ -32,7 +34,7 @@ class Site:
     def __init__(self):
         self.runtime = ClockRuntime()
         self.loop = Loop(self.runtime)
-        self.door = Door(self.loop, self._respond)
+        self.door = Door(self.loop, self._respond, Hosts(['h']))
         self.requests = []
         self.replies = []
         self.respond = lambda request, reply: reply(text(HTTPStatus.OK, 'hello'))
@@ -100,7 +102,7 @@ def test_request_is_answered_and_the_connection_closed(site):
     assert b'\r\nContent-Length: 6\r\n' in head
     assert b'\r\nConnection: close\r\n' in head
     assert (body, closed) == (b'hello\n', True)
-    assert site.requests == [Request('/here', 'text/*')]
+    assert site.requests == [Request('/here', 'text/*', 'h')]
 
 
 def test_head_is_answered_without_a_body(site):
@@ -258,4 +260,77 @@ def test_mistake_of_ours_is_an_answer_and_a_line_in_the_log(site, caplog):
     assert heard.startswith(b'HTTP/1.1 500 ')
     assert closed
     assert [record.message for record in caplog.records if record.levelname == 'ERROR'] == [
-        "peer:1: cannot answer Request(path='/here', accept='text/*')"]
+        "peer:1: cannot answer Request(path='/here', accept='text/*', host='h')"]
+
+
+# ---- storms (S15) ------------------------------------------------------------------------------------
+
+def test_nobody_is_put_out_before_his_request_can_have_arrived(site):
+    """S15: the others wait in the system meanwhile."""
+    for _ in range(MAX_CONNECTIONS - 1):
+        site.connect()
+    assert site.door.pause_s() == 0
+    site.connect()
+    assert site.door.pause_s() == pytest.approx(GRACE_S)
+    site.runtime.now += GRACE_S
+    assert site.door.pause_s() == pytest.approx(0)
+
+
+def test_a_request_that_has_arrived_is_answered_before_its_place_is_wanted(site):
+    """S15."""
+    peers = [site.connect() for _ in range(MAX_CONNECTIONS)]
+    peers[0].sendall(GET)
+    assert site.door.pause_s() == 0  # it has been answered, and its place is free
+    assert hear(peers[0])[0].endswith(b'hello\n')
+    assert not hear(peers[1])[1]
+
+
+def test_who_has_asked_stays_and_who_says_nothing_goes(site):
+    """S15."""
+    site.respond = lambda request, reply: None
+    asking = site.connect()
+    site.say(GET, asking)
+    silent = [site.connect() for _ in range(MAX_CONNECTIONS)]
+    site.turn()
+    site.replies[0](text(HTTPStatus.OK, 'at last'))
+    assert hear(asking)[0].endswith(b'at last\n')
+    assert hear(silent[0]) == (b'', True)
+
+
+# ---- hosts (S15) -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('host', [
+    'localhost', 'localhost:9180', 'LocalHost.', '127.0.0.1', '127.1.2.3:80', '[::1]:9180',
+    '[::ffff:127.0.0.1]',
+    '10.0.0.1:9180', '10.0.0.1', '[fe80::1%25eth0]:80', '[FE80:0::1]', 'Zeo.Example.com',
+    'zeo.example.com.:9180', '[2001:db8::1]'])
+def test_the_monitor_answers_for_these_hosts(host):
+    """S15: localhost, where the request arrived, and what is configured."""
+    hosts = Hosts(['ZEO.example.com', '2001:DB8:0::1'])
+    arrived_at = 'fe80::1%eth0' if 'e80' in host.lower() else '::ffff:10.0.0.1'
+    assert hosts.refusal(host, arrived_at) is None
+
+
+@pytest.mark.parametrize('host', [
+    'evil.example', 'evil.example:9180', 'localhost.evil.example', '10.0.0.2', '[2001:db8::2]', 'xlocalhost',
+    '0.0.0.0',
+    'zeo.example.com.evil', '', 'a b', 'a@localhost', 'localhost/x', 'http://localhost', '::1', '[::1',
+    'a:b:c', 'localhost,evil', 'localhost:x', '[x]', 'x' * 5000])
+def test_it_does_not_for_others(host):
+    """S15: what a page of another site makes a browser ask for."""
+    refusal = Hosts(['zeo.example.com']).refusal(host, '10.0.0.1')
+    assert len(refusal) < 500
+    assert 'metrics-host' in refusal or 'is no host' in refusal
+
+
+def test_a_request_for_another_host_is_refused_with_what_to_do(site):
+    heard, closed = site.say(GET.replace(b'Host: h', b'Host: evil.example:9180'))
+    assert heard.startswith(b'HTTP/1.1 421 ')
+    assert b'add "metrics-host evil.example" to <zeo>' in heard
+    assert closed
+    assert not site.requests
+
+
+def test_a_request_has_one_host_or_none(site):
+    assert site.say(GET.replace(b'Host: h', b'Host: h\r\nHost: evil'))[0].startswith(b'HTTP/1.1 400 ')
+    assert site.say(GET.replace(b'Host: h\r\n', b''))[0].startswith(b'HTTP/1.1 200 ')

@@ -102,8 +102,17 @@ class Acceptor(Dispatcher):
     #: Pause after an error such as "too many open files", in seconds.
     PAUSE_S = 0.25
 
+    def pause_s(self) -> float:
+        """To be overridden: for how many seconds no connection can be taken; they wait in the system."""
+        return 0.0
+
     def handle_read(self) -> None:
         for _ in range(self.PER_TURN):
+            pause = self.pause_s()
+            if pause > 0:
+                self.set_interest(0)
+                self.loop.call_later(pause, self._resume)
+                return
             try:
                 sock, address = self.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

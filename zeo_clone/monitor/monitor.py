@@ -5,25 +5,31 @@ storages are open and until they are closed, to say so.  All methods in any thre
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from zeo_clone.addresses import Address
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.monitor.answers import Answers
+from zeo_clone.monitor.hosts import Hosts
 from zeo_clone.monitor.web import Door
 from zeo_clone.server.listen import open_listeners
 
 
 class Monitor:
-    """Listens at `address`, ``(host or None, port)``, from when it is made.  Raises ``OSError``."""
+    """Listens at `address`, ``(host or None, port)``, from when it is made.  Raises ``OSError``.
 
-    def __init__(self, address: Address, runtime: Runtime = REAL) -> None:
+    It answers for ``localhost``, its own address, and `hosts`.
+    """
+
+    def __init__(self, address: Address, runtime: Runtime = REAL, *, hosts: Iterable[str] = ()) -> None:
         self._loop = Loop(runtime)
         self._answers = Answers(self._loop)
-        door = Door(self._loop, self._answers.answer)
+        own = [address[0]] if isinstance(address, tuple) and address[0] else []
+        door = Door(self._loop, self._answers.answer, Hosts([*own, *hosts]))
         try:
-            _, self.address = open_listeners(self._loop, address, door.connected)
+            _, self.address = open_listeners(self._loop, address, door.connected, pause=door.pause_s)
         except BaseException:
             self._loop.close()
             raise

@@ -3,7 +3,7 @@
 In: connections, bytes of strangers.  Out: a `Request` for whoever answers, the bytes of its `Response`.  Runs
 in the thread of the monitor's loop and never waits in it; requests are read by the standard library.
 Whatever a peer does, it holds one of `MAX_CONNECTIONS` places for little longer than `DEADLINE_S`, and about
-`MAX_HEAD` bytes.  Refuses to know what is asked.
+`MAX_HEAD` bytes.  Only requests for this host (`hosts`) are answered.  Refuses to know what is asked.
 """
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from zeo_clone.loop.dispatcher import Dispatcher
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.runtime import Socket
 from zeo_clone.loop.transport import Transport
+from zeo_clone.monitor.hosts import Hosts
 
 log = logging.getLogger(__name__)
 
-#: Connections at a time; one more takes the place of the oldest.
+#: Connections at a time; one more takes the place of the oldest that has said nothing ...
 MAX_CONNECTIONS = 50
+#: ... which has had so many seconds to do so: until then others wait in the system, where requests may arrive
+#: before their connection is taken.  So a storm of connections keeps no health check out (S15).
+GRACE_S = 0.02
 #: A connection is closed after so many seconds, whatever has happened until then ...
 DEADLINE_S = 10.0
 #: ... and so long after its answer, if the peer has more to say that nobody wants to hear.
@@ -43,10 +47,11 @@ HEADERS = {'Cache-Control': 'no-store', 'Connection': 'close', 'Referrer-Policy'
 
 
 class Request(NamedTuple):
-    """What is asked: the path without a query, and the header Accept."""
+    """What is asked: the path without a query, and the headers Accept and Host."""
 
     path: str
     accept: str
+    host: str | None = None
 
 
 class Response(NamedTuple):
@@ -91,7 +96,10 @@ def parse(head: bytes) -> tuple[str, Request | Response]:
     if parser.command not in METHODS:
         refused = text(HTTPStatus.METHOD_NOT_ALLOWED, 'only GET and HEAD are possible')
         return '', refused._replace(headers={'Allow': ', '.join(METHODS)})
-    return parser.command, Request(parser.path.partition('?')[0], parser.headers.get('Accept', ''))
+    hosts = parser.headers.get_all('Host', [])
+    if len(hosts) > 1:
+        return '', text(HTTPStatus.BAD_REQUEST, 'a request has one Host')
+    return parser.command, Request(parser.path.partition('?')[0], parser.headers.get('Accept', ''), *hosts)
 
 
 def to_bytes(response: Response, with_body: bool = True) -> bytes:
@@ -115,10 +123,12 @@ class _State(enum.Enum):
 class WebConnection(Dispatcher):
     """One connection, for one request."""
 
-    def __init__(self, loop: Loop, sock: Socket, peer: str, respond: Respond,
+    def __init__(self, loop: Loop, sock: Socket, peer: str, hosts: Hosts, respond: Respond,
                  forget: Callable[[WebConnection], object]) -> None:
         super().__init__(loop, sock)
         self._peer = peer
+        self._hosts = hosts
+        self._came = loop.runtime.monotonic()
         self._respond = respond
         self._forget = forget
         self._transport = Transport(sock, loop.runtime)
@@ -131,6 +141,16 @@ class WebConnection(Dispatcher):
 
     def __repr__(self) -> str:
         return f'<WebConnection {self._peer} {self._state.name.lower()}>'
+
+    @property
+    def has_asked(self) -> bool:
+        """Has there been a request?"""
+        return self._state is not _State.READING
+
+    @property
+    def age_s(self) -> float:
+        """For how long it has been there."""
+        return self.loop.runtime.monotonic() - self._came
 
     def handle_read(self) -> None:
         try:
@@ -170,12 +190,21 @@ class WebConnection(Dispatcher):
             self._answer(found)
             return
         self._with_body = method != 'HEAD'
+        # Without a Host it does not come from a browser.
+        refusal = None if found.host is None else self._hosts.refusal(found.host, self._arrived_at())
+        if refusal is not None:
+            self._answer(text(HTTPStatus.MISDIRECTED_REQUEST, refusal))
+            return
         try:
             self._respond(found, self._answer)
         except Exception as error:
             self.loop.throttle.report(log, logging.ERROR, f'answer: {type(error)}', '',
                                       '%s: cannot answer %r', self._peer, found, error=error)
             self._answer(text(HTTPStatus.INTERNAL_SERVER_ERROR, 'the server made a mistake; see its log'))
+
+    def _arrived_at(self) -> str:
+        name = self.socket.getsockname()
+        return str(name[0]) if isinstance(name, tuple) else ''
 
     def _answer(self, response: Response) -> None:
         """The answer, at once or later; nobody may be there any more."""
@@ -222,18 +251,31 @@ class WebConnection(Dispatcher):
 class Door:
     """Takes connections in; there are `MAX_CONNECTIONS` places."""
 
-    def __init__(self, loop: Loop, respond: Respond) -> None:
+    def __init__(self, loop: Loop, respond: Respond, hosts: Hosts) -> None:
         self._loop = loop
+        self._hosts = hosts
         self._respond = respond
         self._connections: dict[WebConnection, None] = {}
+
+    def pause_s(self) -> float:
+        """For how many seconds there is no place for one more."""
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._dispensable().handle_event(READ)  # its request may be there, and be answered at once
+        if len(self._connections) < MAX_CONNECTIONS:
+            return 0.0
+        return GRACE_S - self._dispensable().age_s
 
     def connected(self, sock: Socket, peer: str) -> None:
         """A new connection."""
         if len(self._connections) >= MAX_CONNECTIONS:
             # Whoever asks properly is gone in a moment; peers that say nothing keep no health check out.
-            next(iter(self._connections)).end('others want its place')
-        connection = WebConnection(self._loop, sock, peer, self._respond, self._leave)
+            self._dispensable().end('others want its place')
+        connection = WebConnection(self._loop, sock, peer, self._hosts, self._respond, self._leave)
         self._connections[connection] = None
+
+    def _dispensable(self) -> WebConnection:
+        """The oldest of those that have not asked for anything, or of all."""
+        return next((one for one in self._connections if not one.has_asked), next(iter(self._connections)))
 
     def _leave(self, connection: Any) -> None:
         self._connections.pop(connection, None)

@@ -26,14 +26,25 @@ PORT_ATTEMPTS = 20
 NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 OnConnect = Callable[[Socket, str], object]
+#: Tells for how many seconds nobody more can be taken.
+Pause = Callable[[], float]
+
+
+def no_pause() -> float:
+    """Everybody is taken at once."""
+    return 0.0
 
 
 class Listener(Acceptor):
     """One listening socket."""
 
-    def __init__(self, loop: Loop, sock: Socket, on_connect: OnConnect) -> None:
+    def __init__(self, loop: Loop, sock: Socket, on_connect: OnConnect, pause: Pause) -> None:
         super().__init__(loop, sock)
         self._on_connect = on_connect
+        self._pause = pause
+
+    def pause_s(self) -> float:
+        return self._pause()
 
     def handle_accept(self, sock: Socket, address: Any) -> None:
         if isinstance(address, tuple):
@@ -61,7 +72,7 @@ def origin(name: str) -> str:
 
 
 def open_listeners(loop: Loop, address: Address, on_connect: OnConnect,
-                   socket_mode: int | None = None) -> tuple[list[Listener], Address]:
+                   socket_mode: int | None = None, pause: Pause = no_pause) -> tuple[list[Listener], Address]:
     """Listen at `address`: the listeners, all with one port, and the address with the port that they
     have.  `socket_mode`: permissions of a unix socket's file; None leaves them to the umask.
 
@@ -76,7 +87,7 @@ def open_listeners(loop: Loop, address: Address, on_connect: OnConnect,
     except OSError as error:
         place = format_address(address)
         raise OSError(error.errno, f'cannot listen at {place}: {error.strerror or error}') from error
-    listeners = [Listener(loop, sock, on_connect) for sock in sockets]
+    listeners = [Listener(loop, sock, on_connect, pause) for sock in sockets]
     for listener in listeners:
         listener.open(READ)
     return listeners, address

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 DEFAULT_TRANSACTION_TIMEOUT_S = 30.0
 #: A connection that has not registered after so many seconds is dropped (N6).
 HANDSHAKE_TIMEOUT_S = 10.0
+#: When there is no place left, one that has not registered may be thrown out after so many seconds.
+STRANGER_GRACE_S = 0.05
 #: Connections at a time (N6): descriptors are not without end.
 MAX_CONNECTIONS = 10_000
 #: Threads for slow calls of all clients together, and for packs (S5b).
@@ -103,7 +105,8 @@ class StorageServer:
         self._closed = False
         self._loop = Loop(runtime)
         try:
-            self._listeners, self.addr = open_listeners(self._loop, address, self._connected, socket_mode)
+            self._listeners, self.addr = open_listeners(self._loop, address, self._connected, socket_mode,
+                                                         self._pause_s)
         except BaseException:
             self._loop.close()
             raise
@@ -172,7 +175,22 @@ class StorageServer:
         """Serve until `stop` or `close`."""
         self._loop.run()
 
+    def _oldest_stranger(self) -> Session | None:
+        return next((session for session in self._sessions if not session.registered), None)
+
+    def _pause_s(self) -> float:
+        """For how many seconds nobody more can be taken: strangers that say nothing keep no health check out,
+        and each has some time to say something (S15)."""
+        if len(self._sessions) < self._max_connections:
+            return 0.0
+        stranger = self._oldest_stranger()
+        return 0.0 if stranger is None else STRANGER_GRACE_S - stranger.age_s
+
     def _connected(self, sock: Socket, peer: str) -> None:
+        if len(self._sessions) >= self._max_connections:
+            stranger = self._oldest_stranger()
+            if stranger is not None:
+                stranger.make_room()
         if len(self._sessions) >= self._max_connections:
             self.throttle.report(log, logging.WARNING, 'refused', origin(peer),
                                  '%s: refused: there are %d connections already', peer, len(self._sessions))

@@ -90,6 +90,11 @@ class Session:
         return self._served is not None
 
     @property
+    def age_s(self) -> float:
+        """For how long the client has been here."""
+        return self.server.runtime.monotonic() - self._came
+
+    @property
     def handshake_hint(self) -> str:
         """What a client may be doing wrong that does not register, for a log line."""
         shaken = self._channel.transport.established
@@ -266,7 +271,7 @@ class Session:
         sent, received, queued = self._channel.traffic
         return {'address': self._peer, 'label': self._label, 'protocol': self._core.protocol,
                 'read_only': self.read_only,
-                'age': round(self.server.runtime.monotonic() - self._came, 3),
+                'age': round(self.age_s, 3),
                 'sent': sent, 'received': received, 'queued': queued,
                 'transaction': self.transactor.phase_name}
 
@@ -468,6 +473,10 @@ class Session:
     def disconnect(self, reason: str) -> None:
         """Close the connection."""
         self._channel.lose(reason, logging.WARNING)
+
+    def make_room(self) -> None:
+        """Others want the place of this client, which has not registered."""
+        self._channel.lose('others want its place')
 
     def handle_lost(self, reason: str, level: int) -> None:
         """The connection has gone: the same clean-up, whoever closed it (C16)."""
