@@ -56,6 +56,12 @@ def delays(situation, aim):
             Figure('max_ms', f'load {situation}, longest', 'ms', aim=None))
 
 
+def delays_beside_a_flood(of_what):
+    return (Figure('p50_ms', f'load beside a flood of {of_what}, p50', 'ms'),
+            Figure('p99_ms', f'load beside a flood of {of_what}, p99', 'ms', limit=10),
+            Figure('max_ms', f'load beside a flood of {of_what}, longest', 'ms', aim=None))
+
+
 WORKLOADS = (
     Workload('cold', loads.cold_one, (
         rate('cold load, 1 thread', 'loads/s', 4.0),
@@ -103,6 +109,13 @@ WORKLOADS = (
         ZEO_ONLY, (CROWD,)),
     Workload('latency-commits', others.latency_beside_commits, delays('beside large commits', 2.0)),
     Workload('latency-pack', others.latency_beside_pack, delays('beside a pack', 2.0)),
+    Workload('latency-alone', others.latency_alone, delays('alone', 1.0)),
+    Workload('flood-invalidations', others.latency_beside_invalidations,
+             delays_beside_a_flood('getInvalidations'), ZEO_ONLY),
+    Workload('flood-misses', others.latency_beside_misses,
+             delays_beside_a_flood('loads of nothing'), ZEO_ONLY),
+    Workload('flood-undo', others.latency_beside_undo_logs,
+             delays_beside_a_flood('undo logs'), ZEO_ONLY),
 )
 
 

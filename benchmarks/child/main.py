@@ -17,6 +17,7 @@ import traceback
 
 import caches
 import crowd
+import flooding
 import reading
 import writing
 from stores import Store, commit_new
@@ -53,7 +54,7 @@ class Client:
         storage.close()
 
     def open(self):
-        """Open the storage that `cold_pass`, `commits_apart` and `commit_once` use."""
+        """Open the storage that `cold_pass`, `some_latencies`, `commits_apart` and `commit_once` use."""
         self._storage = self._store.open_ready()
 
     def close(self):
@@ -91,6 +92,15 @@ class Client:
     def latencies(self):
         return reading.latencies(self._store)
 
+    def some_latencies(self):
+        return reading.some_latencies(self._store, self._storage)
+
+    def flood(self, kind):
+        return flooding.flood(self._store, self._waiting, kind)
+
+    def grow(self):
+        writing.grow(self._store)
+
     def commits(self, objects):
         return writing.commits(self._store, objects)
 
@@ -104,7 +114,7 @@ class Client:
         return writing.burden(self._store, self._waiting, pack)
 
     def rest(self):
-        """Does nothing; its coming ends a burden."""
+        """Does nothing; its coming ends a burden, or a flood."""
 
     def blob_up(self, megabytes):
         return writing.blob_up(self._store, megabytes)

@@ -46,7 +46,7 @@ class Store:
         self.directory = directory
         self.oids = [p64(number) for number in range(1, objects + 1)]
         self.record = record(record_bytes)
-        self._address = tuple(address) if isinstance(address, list) else address
+        self.address = tuple(address) if isinstance(address, list) else address
         self._dsn = dsn
         self._path = path
         self._cache_bytes = CACHE_SPARE_BYTES + 4 * objects * (record_bytes + CACHE_ENTRY_BYTES)
@@ -55,7 +55,7 @@ class Store:
         """A new storage with an empty cache that has room for everything."""
         if self.kind == 'client':
             package = importlib.import_module(f'{self.package}.ClientStorage')
-            return package.ClientStorage(self._address, **{'cache_size': self._cache_bytes, **options})
+            return package.ClientStorage(self.address, **{'cache_size': self._cache_bytes, **options})
         if self.kind == 'relstorage':
             return self._open_relstorage(options)
         from ZODB.FileStorage import FileStorage

@@ -50,6 +50,14 @@ def commit_once(store, storage):
     return {'start': start, 'tid': tid.hex()}
 
 
+def grow(store):
+    """Commit a fifth of the objects, one after another: entries of the undo log."""
+    storage = store.open()
+    for oid, serial in store.serials(storage, store.oids[::5]).items():
+        commit(storage, {oid: serial}, store.record)
+    storage.close()
+
+
 def burden(store, waiting, pack):
     """Commit `MANY` objects, again and again, until `waiting()`; with `pack`, pack after each commit.
 

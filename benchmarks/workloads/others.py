@@ -53,7 +53,46 @@ def latency(arena, pack):
     worker.send('rest')
     intervals = worker.receive()
     worker.receive()
-    took = sorted(overlapping(loads, intervals))
+    return quantiles(overlapping(loads, intervals))
+
+
+def latency_alone(arena):
+    client = arena.client()
+    client.call('open')
+    loads = client.call('some_latencies')
+    client.call('close')
+    return quantiles(loads)
+
+
+def latency_beside_invalidations(arena):
+    return flooded(arena, 'invalidations')
+
+
+def latency_beside_misses(arena):
+    return flooded(arena, 'misses')
+
+
+def latency_beside_undo_logs(arena):
+    arena.client().call('grow')
+    return flooded(arena, 'undo')
+
+
+def flooded(arena, kind):
+    """Milliseconds of loads while another client sends requests of that kind as fast as it can."""
+    loader, flooder = arena.clients(2)
+    loader.call('open')
+    flooder.send('flood', kind=kind)
+    flooder.receive()  # it begins
+    loads = loader.call('some_latencies')
+    flooder.send('rest')
+    flooder.receive()
+    flooder.receive()
+    loader.call('close')
+    return quantiles(loads)
+
+
+def quantiles(loads):
+    took = sorted(loads)
     if not took:
         return dict.fromkeys(['p50_ms', 'p99_ms', 'max_ms'])
     return {'p50_ms': 1e3 * took[len(took) // 2], 'p99_ms': 1e3 * took[len(took) * 99 // 100],

@@ -235,3 +235,21 @@ def test_a_session_that_ends_just_when_a_call_does_ends_its_iterators():
     runtime.happens = mine.close
     mine.call(Iterators.start, storage, None, None)
     assert storage.closed and len(mine) == 0
+
+
+def test_what_may_read_a_long_way_is_told_to_the_worker_threads(client, tids):
+    """S14: so that they keep one for what is short."""
+    kinds, run = {}, client.desk.workers.run
+
+    def watched(lane, function, long=False):
+        kinds.setdefault(name, long)
+        return run(lane, function, long)
+
+    client.desk.workers.run = watched
+    for name, args in [('iterator_start', (None, None)), ('undo_iterator', (0, 5, None)),
+                       ('history_iterator', (OIDS[0], 5)), ('iterator_next', (0,)),
+                       ('iterator_batch', (0, 9)), ('entry_batch', (1, 9)),
+                       ('undoLog', (0, 5)), ('history', (OIDS[0], 99))]:
+        client.call(name, *args)
+    assert {name for name, long in kinds.items() if not long} == {'iterator_next', 'iterator_batch'}
+    assert len(kinds) == 8

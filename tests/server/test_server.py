@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import struct
+import sys
 import threading
 
 import pytest
@@ -253,6 +254,36 @@ def test_others_go_on_during_a_slow_call(new_server, wire, name, args):
     while (message := pickle.loads(client.receive()))[0] != 2:
         assert message[2] == 'info'
     assert storage.thread.startswith('zeo-server-')
+
+
+class SlowPast(MappingStorage):
+    """One whose past takes until `go`."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def history(self, oid, size):
+        assert self.go.wait(20)
+        return []
+
+
+def test_whoever_asks_for_what_is_short_is_answered_beside_many_long_questions(new_server, wire):
+    """S14, L11: six clients with ten questions each, and a seventh that iterates."""
+    storage = SlowPast()
+    server = new_server({'1': storage})
+    other = wire(server).register()
+    tid = other.commit(bytes(8))
+    iterator = other.call('iterator_start', None, None)
+    clients = [wire(server).register() for _ in range(6)]
+    for client in clients:
+        for number in range(2, 12):
+            client.send(pickle.dumps((number, False, 'history', (bytes(8), sys.maxsize)), 3))
+        client.call('lastTransaction')  # they have arrived
+    assert other.call('iterator_next', iterator)[0] == tid
+    storage.go.set()
+    for client in clients:
+        assert [pickle.loads(client.receive())[0] for _ in range(10)] == list(range(2, 12))
 
 
 def test_a_client_that_vanishes_frees_the_commit_lock(server, wire):

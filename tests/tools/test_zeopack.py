@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import POSKeyError
 
 import zeo_clone
+from tests.storage.helpers import PackWaits
 from tests.support.tool_process import run_at_terminal, run_tool
 from zeo_clone.addresses import format_address
 from zeo_clone.scripts import packing, zeopack
@@ -154,6 +156,19 @@ def test_failure_of_the_server_is_told(new_server, capsys):
     assert zeopack.main([address]) == 1
     assert capsys.readouterr().err == (
         f'zeopack: {address}:1: OSError: [Errno 28] No space left on device\n')
+
+
+def test_a_storage_that_is_being_packed_is_an_error_that_names_the_packer(
+        new_server, client, tmp_path, capsys):
+    """L12, T2."""
+    storage = PackWaits(str(tmp_path / 'Data.fs'))
+    address = new_server({'1': storage}).addr
+    client(address, client_label='nightly').pack(wait=False)
+    try:
+        assert zeopack.main([format_address(address)]) == 1
+    finally:
+        storage.go_on.set()
+    assert re.search(r'^zeopack: .*already packing since .* by .* \(nightly\): ', capsys.readouterr().err)
 
 
 def test_server_that_comes_later_is_waited_for(closed_port, new_server, monkeypatch):

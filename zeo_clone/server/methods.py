@@ -246,11 +246,11 @@ def history(session: Session, oid: bytes, size: int = 1) -> Any:
 
 def history_iterator(session: Session, oid: bytes, size: int) -> Deferred:
     return session.iterate(Iterators.start_entries, described, session.with_rich, chronicle.revisions,
-                           session.storage, oid, size)
+                           session.storage, oid, size, long=True)
 
 
 def entry_batch(session: Session, iterator_id: int, size: int) -> Deferred:
-    return session.iterate(Iterators.entries, iterator_id, size)
+    return session.iterate(Iterators.entries, iterator_id, size, long=True)
 
 
 def _in_one_answer(session: Session, find_entries: Callable[..., Any], *args: Any) -> Deferred:
@@ -267,7 +267,7 @@ def record_iternext(session: Session, start: bytes | None = None) -> Any:
 
 def iterator_start(session: Session, start: bytes | None, stop: bytes | None) -> Deferred:
     session.optional('iterator')
-    return session.iterate(Iterators.start, session.storage, start, stop)
+    return session.iterate(Iterators.start, session.storage, start, stop, long=True)
 
 
 def iterator_next(session: Session, iterator_id: int) -> Deferred:
@@ -312,7 +312,7 @@ def undo_info(session: Session, first: int = 0, last: int = -20, specification: 
 def undo_iterator(session: Session, first: int, last: int, specification: Any) -> Deferred:
     session.optional('undoLog')
     return session.iterate(Iterators.start_entries, described, session.with_rich, chronicle.undoable,
-                           session.storage, first, last, specification)
+                           session.storage, first, last, specification, long=True)
 
 
 # ---- writing ------------------------------------------------------------------------------------

@@ -152,9 +152,9 @@ class Session:
         """Have `function`, which waits for the disk, called in a worker thread for that."""
         return self.server.syncers.run(self, function)
 
-    def iterate(self, function: Callable[..., Any], *args: Any) -> Deferred:
-        """Have a method of `Iterators` called in a worker thread."""
-        return self.slow(partial(self._iterators.call, function, *args))
+    def iterate(self, function: Callable[..., Any], *args: Any, long: bool = False) -> Deferred:
+        """Have a method of `Iterators` called in a worker thread; `long`: it may read a long way."""
+        return self.server.workers.run(self, partial(self._iterators.call, function, *args), long=long)
 
     def pack(self, time: float) -> Deferred:
         """Pack in a worker thread, then tell all clients; the result is None.
