@@ -109,7 +109,10 @@ class TLSTransport(Transport):
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             ended = True  # frames tell whether something is missing
-        self._put_out()
+        try:
+            self._put_out()
+        except OSError:
+            pass  # the peer has gone; what it said before counts, and then comes its end
         return b''.join(pieces), ended
 
     def _put_out(self) -> None:

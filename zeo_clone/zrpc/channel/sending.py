@@ -65,7 +65,11 @@ class Sender:
                 self.check_fate()
             if self.outbox:  # perhaps with an earlier call of this thread, which a signal ended
                 self._flush()
-            self._transport.write(data)
+            try:
+                self._transport.write(data)
+            except BaseException as error:  # TLS encrypts here, and cannot once the peer has hung up
+                self._failed(error)
+                self.check_fate()
             waiting = self._transport.queued
             if flush or waiting > COLLECT_SIZE:
                 waiting = self._flush()
@@ -125,6 +129,14 @@ class Sender:
         if self.fate is None:
             self.fate = error
 
+    def _failed(self, error: BaseException) -> None:
+        """Under the lock, in an ``except``: sending raised `error`.  Raises it on if it is no ``OSError``."""
+        if not isinstance(error, OSError):
+            # A signal's exception: nobody knows how much of the frame is on its way.
+            self._doom(ClientStorageError('a signal interrupted sending'))
+            raise
+        self._doom(error)
+
     def _flush(self, data: bytes = b'') -> int:
         """Under the lock: send `data`, after what waits.  Returns how many bytes are left.
 
@@ -140,13 +152,9 @@ class Sender:
                 self._transport.send(data)
             if self._transport.queued:
                 self._transport.flush()
-        except OSError as error:
-            self._doom(error)
+        except BaseException as error:
+            self._failed(error)
             return 0  # the reader's clean-up fails the calls
-        except BaseException:
-            # A signal's exception: nobody knows how much of the frame is on its way.
-            self._doom(ClientStorageError('a signal interrupted sending'))
-            raise
         if posted and self._transport.queued:
             self._room.want_write(True)
         return self._transport.queued

@@ -182,10 +182,10 @@ class ServerChannel(Dispatcher):
         """Send `data`, after what was sent before.  Never blocks, never raises."""
         if self.closed:
             return
-        if self._collecting:
-            self.transport.write(data)
-            return
         try:
+            if self._collecting:
+                self.transport.write(data)
+                return
             self.transport.send(data)
         except OSError as error:
             self.lose(describe(error))
@@ -194,9 +194,14 @@ class ServerChannel(Dispatcher):
 
     def queue(self, data: bytes) -> None:
         """Have `data` sent in a later turn, so that others get theirs before."""
-        if not self.closed:
+        if self.closed:
+            return
+        try:
             self.transport.write(data)
-            self._look_for_events()
+        except OSError as error:
+            self.lose(describe(error))
+            return
+        self._look_for_events()
 
     def keep_alive(self) -> None:
         """Have the client ignore something, if nothing was sent since the last time."""
