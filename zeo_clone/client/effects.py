@@ -24,12 +24,14 @@ S.  No other moment shows any other tid than S or T.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.loop.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ class Effects:
         self.applying: bytes | None = None
         self._starting_over: int | None = None  # the thread that tells the DB that anything may have changed
         self._refusal: Exception | None = None  # what is here is of another past than the server's
-        self._failed = False  # an effect was left half done
+        self._failed = False  # an effect was left half done, and the DB does not know
+        self._throttle = Throttle(runtime.monotonic)
 
     def hold(self, timeout_s: float) -> bool:
         """Before a fork: wait until no effects are under way, and let none begin.  False: it took too long.
@@ -85,6 +88,15 @@ class Effects:
                 return tid
             with self._barrier:
                 pass
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Around effects of which none may be missing."""
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def invalidate(self, tid: bytes, oids: list[bytes]) -> None:
         """Another client committed `tid`.  Late news (a tid that is not new) changes nothing."""
@@ -193,7 +205,7 @@ class Effects:
 
     def catch_up(self, tid: bytes, oids: list[bytes]) -> None:
         """Verification: these oids changed in transactions up to `tid`, it is not known in which."""
-        with self._barrier:
+        with self._barrier, self._whole():
             for oid in oids:
                 self.cache.invalidate(oid, None)
             if oids and self.db is not None:
@@ -203,7 +215,7 @@ class Effects:
 
     def start_over(self, tid: bytes) -> None:
         """Verification: nothing in the cache can be trusted; go on with an empty one at `tid`."""
-        with self._barrier:
+        with self._barrier, self._whole():
             self._starting_over = self._runtime.get_ident()
             try:
                 self._empty_cache()
@@ -231,7 +243,23 @@ class Effects:
 
     def lost(self, error: Exception) -> None:
         """The link has gone.  If an effect failed (C17), open connections must look again."""
-        if self._failed:
+        self.reassure()
+
+    def reassure(self) -> None:
+        """If an effect failed, have open connections look again.
+
+        A DB that cannot hear of it keeps nobody from finding the next server: what failed is done again by
+        the verification there, and the DB is told anew before that and after the next loss.
+        """
+        if not self._failed:
+            return
+        try:
             if self.db is not None:
                 self.db.invalidateCache()
+        except Exception as error:
+            more = self._throttle.admits(type(error).__name__)
+            log.log(logging.DEBUG if more is None else logging.ERROR,
+                    'the database could not be told to look at all of its objects again, and will be asked '
+                    'once more%s', more or '', exc_info=True)
+        else:
             self._failed = False

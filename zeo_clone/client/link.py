@@ -223,8 +223,15 @@ class Link:
 
     def verify(self) -> None:
         """Bring the cache up to this server's state, then be ready."""
+        try:
+            self._verify()
+        except Exception as error:  # of the cache or the DB (C17); or it is lost already
+            self.fail(error)
+
+    def _verify(self) -> None:
         assert self.channel is not None
         self._move(LinkState.VERIFYING)
+        self._effects.reassure()
         self._deadline.cancel()
         self._deadline = self._loop.call_later(VERIFY_TIMEOUT_S, self._too_slow)
         self.channel.call_async('get_info', (), self._informed)

@@ -374,15 +374,21 @@ class Manager:
                 self._parting, self._ready = link, None
             if self.state is not ManagerState.CLOSED:
                 self._errors[str(link.target)] = error
-        if link is self._parting:
-            more = self._throttle.admits(f'lost {link.target}')
-            log.log(logging.DEBUG if more is None else logging.WARNING,
-                    'the connection to the server at %s was lost: %s%s', link.target, _text(error),
-                    more or '')
-            self._effects.lost(error)
-            self._owner.manager_lost(link)
-            self._parting = None
-        self._loop.door(functools.partial(self._bereaved, link))
+        try:
+            if link is self._parting:
+                self._warn('the connection to the server at %s was lost: %s%s', link, error)
+                self._effects.lost(error)
+                self._owner.manager_lost(link)
+                self._parting = None
+            elif link is self._active and not isinstance(error, ClientDisconnected):
+                self._warn('the server at %s cannot be used: %s%s', link, error)
+        finally:
+            self._loop.door(functools.partial(self._bereaved, link))
+
+    def _warn(self, message: str, link: Link, error: Exception) -> None:
+        more = self._throttle.admits(f'{message} {link.target}')
+        log.log(logging.DEBUG if more is None else logging.WARNING, message, link.target, _text(error),
+                more or '')
 
     def _bereaved(self, link: Link) -> None:
         """Loop thread: `link` has gone."""
@@ -391,6 +397,8 @@ class Manager:
             self._fallbacks.remove(link)
         chosen = None
         with self._lock:
+            if link is self._chosen:
+                self._chosen = None
             if link is self._active:
                 chosen, self._chosen = self._chosen, None
                 if not self._move(ManagerState.VERIFYING if chosen else ManagerState.SEARCHING):

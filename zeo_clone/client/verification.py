@@ -158,7 +158,10 @@ class Verification:
         self._on_failed(error)
 
     def _start_over(self) -> None:
-        notify(StaleCache(self._effects.storage))
+        try:
+            notify(StaleCache(self._effects.storage))
+        except Exception:  # it was for their information
+            log.exception('a subscriber of StaleCache failed')
         self._effects.start_over(self._server_tid)
         self._verified()
 
