@@ -112,7 +112,7 @@ def test_an_older_session_of_the_client_cannot_commit_any_more(server, client, m
     session, = server._sessions
     # It has the token from the start: it may be connected before its constructor returns.
     monkeypatch.setattr(Identity, '__init__', lambda self, runtime: vars(self).update(
-        vars(storage._identity)))
+        vars(storage._engine.identity)))
     other = client(server.addr)
     other.ping()
     # The lock is free: the transaction of the first session was aborted.
@@ -124,9 +124,9 @@ def test_an_older_session_of_the_client_cannot_commit_any_more(server, client, m
 def test_a_child_of_fork_is_another_client(server, client):
     """It must not close the parent's session."""
     storage = client(server.addr)
-    token = storage._identity.token
+    token = storage._engine.identity.token
     other = client(server.addr)
-    assert other._identity.token != token
+    assert other._engine.identity.token != token
     assert len(token) == 16
 
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
+import sys
 
 import pytest
 
-from zeo_clone.loop.runtime import AF_INET, AF_INET6, AF_UNIX, IN_PROGRESS, REAL, Endpoint
+from zeo_clone.loop.forks import ProcessLock
+from zeo_clone.loop.runtime import AF_INET, AF_INET6, AF_UNIX, IN_PROGRESS, REAL, Endpoint, ProcessMark
 
 ANYWHERE = Endpoint(AF_INET, ('127.0.0.1', 0))
 
@@ -71,3 +75,46 @@ def test_temporary_file_has_no_name_left(tmp_path):
         file.seek(0)
         assert file.read() == b'abc'
         assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def in_child(function):
+    """What `function` returns in a child."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writer, repr(function()).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, 'rb') as file:
+        yield file.read().decode()
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of fork() beside threads, since Python 3.12
+@pytest.mark.parametrize('make', [REAL.home, ProcessMark], ids=['wiped', 'by number'])
+def test_a_mark_is_true_in_its_own_process_only(make):
+    """N10."""
+    mark = make()
+    assert mark[0]
+    with in_child(lambda: (bool(mark[0]), bool(make()[0]))) as said:
+        assert said == '(False, True)'
+    assert mark[0]
+
+
+def test_a_mark_is_memory_where_the_system_can_wipe_it(monkeypatch):
+    monkeypatch.setattr(sys, 'platform', 'darwin')
+    assert type(REAL.home()) is ProcessMark
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_a_lock_that_is_held_at_a_fork_is_free_in_the_child():
+    """N10."""
+    lock = ProcessLock(REAL)
+
+    def child():
+        with lock, lock:
+            return 'in'
+
+    with lock, in_child(child) as said:
+        assert said == "'in'"

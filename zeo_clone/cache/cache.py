@@ -27,7 +27,7 @@ from zope.interface import implementer
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache import snapshot
 from zeo_clone.cache.file import Record, logger
-from zeo_clone.cache.format import LENGTH_AND_START, ZERO, Damaged
+from zeo_clone.cache.format import LENGTH_AND_START_FLAGGED, ZERO, Damaged
 from zeo_clone.cache.index import FLAGS, TRUSTED
 from zeo_clone.cache.opening import open_cache
 from zeo_clone.cache.ring import HEAT_SHIFT
@@ -45,7 +45,7 @@ LATE_SIZE = 4 << 20
 #: So often a reader tries again whose record was moved while it read; then it is a miss.
 READ_RETRIES = 4
 
-_length_and_start = LENGTH_AND_START.unpack_from
+_length_and_start = LENGTH_AND_START_FLAGGED.unpack_from
 _DATA = fmt.HEAD_SIZE - TRUSTED  # from a place with its flag to the data
 _HEAD_ROOM = fmt.HEAD_SIZE + fmt.ALIGN
 #: What readers without the lock need: pages of the index, the mapped file, the heat.
@@ -98,9 +98,10 @@ class ClientCache:
         except KeyError:
             place = 0
         if place & TRUSTED:
-            length, start_tid = _length_and_start(mapped, place - TRUSTED)
+            length, start_tid = _length_and_start(mapped, place)
             heat[place >> HEAT_SHIFT] = 1
-            data = mapped[place + _DATA:place + _DATA + length]
+            at = place + _DATA
+            data = mapped[at:at + length]
             if self._view is view:
                 self._hits += 1
                 self._hit_bytes += length
@@ -121,9 +122,10 @@ class ClientCache:
         except KeyError:
             place = 0
         if place & TRUSTED:
-            length, start_tid = _length_and_start(mapped, place - TRUSTED)
+            length, start_tid = _length_and_start(mapped, place)
             heat[place >> HEAT_SHIFT] = 1
-            data = mapped[place + _DATA:place + _DATA + length]
+            at = place + _DATA
+            data = mapped[at:at + length]
             if start_tid < before_tid and self._view is view:
                 self._hits += 1
                 self._hit_bytes += length

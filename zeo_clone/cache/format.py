@@ -74,6 +74,8 @@ FREE_SIZE = 16
 START_AT, END_AT = 16, 24  # offsets of the tids; from END_AT on a head changes when a revision ends
 #: From a mapped file: ``(length, start_tid)`` of the record at a place.
 LENGTH_AND_START = struct.Struct('>4xI8x8s')
+#: The same from the place with its flag `index.TRUSTED`, one byte behind.
+LENGTH_AND_START_FLAGGED = struct.Struct('>3xI8x8s')
 _CRC = struct.Struct('>I')
 _pack_crc = _CRC.pack
 _pack_body = _HEAD_BODY.pack

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.loop.forks import ProcessLock
 from zeo_clone.loop.runtime import REAL, Runtime
 
 
@@ -17,7 +18,7 @@ class IOThread:
 
     def __init__(self, runtime: Runtime = REAL) -> None:
         self._runtime = runtime
-        self._lock = runtime.lock()  # protects the next three
+        self._lock = ProcessLock(runtime)  # protects the next three
         self._loop: Loop | None = None
         self._thread: Any = None
         self._users = 0
@@ -37,11 +38,12 @@ class IOThread:
                 self._thread = self._runtime.start_thread(self._loop.run, 'zeo_clone I/O')
 
     def orphan(self) -> None:
-        """In a process that was forked: thread and loop are the parent's."""
-        self._lock = self._runtime.lock()  # the other one may be held by a thread that is not here
-        loop, self._loop, self._thread, self._users = self._loop, None, None, 0
-        if loop is not None:
-            loop.orphan()
+        """In a process that was forked: let go of thread and loop if they are the parent's."""
+        with self._lock:
+            loop = self._loop
+            if loop is not None and not loop.home[0]:
+                self._loop, self._thread, self._users = None, None, 0
+                loop.orphan()
 
     def give_back(self, loop: Loop) -> None:
         """The last user's call ends the thread and waits until it has ended."""

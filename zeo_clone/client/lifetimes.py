@@ -5,7 +5,8 @@ loop.  Storages that are still open when the interpreter ends are closed, so tha
 
 After a fork (N10) connections, I/O thread and cache files stay the parent's, which notices nothing.  Each
 storage of the child begins anew when it is used: own thread, own connection, an empty temporary cache as
-of the last transaction that the parent had seen.
+of the last transaction that the parent had seen.  Python's hooks do that at the fork; in a process that a
+program in C has forked, uWSGI say, whoever first takes a part of a storage.
 """
 from __future__ import annotations
 
@@ -17,12 +18,16 @@ from typing import Any
 from zeo_clone.client.iothread import SHARED
 from zeo_clone.loop import application_loop, close_application_loop, orphan_application_loop
 from zeo_clone.loop.core import Loop
+from zeo_clone.loop.forks import ProcessLock
+from zeo_clone.loop.runtime import REAL
 
 #: A fork waits so long for a transaction's effects that are under way in another thread, in seconds.
 FORK_TIMEOUT_S = 2.0
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
+_noticing = ProcessLock(REAL)  # one thread at a time has storages begin anew
 _still: list[Any] = []  # effects that a fork holds back
+_by_python = False  # a fork is under way whose hooks are run
 
 
 class Life:
@@ -58,6 +63,8 @@ def remember(storage: Any) -> None:
 # ---- fork ---------------------------------------------------------------------------------------
 
 def _before_fork() -> None:
+    global _by_python
+    _by_python = True
     # So that no transaction's effects are half done in the child's memory.
     for storage in list(_open):
         effects = storage.effects
@@ -66,16 +73,29 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    global _by_python
+    _by_python = False
     while _still:
         _still.pop().release()
 
 
 def _after_fork_in_child() -> None:
+    notice_fork()
     _after_fork_in_parent()
-    SHARED.orphan()
-    orphan_application_loop()
-    for storage in list(_open):
-        storage.begin_anew()
+
+
+def notice_fork() -> None:
+    """Any thread: if this process was forked since a storage was opened, all those begin anew."""
+    with _noticing:
+        strangers = [storage for storage in list(_open) if not storage.at_home]
+        if not strangers:
+            return
+        SHARED.orphan()
+        orphan_application_loop()
+        for storage in strangers:
+            storage.begin_anew()
+        if not _by_python:
+            REAL.finish_fork()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,

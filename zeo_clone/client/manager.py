@@ -148,6 +148,13 @@ class Manager:
             return link
         if not self._started and self.state is not ManagerState.CLOSED:
             self.start()  # the first use after a fork
+        try:
+            return self._wait_for_link(timeout_s)
+        finally:
+            if not self._options.io_thread:
+                self._loop.wake()  # the next thread that wants to turn the loop: it need not any more
+
+    def _wait_for_link(self, timeout_s: float) -> Link:
         deadline = self._loop.runtime.monotonic() + timeout_s
         while True:
             left = deadline - self._loop.runtime.monotonic()

@@ -14,12 +14,12 @@ import zope.interface
 from ZODB import interfaces
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import POSKeyError, Unsupported
-from ZODB.utils import maxtid, z64
+from ZODB.utils import maxtid
 
 from zeo_clone.addresses import format_address
 from zeo_clone.client import chronicle, lifetimes
 from zeo_clone.client.effects import Effects
-from zeo_clone.client.identity import Identity
+from zeo_clone.client.engine import Engine
 from zeo_clone.client.iteration import TransactionIterator
 from zeo_clone.client.link import Link
 from zeo_clone.client.loading import Loader
@@ -40,21 +40,19 @@ OPTIONAL_INTERFACES = {
 class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     """A served storage, seen by a reader.  It searches for a server as soon as it is made."""
 
-    def __init__(self, options: Options, runtime: Runtime, identity: Identity) -> None:
+    def __init__(self, options: Options, runtime: Runtime) -> None:
         self._options = options
-        self._identity = identity
-        self._info: dict[str, Any] = {}
-        self._info_lock = runtime.lock()  # protects _info and what the storage provides
-        self._closed = False
         self._runtime = runtime
-        self._cache = options.make_cache()
-        self.effects = Effects(self._cache, self, runtime)
-        self._life = lifetimes.Life(options.io_thread)
-        self._manager = Manager(options, self._life.loop, self.effects, self._identity, self)
-        self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, runtime)
-        self._blobs: Any = None
+        self._info: dict[str, Any] = {}
+        self._closed = False
+        lifetimes.notice_fork()  # others may not have been used here yet
+        cache = options.make_cache()
         try:
-            self._blobs = options.make_blobs(runtime)
+            self._engine = Engine(options, runtime, self, cache)
+        except BaseException:
+            cache.close()
+            raise
+        try:
             if self._blobs is not None:
                 zope.interface.alsoProvides(self, interfaces.IBlobStorage)
             lifetimes.remember(self)
@@ -63,29 +61,47 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
             self.close()
             raise
 
-    def begin_anew(self) -> None:
-        """Of `lifetimes`: this process was forked (N10).  What the parent uses is left alone.
+    # ---- of lifetimes: what belongs to this process -------------------------------------------------
 
-        The new cache is empty, but open connections know what the parent's knew: the server will be asked
-        what happened since.  No lock of before is taken: its holder may not exist here.
-        """
-        options, parent_cache, db = self._options, self._cache, self.effects.db
-        tid, database = self.effects.last_tid, self.effects.database
-        forsake = getattr(parent_cache, 'forsake', None)
-        if forsake is not None:
-            forsake()
-        self._info_lock = self._runtime.lock()
-        self._cache = options.make_temporary_cache()
-        if tid != z64:
-            self._cache.setLastTid(tid)
-        self.effects = Effects(self._cache, self, self._runtime)
-        self.effects.db, self.effects.database = db, database
-        self._life = lifetimes.Life(options.io_thread)
-        self._manager = Manager(options, self._life.loop, self.effects, self._identity, self)
-        self._loader = Loader(self._manager, self._cache, options.wait_timeout_s, self._runtime)
-        if self._blobs is not None:
-            self._blobs.directory.forsake()
-        self._blobs = options.make_blobs(self._runtime)
+    @property
+    def at_home(self) -> bool:
+        """Is the engine this process's, and not its parent's?"""
+        return bool(self._engine.home[0])
+
+    def begin_anew(self) -> None:
+        """This process was forked (N10)."""
+        self._engine = self._engine.heir()
+
+    def _own(self) -> Engine:
+        """The engine; all parts are taken from it, for a program in C may have forked this process."""
+        if not self._engine.home[0]:
+            lifetimes.notice_fork()
+        return self._engine
+
+    @property
+    def effects(self) -> Effects:
+        """What happens when transactions become known."""
+        return self._own().effects
+
+    @property
+    def _cache(self) -> Any:
+        return self._own().cache
+
+    @property
+    def _life(self) -> lifetimes.Life:
+        return self._own().life
+
+    @property
+    def _manager(self) -> Manager:
+        return self._own().manager
+
+    @property
+    def _loader(self) -> Loader:
+        return self._own().loader
+
+    @property
+    def _blobs(self) -> Any:
+        return self._own().blobs
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.getName()}>'
@@ -120,7 +136,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def isReadOnly(self) -> bool:
         """Are writes refused, by own wish or because only a read-only server was found?"""
-        link = self._manager.ready
+        link = self._own().manager.ready
         return self._options.read_only or link is not None and link.read_only
 
     def supportsUndo(self) -> bool:
@@ -207,7 +223,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def manager_info(self, info: dict[str, Any]) -> None:
         """Of the manager: new facts about the served storage."""
-        with self._info_lock:
+        with self._engine.info_lock:
             self._info.update(info)
 
     # ---- reading ------------------------------------------------------------------------------------
@@ -217,13 +233,16 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
         None if there was none yet.  Raises POSKeyError for an unknown oid, `ClientDisconnected`.
         """
-        found = self._cache.loadBefore(oid, tid)
+        home, cache, effects = self._engine.near
+        if not home[0]:
+            home, cache, effects = self._own().near
+        found = cache.loadBefore(oid, tid)
         while found is not None:
-            applying = self.effects.applying
+            applying = effects.applying
             if applying is None or tid <= applying:
                 return found  # type: ignore[no-any-return]
-            self.effects.wait()
-            found = self._cache.loadBefore(oid, tid)
+            effects.wait()
+            found = cache.loadBefore(oid, tid)
 
         return self._loader.load(oid, tid)  # type: ignore[no-any-return]
 

@@ -14,7 +14,6 @@ from ZODB.utils import z64
 
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.copying import copy_transactions
-from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
@@ -39,13 +38,7 @@ class ClientStorage(StorageReader):
         if isinstance(addr, str) and isinstance(storage, int):
             raise TypeError(f"ClientStorage({addr!r}, {storage!r}): the second is a storage's name. "
                             f'Give host and port as one: ClientStorage(({addr!r}, {storage!r}))')
-        runtime = REAL
-        self._oids: list[bytes] = []
-        self._oids_lock = runtime.lock()  # protects _oids
-        identity = Identity(runtime)
-        self._committing = Committing(runtime, identity)
-        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), runtime,
-                         identity)
+        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), REAL)
         try:
             if self._options.wait:
                 self._manager.link(self._options.wait_timeout_s)
@@ -53,13 +46,9 @@ class ClientStorage(StorageReader):
             self.close()
             raise
 
-    def begin_anew(self) -> None:
-        """Of `lifetimes`: this process was forked.  A transaction under way, and oids, are the parent's."""
-        self._oids = []
-        self._oids_lock = self._runtime.lock()
-        self._identity = Identity(self._runtime)
-        self._committing = Committing(self._runtime, self._identity)
-        super().begin_anew()
+    @property
+    def _committing(self) -> Committing:
+        return self._own().committing
 
     def _writable(self) -> None:
         if self.isReadOnly():
@@ -67,18 +56,20 @@ class ClientStorage(StorageReader):
 
     def manager_lost(self, link: Link) -> None:
         """Of the manager: `link` has gone.  Its server may hand out the same oids again (C13)."""
-        with self._oids_lock:
-            self._oids.clear()
+        engine = self._engine
+        with engine.oids_lock:
+            engine.oids.clear()
 
     # ---- commits ------------------------------------------------------------------------------------
 
     def new_oid(self) -> bytes:
         """An oid that nobody has or will get (C13)."""
         self._writable()
-        with self._oids_lock:
-            if self._oids:
-                return self._oids.pop()
-        link = self._loader.link()
+        engine = self._own()
+        with engine.oids_lock:
+            if engine.oids:
+                return engine.oids.pop()
+        link = engine.loader.link()
         self._writable()
         assert link.channel is not None
         oids = check_oids(link.channel.call('new_oids', (100,)))
@@ -86,9 +77,9 @@ class ClientStorage(StorageReader):
             raise UnrecognizedResult('the server answered new_oids with an empty list')
         oids.reverse()
         oid = oids.pop()
-        with self._oids_lock:
-            if link is self._manager.ready:
-                self._oids[:0] = oids
+        with engine.oids_lock:
+            if link is engine.manager.ready:
+                engine.oids[:0] = oids
         return oid
 
     def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
@@ -107,7 +98,7 @@ class ClientStorage(StorageReader):
         self._writable()
         if version:
             raise Unsupported('versions')
-        self._committing.begun(transaction).store(oid, serial or z64, data)
+        self._own().committing.begun(transaction).store(oid, serial or z64, data)
 
     def checkCurrentSerialInTransaction(self, oid: bytes, serial: bytes, transaction: Any) -> None:
         """Have `tpc_vote` fail with ReadConflictError if `serial` is not current."""
@@ -158,7 +149,7 @@ class ClientStorage(StorageReader):
             self._committing.end()
 
     def _inquire(self, doubtful: Doubtful) -> Inquiry:
-        return Inquiry(doubtful, self._identity, self._manager.link, self._runtime,
+        return Inquiry(doubtful, self._own().identity, self._manager.link, self._runtime,
                        self._options.wait_timeout_s)
 
     def tpc_abort(self, transaction: Any, timeout: float | None = None) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import atexit
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.loop.forks import ProcessLock
 from zeo_clone.loop.runtime import REAL
 
 __all__ = ['Loop', 'application_loop', 'close_application_loop', 'loop', 'poll']
 
 _application_loop: list[Loop] = []
-_lock = REAL.lock()  # protects _application_loop
+_lock = ProcessLock(REAL)  # protects _application_loop
 
 
 def application_loop() -> Loop:
     """The process's loop for ``io_thread=False``, made when first asked for."""
     with _lock:
+        orphan_application_loop()
         if not _application_loop:
             _application_loop.append(Loop())
         return _application_loop[0]
@@ -27,6 +29,7 @@ def application_loop() -> Loop:
 def close_application_loop() -> None:
     """At the end of the process: close it, if it was ever made."""
     with _lock:
+        orphan_application_loop()
         loops = list(_application_loop)
         _application_loop.clear()
     for one in loops:
@@ -34,12 +37,10 @@ def close_application_loop() -> None:
 
 
 def orphan_application_loop() -> None:
-    """In a process that was forked: the loop is the parent's."""
-    global _lock
-    _lock = REAL.lock()  # the other one may be held by a thread that does not exist here
-    for one in _application_loop:
-        one.orphan()
-    _application_loop.clear()
+    """In a process that was forked: let go of the loop if it is the parent's."""
+    with _lock:
+        if _application_loop and not _application_loop[0].home[0]:
+            _application_loop.pop().orphan()
 
 
 # Registered before those of the rooms above, hence called after them.

@@ -28,6 +28,7 @@ class Loop:
 
     def __init__(self, runtime: Runtime = REAL) -> None:
         self.runtime = runtime
+        self.home = runtime.home()  # ``home[0]`` is false in a process that was forked since
         self.poller = best_poller(runtime)
         self.throttle = Throttle(runtime.monotonic)  # of log lines that a peer can have repeated
         self._timers = Timers(runtime.monotonic)

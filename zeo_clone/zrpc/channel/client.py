@@ -72,7 +72,7 @@ class ClientChannel(Dispatcher):
         self.runtime = loop.runtime
         self._handler = handler
         self._silence_s = silence_s  # a waiting reader tells its handler of so long a silence
-        self.sender = Sender(self.runtime, transport, self)
+        self.sender = Sender(self.runtime, loop.home, transport, self)
         #: ``start_load(oid, tid, call)``: the bytes of a loadBefore that nobody waits for, unless by `join`.
         #: They are for `send_loads`.
         self.start_load = core.send_load

@@ -7,7 +7,7 @@ it is; from that comes back-pressure.
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
 from zeo_clone.loop.runtime import Runtime
@@ -31,11 +31,15 @@ class Room(Protocol):
     def wait_for_room(self) -> None:
         """Wait until there is room, for a while at most."""
 
+    def orphan(self) -> None:
+        """This process was forked: the connection is the parent's."""
+
 
 class Sender:
     """The output of one connection."""
 
-    def __init__(self, runtime: Runtime, transport: Transport, room: Room) -> None:
+    def __init__(self, runtime: Runtime, home: Any, transport: Transport, room: Room) -> None:
+        self._home = home  # ``home[0]`` is false in a process that was forked since
         self._transport = transport
         self._room = room
         self.lock = runtime.lock()  # protects the transport's output and `fate`; taken before the role's
@@ -45,11 +49,15 @@ class Sender:
 
     def check_fate(self) -> None:
         """Raises `ClientDisconnected` if it is closed, or about to be."""
+        if not self._home[0]:
+            self._room.orphan()  # no lock of before may be taken any more
         if self.fate is not None:
             raise ClientDisconnected(f'not connected: {self.fate}') from self.fate
 
     def transmit(self, data: bytes, block: bool = True) -> None:
         """Send now, after what waits."""
+        if not self._home[0]:
+            self.check_fate()
         with self.lock:
             self.check_fate()
             waiting = self._flush(data)
@@ -60,6 +68,8 @@ class Sender:
 
     def collect(self, data: bytes, flush: bool) -> None:
         """Send with the next call, or when it is enough, or now (`flush`)."""
+        if not self._home[0]:
+            self.check_fate()
         with self.lock:
             if self.fate is not None:
                 self.check_fate()
@@ -121,6 +131,8 @@ class Sender:
 
     def doom(self, error: Exception) -> None:
         """Close because of `error`: the reader meets the end of the stream, after what arrived before."""
+        if not self._home[0]:
+            self._room.orphan()
         with self.lock:
             self._doom(error)
 
