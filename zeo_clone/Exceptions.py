@@ -9,7 +9,7 @@ import transaction.interfaces
 from ZODB.POSException import StorageError
 
 __all__ = [
-    'ClientDisconnected', 'ClientStorageError', 'CommitOutcomeUnknown', 'ProtocolError',
+    'ClientDisconnected', 'ClientStorageError', 'CommitOutcomeUnknown', 'MessageTooLarge', 'ProtocolError',
     'ServerException', 'UnrecognizedResult',
 ]
 
@@ -33,6 +33,13 @@ class CommitOutcomeUnknown(ClientStorageError):
     """The connection was lost during ``tpc_finish``: the transaction may or may not be committed.
 
     Never transient: repeating the work could do it twice.  Look at the data before you go on.
+    """
+
+
+class MessageTooLarge(ClientStorageError):
+    """An object is larger than what the server takes in a message; nothing of it was sent (N19).
+
+    Never transient: it would be as large the next time.
     """
 
 

@@ -63,10 +63,11 @@ def test_a_silent_peer_is_dropped(new_server):
         assert sock.recv(100) == b''
 
 
-def test_a_message_above_the_frame_limit(new_server, client):
-    """N7: the connection is closed with a line; others go on."""
+def test_a_message_above_the_frame_limit(new_server, client, caplog):
+    """N7: from a client that does not know the limit: the connection is closed with a line; others go on."""
     server = new_server(frame_limit=100_000)
     storage = client(server.addr)
+    storage._manager.ready.channel.core.send_limit = 1 << 30
     other = client(server.addr)
     meta = TransactionMetaData()
     with pytest.raises(ClientDisconnected):
@@ -74,6 +75,7 @@ def test_a_message_above_the_frame_limit(new_server, client):
         storage.store(p64(1), bytes(8), b'x' * 200_000, '', meta)
         storage.tpc_vote(meta)
     storage.tpc_abort(meta)
+    assert 'the limit is 100000 (frame-limit)' in caplog.text
     other.ping()
     commit(storage, p64(1))
 

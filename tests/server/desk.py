@@ -95,6 +95,7 @@ class Desk:
         self.throttle = self.loop.throttle
         self.read_only = read_only
         self.instance = 'desk'
+        self.frame_limit = 256 << 20
         self.workers = self.packers = self.syncers = InlineWorkers()
         self.forgotten = []
         self.clients = []

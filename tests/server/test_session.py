@@ -249,7 +249,7 @@ def test_get_info_tells_what_the_storage_can(tmp_path):
     assert info == {
         'length': 0, 'size': 4, 'name': str(tmp_path / 'Data.fs'), 'supportsUndo': True,
         'supports_record_iternext': True, 'interfaces': info['interfaces'],
-        'extensions': info['extensions'], 'instance': 'desk',
+        'extensions': info['extensions'], 'instance': 'desk', 'frame_limit': 256 << 20,
         'database': (tmp_path / 'Data.fs.identity').read_text().strip()}
     assert ('ZODB.interfaces', 'IStorageUndoable') in info['interfaces']
     assert ('zope.interface', 'Interface') in info['interfaces']

@@ -7,6 +7,7 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transaction.interfaces import TransientError
 from ZODB.POSException import ConflictError, POSKeyError, ReadOnlyError
 
 from tests.zrpc.helpers import (
@@ -20,7 +21,7 @@ from tests.zrpc.helpers import (
     open_client,
     open_server,
 )
-from zeo_clone.Exceptions import ProtocolError, ServerException
+from zeo_clone.Exceptions import MessageTooLarge, ProtocolError, ServerException
 from zeo_clone.zrpc import connection, decoder, messages
 from zeo_clone.zrpc.connection import (
     MAX_ID,
@@ -37,7 +38,7 @@ from zeo_clone.zrpc.connection import (
     ServerCore,
     State,
 )
-from zeo_clone.zrpc.frames import STRANGER_LIMIT, frame
+from zeo_clone.zrpc.frames import MAX_FRAME, STRANGER_LIMIT, frame
 
 LATER = b'\4' * 8
 
@@ -261,6 +262,104 @@ def test_frames_of_a_registered_peer_are_limited_as_configured(make):
     assert feed(core, (5000).to_bytes(4, 'big') + bytes(4999)) == []
     with pytest.raises(ProtocolError, match='a frame of 5001 bytes is announced; the limit is 5000'):
         feed(make(limit=5000), (5001).to_bytes(4, 'big'))
+
+
+def greeted_client():
+    core = ClientCore()
+    feed(core, frame(b'Z5'))
+    return core
+
+
+def ready_client():
+    core = greeted_client()
+    core.registered()
+    core.verified(MAX_FRAME)
+    return core
+
+
+def asking(core, name='loadBefore'):
+    core.send_call(name, (), name)
+    return core
+
+
+@pytest.mark.parametrize(('core', 'limit'), [
+    (ClientCore(), STRANGER_LIMIT),
+    (asking(greeted_client(), 'register'), connection.OPENING_LIMIT),
+    (open_client(MAX_FRAME), connection.NOTICE_LIMIT),
+    (asking(open_client(MAX_FRAME), 'getInvalidations'), connection.VERIFICATION_LIMIT),
+    (ready_client(), connection.NOTICE_LIMIT),
+], ids=['greeting', 'register', 'candidate', 'verification', 'ready and silent'])
+def test_a_server_may_announce_what_the_step_can_bring_and_no_more(core, limit):
+    """S17."""
+    assert limit < 1 << 29
+    with pytest.raises(ProtocolError, match=f'a frame of {limit + 1} bytes .* the limit is {limit}'):
+        feed(core, (limit + 1).to_bytes(4, 'big'))
+
+
+def test_the_reply_to_a_call_may_be_as_large_as_the_protocol_can_carry():
+    """N19, S17: an object that is there can be read, and memory grows with what has arrived."""
+    core = asking(ready_client())
+    assert feed(core, MAX_FRAME.to_bytes(4, 'big') + bytes(1000)) == []
+    assert core.frames.buffered == 1004
+
+
+def test_facts_about_the_storage_are_no_larger_than_a_notice():
+    """S17: between verification and the first call."""
+    core = asking(open_client(MAX_FRAME), 'get_info')
+    core.reply_limit = connection.NOTICE_LIMIT
+    with pytest.raises(ProtocolError, match=f'the limit is {connection.NOTICE_LIMIT}'):
+        feed(core, (connection.NOTICE_LIMIT + 1).to_bytes(4, 'big'))
+
+
+@pytest.mark.parametrize('send', [
+    lambda core, data: core.send_store(OID, TID, data, 1),
+    lambda core, data: core.send_oneway('restorea', (OID, TID, data, None, 1)),
+    lambda core, data: core.send_call('undoInfo', (0, 1, {'user_name': data}), 'token'),
+], ids=['store', 'one-way call', 'call'])
+def test_what_the_server_does_not_take_is_not_sent(send):
+    """N19: it is no error of the connection, and none that goes away."""
+    core = ready_client()
+    core.verified(10_000)
+    assert send(core, b'x' * 9000)
+    waiting = core.pending
+    with pytest.raises(MessageTooLarge, match='of at most 10000 bytes. Raise frame-limit') as caught:
+        send(core, b'x' * 10_000)
+    assert not isinstance(caught.value, TransientError)
+    assert core.pending == waiting
+    assert core.state is State.OPEN
+
+
+def test_an_object_that_is_too_large_is_named():
+    """N19."""
+    core = ready_client()
+    core.verified(10_000)
+    for send in (lambda: core.send_store(OID, TID, b'x' * 20_000, 1),
+                 lambda: core.check_record(OID, b'x' * 20_000)):
+        with pytest.raises(MessageTooLarge, match=f'object {OID.hex()} has 20000 bytes'):
+            send()
+    core.check_record(OID, b'x' * 9000)
+
+
+def test_an_answer_that_does_not_fit_into_the_memory_of_a_server_is_an_error_reply():
+    """N19, S3: once and clearly, and the connection goes on."""
+    core = ServerCore(1000, 5000)
+    feed(core, frame(b'Z5'))
+    core.registered()
+    revision = (b'x' * 6000, TID, None)
+    for data in (core.send_loaded(7, revision), core.send_reply(7, revision)):
+        message_id, flag, _, (name, args) = pickle.loads(data[4:])
+        assert (message_id, flag, name) == (7, 2, 'ZODB.POSException.StorageError')
+        assert 'no more than 5000 may wait' in args[0] and 'memory-limit' in args[0]
+    assert len(core.send_loaded(7, (b'x' * 4000, TID, None))) > 4000, 'although it takes no such message'
+
+
+def test_what_no_length_can_tell_is_an_error_reply_too():
+    """S3: 4 GB of zeros, which nobody touches."""
+    core = open_server()
+    data = core.send_loaded(7, (bytes(1 << 32), TID, None))
+    message_id, flag, _, (name, args) = pickle.loads(data[4:])
+    assert (message_id, flag, name) == (7, 2, 'builtins.TypeError')
+    assert '4 GB' in args[0]
 
 
 def test_limit_is_lifted_for_what_follows_register_in_the_same_packet():

@@ -33,6 +33,7 @@ class Blobs:
 
         While the server brings it to its disk, the same is done here, for the cache (B11).
         """
+        begun.check(oid, data)
         part = self.directory.take_over(filename)
         begun.blobs.append((oid, part))
         total, done = os.path.getsize(part), 0

@@ -74,7 +74,7 @@ class Begun:
         self._channel.send('tpc_begin', (self.number, meta.user, meta.description, extension, tid, status))
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
-        """Write an object."""
+        """Write an object.  Raises `MessageTooLarge`."""
         if type(oid) is type(serial) is type(data) is bytes and len(oid) == len(serial) == 8:
             self._channel.store(oid, serial, data, self.number)
             self._written.add(oid, data)
@@ -84,9 +84,16 @@ class Begun:
             self.write('storea', oid, data, serial, data)  # the server will say what is wrong with it
 
     def write(self, verb: str, oid: bytes, data: bytes | None, *args: Any) -> None:
-        """Send a verb that changes `oid`: ``verb(oid, *args, number)``."""
+        """Send a verb that changes `oid`: ``verb(oid, *args, number)``.  Raises `MessageTooLarge`."""
+        for arg in args:
+            if type(arg) is bytes:
+                self.check(oid, arg)
         self._channel.send(verb, (oid, *args, self.number))
         self._written.add(oid, data)
+
+    def check(self, oid: bytes, data: bytes) -> None:
+        """Raises `MessageTooLarge` if the server does not take a record of this size."""
+        self._channel.core.check_record(oid, data)
 
     def send(self, verb: str, *args: Any) -> None:
         """Send a verb that changes what only the server knows, or nothing."""

@@ -4,7 +4,9 @@ Runs in the caller's thread, for minutes or hours: progress can be watched throu
 """
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Generator
 from typing import Any
 
 from ZODB.blob import is_blob_record
@@ -28,34 +30,43 @@ def copy_transactions(source: Any, target: Any, verbose: Any, runtime: Runtime) 
     blobs = IBlobStorage.providedBy(source) and IBlobStorage.providedBy(target)
     scratch = Scratch(runtime, target.temporaryDirectory()) if blobs else None
     serials: dict[bytes, bytes] = {}  # of objects with blobs
-    for transaction in source.iterator():
-        count = 0
-        target.tpc_begin(transaction, transaction.tid, transaction.status)
-        try:
-            for record in transaction:
-                count += 1
-                path = _blob_path(source, record) if blobs else None
-                if path is None or scratch is None:
-                    target.restore(record.oid, record.tid, record.data, '', record.data_txn, transaction)
-                else:
-                    copy = scratch.take('part')
-                    try:
-                        runtime.copy(path, copy)
-                        target.storeBlob(record.oid, serials.get(record.oid, z64), record.data, copy, '',
-                                         transaction)
-                    finally:
-                        scratch.give_back(copy)
-                if blobs:
-                    serials[record.oid] = transaction.tid
-            target.tpc_vote(transaction)
-            target.tpc_finish(transaction)
-        except BaseException:
-            target.tpc_abort(transaction)
-            raise
-        if callable(verbose):
-            verbose(transaction.tid, count)
-        elif verbose:
-            log.info('copied %s, %d records', readable_tid_repr(transaction.tid), count)
+    with contextlib.closing(_closing(source.iterator())) as transactions:
+        for transaction in transactions:
+            count = 0
+            target.tpc_begin(transaction, transaction.tid, transaction.status)
+            try:
+                for record in transaction:
+                    count += 1
+                    path = _blob_path(source, record) if blobs else None
+                    if path is None or scratch is None:
+                        target.restore(record.oid, record.tid, record.data, '', record.data_txn, transaction)
+                    else:
+                        copy = scratch.take('part')
+                        try:
+                            runtime.copy(path, copy)
+                            target.storeBlob(record.oid, serials.get(record.oid, z64), record.data, copy, '',
+                                             transaction)
+                        finally:
+                            scratch.give_back(copy)
+                    if blobs:
+                        serials[record.oid] = transaction.tid
+                target.tpc_vote(transaction)
+                target.tpc_finish(transaction)
+            except BaseException:
+                target.tpc_abort(transaction)
+                raise
+            if callable(verbose):
+                verbose(transaction.tid, count)
+            elif verbose:
+                log.info('copied %s, %d records', readable_tid_repr(transaction.tid), count)
+
+
+def _closing(iterator: Any) -> Generator[Any, None, None]:
+    """The same, and closed at its end, or when something goes wrong; not every iterator can be closed."""
+    try:
+        yield from iterator
+    finally:
+        getattr(iterator, 'close', lambda: None)()
 
 
 def _blob_path(source: Any, record: Any) -> str | None:

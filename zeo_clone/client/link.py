@@ -33,6 +33,7 @@ from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.channel.client import ClientChannel
 from zeo_clone.zrpc.connection import ClientCore
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 #: ... and one that does not answer the verification of the cache, after this.
 VERIFY_TIMEOUT_S = 120.0
-#: Notices kept while the cache is verified; more, and the link is dropped and tried anew.
+#: Notices kept while the cache is verified, and oids in them; more, and the link is dropped and tried anew.
 MAX_KEPT = 100_000
+MAX_KEPT_OIDS = 1_000_000
 
 
 class LinkState(enum.Enum):
@@ -134,6 +136,7 @@ class Link:
         self.downloads = Downloads()
         self.forgotten: deque[int] = deque()  # iterators that the server may forget, too
         self._kept: list[tuple[bytes, list[bytes]]] = []
+        self._kept_oids = 0
         self._heartbeat: Heartbeat | None = None
         self._deadline = loop.call_later(CONNECT_TIMEOUT_S, self._too_slow)
 
@@ -248,10 +251,11 @@ class Link:
 
     def _verified(self) -> None:
         """Reader's role: what came meanwhile is applied now; the effects drop what is not new (C4)."""
-        for tid, oids in self._kept:
+        kept, self._kept, self._kept_oids = self._kept, [], 0
+        for tid, oids in kept:
             self._effects.invalidate(tid, oids)
-        self._kept = []
         assert self.channel is not None
+        self.channel.core.verified(self._frame_limit())
         if self._options.client_label is not None:
             self.channel.send_async(
                 self.channel.core.send_oneway('set_client_label', (self._options.client_label,)))
@@ -273,6 +277,11 @@ class Link:
         if call.error is not None:
             self.fail(call.error)
 
+    def _frame_limit(self) -> int:
+        """How large a message the server takes (N19).  ZEO takes all; older servers of ours do not say it."""
+        unsaid = DEFAULT_LIMIT if 'extensions' in self.info else MAX_FRAME
+        return self.info.get('frame_limit', unsaid)  # type: ignore[no-any-return]
+
     def offers(self, extension: str) -> bool:
         """Does the server have this method, which is not one of ZEO's?"""
         return extension in self.info.get('extensions', ())
@@ -285,8 +294,9 @@ class Link:
             tid, oids = check_invalidation(args)
             if self.state is LinkState.READY:
                 self._effects.invalidate(tid, oids)
-            elif len(self._kept) < MAX_KEPT:
+            elif len(self._kept) < MAX_KEPT and self._kept_oids + len(oids) <= MAX_KEPT_OIDS:
                 self._kept.append((tid, oids))
+                self._kept_oids += len(oids)
             else:
                 raise ProtocolError('too many invalidations while the cache is being verified')
         elif name in BLOB_NOTICES:

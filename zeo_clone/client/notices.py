@@ -12,8 +12,10 @@ from zeo_clone.Exceptions import ProtocolError, UnrecognizedResult
 INFO_TYPES: dict[str, tuple[type, ...]] = {
     'length': (int,), 'size': (int,), 'name': (str,), 'supportsUndo': (bool, int),
     'supports_record_iternext': (bool, int), 'interfaces': (tuple, list), 'extensions': (tuple, list),
-    'instance': (str,), 'database': (str,),
+    'instance': (str,), 'database': (str,), 'frame_limit': (int,),
 }
+#: They are kept, so that none may be larger than this, in characters and so on (S17).
+MAX_INFO_SIZE = 100_000
 
 
 def is_tid(value: object) -> bool:
@@ -46,7 +48,16 @@ def check_info(value: object) -> dict[str, Any]:
     """The understood part of the server's facts about the storage."""
     if type(value) is not dict:
         raise ProtocolError("the server's info is not a dict")
-    return {key: item for key, item in value.items() if type(item) in INFO_TYPES.get(key, ())}
+    return {key: item for key, item in value.items()
+            if type(item) in INFO_TYPES.get(key, ()) and _size(item) <= MAX_INFO_SIZE}
+
+
+def _size(item: Any) -> int:
+    if type(item) in (tuple, list):
+        return sum(map(_size, item)) + 8 * len(item)
+    if type(item) is str:
+        return len(item)
+    return 8 if type(item) in (int, bool) else MAX_INFO_SIZE + 1
 
 
 def check_revision(value: object) -> tuple[bytes, bytes, bytes | None] | None:

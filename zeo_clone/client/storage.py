@@ -22,6 +22,9 @@ from zeo_clone.client.reading import StorageReader
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.loop.runtime import REAL
 
+#: Oids asked for, and kept, at once.
+OIDS_AT_ONCE = 100
+
 
 @zope.interface.implementer(interfaces.IStorage, interfaces.IMultiCommitStorage)
 class ClientStorage(StorageReader):
@@ -72,7 +75,7 @@ class ClientStorage(StorageReader):
         link = engine.loader.link()
         self._writable()
         assert link.channel is not None
-        oids = check_oids(link.channel.call('new_oids', (100,)))
+        oids = check_oids(link.channel.call('new_oids', (OIDS_AT_ONCE,)))[:OIDS_AT_ONCE]
         if not oids:
             raise UnrecognizedResult('the server answered new_oids with an empty list')
         oids.reverse()

@@ -134,6 +134,7 @@ def get_info(session: Session) -> dict[str, Any]:
         info['extensionMethods'] = get_extension_methods(session)
     info['extensions'] = EXTENSIONS
     info['instance'] = session.server.instance
+    info['frame_limit'] = session.server.frame_limit
     database = session.served.database
     if database is not None:
         info['database'] = database

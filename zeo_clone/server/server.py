@@ -97,7 +97,7 @@ class StorageServer:
         self._ssl = ssl
         self._max_connections = max_connections
         self._handshake_timeout_s = handshake_timeout_s
-        self._frame_limit = frame_limit
+        self.frame_limit = frame_limit
         self._output_limit = output_limit
         self._sessions: dict[Session, None] = {}
         self._thread: Any = None
@@ -196,7 +196,7 @@ class StorageServer:
                                  '%s: refused: there are %d connections already', peer, len(self._sessions))
             sock.close()
             return
-        channel = ServerChannel(self._loop, self._make_transport(sock), ServerCore(self._frame_limit),
+        channel = ServerChannel(self._loop, self._make_transport(sock), ServerCore(self.frame_limit),
                                 self._output_limit)
         session = Session(self, channel, peer)
         self._sessions[session] = None

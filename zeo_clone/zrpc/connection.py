@@ -11,11 +11,14 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from struct import error as struct_error
 from typing import Any, NamedTuple
 
-from zeo_clone.Exceptions import ProtocolError
+from ZODB.POSException import StorageError
+
+from zeo_clone.Exceptions import MessageTooLarge, ProtocolError
 from zeo_clone.zrpc import faults, marshal, messages
-from zeo_clone.zrpc.frames import DEFAULT_LIMIT, LENGTH, STRANGER_LIMIT, FrameReader, frame
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT, LENGTH, MAX_FRAME, STRANGER_LIMIT, FrameReader, frame
 
 #: Protocols we serve and the one we speak as a client, newest last.
 SERVER_PROTOCOLS = ('Z4', 'Z5')
@@ -28,6 +31,14 @@ HEALTH_CHECK = b'ruok'
 MAX_ID = 0x7fffffff
 #: Calls of one connection that may wait for a reply at the same time.
 MAX_PENDING = 100_000
+#: What a client takes before it is registered: a tid, or an error with its text ...
+OPENING_LIMIT = 64 << 10
+#: ... of the server's own accord: six million oids that one transaction wrote, a part of a blob ...
+NOTICE_LIMIT = 64 << 20
+#: ... and in reply to what it asks while its cache is verified: all oids written since.
+VERIFICATION_LIMIT = 256 << 20
+#: What a message has besides its record, at most.
+RECORD_OVERHEAD = 200
 
 
 class State(enum.Enum):
@@ -107,11 +118,10 @@ class Core:
     #: A message of more bytes is decoded in parts; there is no such one where nobody else has to be served.
     _large = sys.maxsize
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, frames: FrameReader) -> None:
         self.state = State.GREETING
         self.protocol = ''
-        self._limit = limit  # of a frame, once registered
-        self._frames = FrameReader(STRANGER_LIMIT)
+        self.frames = frames
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.protocol} {self.state.name}>'
@@ -126,6 +136,7 @@ class Core:
     def close(self) -> None:
         """No bytes are taken or made any more."""
         self.move(Move.CLOSE)
+        self.frames.forget()
 
     def receive_data(self, data: bytes) -> Iterator[Event | None]:
         """The events that `data` completes, in order, each decoded when it is asked for.
@@ -135,7 +146,7 @@ class Core:
         Raises `ProtocolError` at the first fault, after the events before it: close the connection.
         """
         decode, message, large = messages.decode, self._message, self._large
-        for content in self._frames.feed(data):
+        for content in self.frames.feed(data):
             state = self.state
             if state is _OPEN or state is _STRANGER:
                 event = message(decode(content) if len(content) <= large
@@ -150,7 +161,7 @@ class Core:
     @property
     def in_bulk(self) -> bool:
         """Is a large message under way?"""
-        return self._frames.is_large
+        return self.frames.is_large
 
     def _greeting(self, content: bytes) -> Event:
         raise NotImplementedError
@@ -168,13 +179,18 @@ class Core:
 
 
 class ServerCore(Core):
-    """The server's side: offers its newest protocol, takes calls, makes replies."""
+    """The server's side: offers its newest protocol, takes calls, makes replies.
+
+    `limit` is that of a message of a registered client, `reply_limit` that of a reply.  An object that is
+    there already can be sent although it is larger than what would be taken (N19).
+    """
 
     _large = messages.LARGE
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
-        super().__init__(limit)
-        self._frames.limit = STRANGER_LIMIT
+    def __init__(self, limit: int = DEFAULT_LIMIT, reply_limit: int = MAX_FRAME) -> None:
+        super().__init__(FrameReader(STRANGER_LIMIT, key='frame-limit'))
+        self._limit = limit
+        self._reply_limit = min(reply_limit, MAX_FRAME)
         self.with_rich = False  # the client has said that it takes values of `rich`
 
     def greet(self) -> bytes:
@@ -206,26 +222,40 @@ class ServerCore(Core):
     def registered(self) -> None:
         """The client is no stranger any more: all methods, large frames."""
         self.move(Move.REGISTER)
-        self._frames.limit = self._limit
+        self.frames.limit = self._limit
 
     def send_reply(self, message_id: Any, value: Any) -> bytes:
         """The bytes of a reply.  A value that cannot be encoded is answered by an error (S3)."""
         try:
-            return frame(messages.encode_reply(message_id, value, self.with_rich))
+            content = messages.encode_reply(message_id, value, self.with_rich)
         except marshal.ENCODE_ERRORS as error:
             return self.send_error(message_id, TypeError(f'the result cannot be sent: {error}'))
+        if len(content) > self._reply_limit:
+            return self._send_too_large(message_id, len(content))
+        return frame(content)
 
     def send_encoded(self, message_id: Any, value: marshal.Encoded) -> list[bytes]:
         """`send_reply` for a value that is encoded already; in pieces, so that a large one is not copied."""
         pieces = messages.encode_encoded(message_id, value)
-        return [LENGTH.pack(sum(map(len, pieces))), *pieces]
+        size = sum(map(len, pieces))
+        if size > self._reply_limit:
+            return [self._send_too_large(message_id, size)]
+        return [LENGTH.pack(size), *pieces]
 
     def send_loaded(self, message_id: Any, revision: Any) -> bytes:
         """`send_reply` for the result of loadBefore, faster."""
         try:
-            return frame(messages.encode_loaded(message_id, revision))
-        except marshal.ENCODE_ERRORS:
+            content = messages.encode_loaded(message_id, revision)
+        except (*marshal.ENCODE_ERRORS, struct_error):
             return self.send_reply(message_id, revision)
+        if len(content) > self._reply_limit:
+            return self._send_too_large(message_id, len(content))
+        return frame(content)
+
+    def _send_too_large(self, message_id: Any, size: int) -> bytes:
+        return self.send_error(message_id, StorageError(
+            f'the answer has {size} bytes; no more than {self._reply_limit} may wait for all clients '
+            f"together.  Raise memory-limit in the server's <zeo> section"))
 
     def send_error(self, message_id: Any, error: BaseException) -> bytes:
         """The bytes of an error reply, in the form of the client's protocol."""
@@ -240,10 +270,17 @@ class ServerCore(Core):
 
 
 class ClientCore(Core):
-    """The client's side: answers the greeting, numbers calls, pairs replies with them."""
+    """The client's side: answers the greeting, numbers calls, pairs replies with them.
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
-        super().__init__(limit)
+    What the server may send depends on what it was asked for (S17); `limit` is that of a reply to a client
+    that is ready.  An object may be as large as the protocol can carry.
+    """
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        super().__init__(FrameReader(STRANGER_LIMIT, self._longest))
+        self._limit = limit
+        self.reply_limit = min(VERIFICATION_LIMIT, limit)
+        self.send_limit = MAX_FRAME  # of what the server takes
         self._ids = itertools.count(1)
         self._pending: dict[int, Any] = {}  # single operations on it are atomic
         self._answered: Any = None  # the token of the last reply
@@ -265,7 +302,7 @@ class ClientCore(Core):
                                 f'could see stale data. Use a newer server')
         self.protocol = CLIENT_PROTOCOL
         self.move(Move.AGREE)
-        self._frames.limit = self._limit
+        self.frames.limit = min(OPENING_LIMIT, self._limit)
         return Agreed(CLIENT_PROTOCOL)
 
     def send_hello(self) -> bytes:
@@ -275,14 +312,33 @@ class ClientCore(Core):
     def registered(self) -> None:
         """The server has answered ``register``."""
         self.move(Move.REGISTER)
+        self.frames.limit = min(NOTICE_LIMIT, self._limit)
+
+    def verified(self, send_limit: int) -> None:
+        """The client is ready for all calls; the server takes messages of at most `send_limit` bytes."""
+        self.reply_limit = self._limit
+        self.send_limit = min(send_limit, MAX_FRAME)
+
+    def _longest(self) -> int:
+        """How long a frame may be, if it is longer than usual."""
+        return self.reply_limit if self._pending and self.state is _OPEN else self.frames.limit
+
+    def _check_size(self, content: bytes) -> bytes:
+        if len(content) > self.send_limit:
+            raise MessageTooLarge(_too_large('the message', len(content), self.send_limit))
+        return content
+
+    def send_oneway(self, name: str, args: tuple[Any, ...]) -> bytes:
+        """The bytes of a one-way call.  Raises `MessageTooLarge`."""
+        return frame(self._check_size(messages.encode_oneway(name, args)))
 
     def send_call(self, name: str, args: tuple[Any, ...], token: Any) -> bytes:
         """The bytes of a call; its `Result` or `Failure` will carry `token`.
 
-        Raises TypeError or ValueError if `args` cannot be encoded; then nothing waits.
+        Raises TypeError or ValueError if `args` cannot be encoded, `MessageTooLarge`; then nothing waits.
         """
         message_id = self._next_id()
-        content = messages.encode_call(message_id, name, args)
+        content = self._check_size(messages.encode_call(message_id, name, args))
         self._pending[message_id] = token
         return frame(content)
 
@@ -295,7 +351,14 @@ class ClientCore(Core):
 
     def send_store(self, oid: bytes, serial: bytes, data: bytes, transaction_id: int) -> bytes:
         """`send_oneway` of storea, faster.  `oid` and `serial` are 8 bytes, the id has 31 bits."""
+        if len(data) + RECORD_OVERHEAD > self.send_limit:
+            self.check_record(oid, data)
         return frame(messages.encode_store(oid, serial, data, transaction_id))
+
+    def check_record(self, oid: bytes, data: bytes) -> None:
+        """Raises `MessageTooLarge` if the server does not take this object."""
+        if len(data) + RECORD_OVERHEAD > self.send_limit:
+            raise MessageTooLarge(_too_large(f'object {oid.hex()}', len(data), self.send_limit))
 
     def _next_id(self) -> int:
         message_id = next(self._ids)
@@ -338,3 +401,8 @@ class ClientCore(Core):
                 if token is not None:
                     yield token
                 self._pending.pop(message_id, None)
+
+
+def _too_large(what: str, size: int, limit: int) -> str:
+    return (f'{what} has {size} bytes and is too large: the server takes messages of at most {limit} bytes. '
+            f'Raise frame-limit in its <zeo> section, or keep large data in a blob or in several objects')

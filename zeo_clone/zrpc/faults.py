@@ -52,6 +52,7 @@ NAMES: dict[type[BaseException], str] = {
     **{getattr(builtins, name): f'builtins.{name}' for name in _BUILTINS},
     **{getattr(Exceptions, name): f'ZEO.Exceptions.{name}' for name in _OWN},
     Exceptions.CommitOutcomeUnknown: 'zeo_clone.Exceptions.CommitOutcomeUnknown',
+    Exceptions.MessageTooLarge: 'zeo_clone.Exceptions.MessageTooLarge',
     BlobError: 'ZODB.interfaces.BlobError',
 }
 #: Name on the wire -> class; also the names that Python 2 and our own modules have for them.
@@ -113,7 +114,7 @@ def z4_error(error: BaseException) -> tuple[Global, Call]:
     """
     kind = _kind_on_wire(type(error))
     name, state = NAMES.get(kind, ''), _state(kind, error)
-    if name in ('', _OWN_SINCE_Z5) or kind is Exceptions.CommitOutcomeUnknown:
+    if name in ('', _OWN_SINCE_Z5) or name.startswith('zeo_clone.'):
         kind, name = POSException.StorageError, 'ZODB.POSException.StorageError'
         state = _plain((f'{_title(type(error))}: {_text_of(error)}',))
     global_ = Global(*name.rsplit('.', 1))

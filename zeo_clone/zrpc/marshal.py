@@ -9,6 +9,7 @@ not used: it would call what objects bring with them.  This module knows no mess
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as struct_error
 from typing import Any
 from uuid import UUID
 
@@ -146,7 +147,10 @@ def dumps(value: object, exceptions: bool = False, with_rich: bool = False) -> b
     """
     out: list[bytes] = _WithClasses() if exceptions else _ForRich() if with_rich else []
     out.append(b'\x80\x03')
-    _put((value,), out, 0)
+    try:
+        _put((value,), out, 0)
+    except struct_error:
+        raise ValueError('cannot encode: bytes or text of 4 GB or more') from None
     if len(out) > MAX_CONTAINERS and _containers(value) >= MAX_CONTAINERS:
         raise ValueError(f'cannot encode: more than {MAX_CONTAINERS} containers')
     out.append(b'.')
