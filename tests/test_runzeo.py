@@ -14,7 +14,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
 from tests.support.runzeo_process import Runzeo, run, ruok
-from zeo_clone import runzeo
+from zeo_clone import runzeo, startup
 from zeo_clone.Exceptions import ClientDisconnected
 
 ANY_PORT = '127.0.0.1:0'
@@ -459,9 +459,11 @@ def test_check_says_what_would_be_served_and_opens_nothing(tmp_path):
         '<zeo>\naddress 127.0.0.1:9100\n</zeo>\n<filestorage>\npath Data.fs\n</filestorage>\n'
         '<mappingstorage other>\n</mappingstorage>')
     code, output, log = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    room = startup.describe_limits(startup.coming_limits({}, 2), {}, 2)
     assert (code, log) == (0, '')
     assert output == ("would serve storage '1' (Data.fs) at 127.0.0.1:9100\n"
-                      "would serve storage 'other' (MappingStorage) at 127.0.0.1:9100\n")
+                      "would serve storage 'other' (MappingStorage) at 127.0.0.1:9100\n"
+                      f'would have {room}\n')
     assert os.listdir(tmp_path) == ['zeo.conf']
 
 

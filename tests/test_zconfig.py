@@ -61,6 +61,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           handshake-timeout 3
           frame-limit 1MB
           output-limit 2MB
+          memory-limit 3MB
           socket-mode 600
           heartbeat 1m
           metrics-address 127.0.0.1:9180
@@ -84,7 +85,8 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
         'read_only': True, 'invalidation_queue_size': 7, 'invalidation_age': 7200,
         'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None,
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
-        'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'socket_mode': 0o600, 'measure': True}
+        'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
+        'measure': True}
     assert list(configuration.storages) == ['main', '1']
     assert configuration.storages['main'].config.path == f'{tmp_path}/Data.fs'
     assert configuration.eventlog is not None
@@ -99,9 +101,18 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
         'read_only': False, 'invalidation_queue_size': 100, 'invalidation_age': None,
         'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None,
         'max_connections': 10_000, 'handshake_timeout_s': 10, 'heartbeat_s': 10,
-        'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'socket_mode': None, 'measure': False}
+        'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'memory_limit': None, 'socket_mode': None,
+        'measure': False}
     assert configuration.storages == {}
     assert configuration.eventlog is configuration.runner is None
+
+
+@pytest.mark.parametrize(('keys', 'frame_limit', 'memory_limit'), [
+    ('frame-limit 1KB\nmemory-limit 0', 64 << 10, 1 << 20), ('frame-limit 5GB', 0xffffffff, None)])
+def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_limit, memory_limit):
+    """S12, N19: a part of a blob fits into a message, a message into four bytes of length."""
+    options = load(f'<zeo>\naddress 9100\n{keys}\n</zeo>').zeo.options
+    assert (options['frame_limit'], options['memory_limit']) == (frame_limit, memory_limit)
 
 
 @pytest.mark.parametrize(('text', 'message', 'line'), [

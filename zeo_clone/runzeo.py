@@ -25,9 +25,12 @@ from zeo_clone.startup import (
     StorageSource,
     check_unix_socket,
     close_storages,
+    coming_limits,
     create_roots,
+    describe_limits,
     make_server,
     open_storages,
+    raise_descriptor_limit,
     start_monitor,
 )
 from zeo_clone.tooloptions import add_version, argument
@@ -138,6 +141,7 @@ def serve(settings: Settings, signals: Signals) -> None:
     if settings.defaults_used:
         logger.info('by default: %s', settings.defaults_used)
     check_unix_socket(settings.address)
+    raise_descriptor_limit(settings.options, len(settings.sources))
     with start_monitor(settings.metrics_address, settings.monitor) as monitor:
         storages = open_storages(settings.sources)
         try:
@@ -156,6 +160,7 @@ def serve_with(server: Any, storages: dict[str, Any], monitor: Any, settings: Se
     with contextlib.closing(server), pid_file(settings.pid_file):
         signals.stop_with(server.stop)
         place = format_address(server.addr)
+        logger.info('%s', describe_limits(server.limits, settings.options, len(storages)))
         for name, storage in storages.items():
             logger.info('serving storage %r (%s) at %s', name, storage.getName(), place)
         monitor.begin(server)
@@ -181,6 +186,8 @@ def describe(settings: Settings) -> str:
     place = format_address(settings.address)
     lines = [f'would serve storage {source.name!r} ({source.place}) at {place}'
              for source in settings.sources]
+    count, options = len(settings.sources), settings.options
+    lines.append('would have ' + describe_limits(coming_limits(options, count), options, count))
     if settings.metrics_address is not None:
         lines.append(f'would serve metrics at {format_address(settings.metrics_address)}')
     return '\n'.join(lines)

@@ -25,7 +25,9 @@ from ZODB.utils import z64
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
 from zeo_clone.process import StartError, notify
+from zeo_clone.server.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.statustable import format_bytes
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT
 
 ADDRESS_IN_USE = 2  # exit code
 #: While a storage is being opened, the log and the service manager hear of it this often, in seconds ...
@@ -209,6 +211,45 @@ def make_server(address: Address, storages: dict[str, Any], options: dict[str, A
             raise _in_use(address) from error
         raise StartError(f"{error.strerror or error}; give another address with -a or the 'address' "
                          'key') from error
+
+
+def raise_descriptor_limit(settings: dict[str, Any], storages: int, runtime: Runtime = REAL) -> None:
+    """Let this process have the descriptors that a server with these options needs, as far as it may."""
+    soft, _ = runtime.descriptor_limits()
+    wanted = _descriptors(settings, storages, runtime)
+    if wanted > soft:
+        with contextlib.suppress(OSError, ValueError):  # the server does with those that there are
+            runtime.raise_descriptor_limit(wanted)
+
+
+def _descriptors(settings: dict[str, Any], storages: int, runtime: Runtime) -> int:
+    soft, hard = runtime.descriptor_limits()
+    return max(soft, min(hard, wanted_descriptors(storages, _max_connections(settings))))
+
+
+def _max_connections(settings: dict[str, Any]) -> int:
+    return settings.get('max_connections', MAX_CONNECTIONS)  # type: ignore[no-any-return]
+
+
+def coming_limits(settings: dict[str, Any], storages: int, runtime: Runtime = REAL) -> Limits:
+    """The limits that a server with these options will have."""
+    return find_limits(runtime, storages, _max_connections(settings),
+                       settings.get('frame_limit', DEFAULT_LIMIT), settings.get('memory_limit'),
+                       _descriptors(settings, storages, runtime))
+
+
+def describe_limits(limits: Limits, settings: dict[str, Any], storages: int) -> str:
+    """What fits, in a line, and what is less than `settings` ask for."""
+    text = (f'room for {limits.connections} connections, {limits.strangers} of them not registered yet, with '
+            f'{limits.descriptors} descriptors; {limits.memory >> 20} MB may wait for all together, a '
+            f'message may have {limits.frame >> 20} MB')
+    if limits.frame < settings.get('frame_limit', DEFAULT_LIMIT):
+        text += ', half of memory-limit'
+    wanted = _max_connections(settings)
+    if limits.connections < wanted:
+        text += (f'. For max-connections {wanted} the process needs {wanted_descriptors(storages, wanted)} '
+                 f'descriptors: raise its limit (ulimit -n, LimitNOFILE)')
+    return text
 
 
 class NoMonitor:

@@ -34,7 +34,19 @@ def table(title: str, now: Sample, before: Sample | None) -> list[str]:
         elapsed_s = now.time - before.time if before is not None else 0.0
         lines += ['', *_storage(name, values), *_counters(values, then, elapsed_s), *_lock(values),
                   *_clients(values)]
+    lines += _server(next(iter(now.status.values()), {}))
     return [_clean(line) for line in lines]
+
+
+def _server(values: dict[str, Any]) -> list[str]:
+    """What is the same for all storages."""
+    if not {'memory', 'memory_limit', 'memory_closed', 'all_connections', 'max_connections', 'strangers',
+            'max_strangers', 'turned_away'} <= values.keys():
+        return []
+    return ['', f"connections: {values['all_connections']} of {values['max_connections']}, not registered: "
+            f"{values['strangers']} of {values['max_strangers']}, refused: {values['turned_away']}",
+            f"waiting for all: {format_bytes(values['memory'])} of {format_bytes(values['memory_limit'])}, "
+            f"closed because of it: {values['memory_closed']}"]
 
 
 def _storage(name: str, values: dict[str, Any]) -> list[str]:

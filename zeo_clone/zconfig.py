@@ -26,8 +26,13 @@ from zeo_clone.confighelp import explain
 from zeo_clone.loop.certificates import RenewedContext
 from zeo_clone.monitor.hosts import host_name
 from zeo_clone.tlsfiles import TLSFiles
+from zeo_clone.zrpc.frames import MAX_FRAME
 
 DEFAULT_STORAGE = '1'
+#: A part of a blob has to fit into a message ...
+MIN_FRAME_LIMIT = 64 << 10
+#: ... and some messages into the memory.
+MIN_MEMORY_LIMIT = 1 << 20
 SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
 
 #: Keywords of ClientStorage that a section passes on, when given, under the same name.
@@ -179,8 +184,10 @@ class ServerSection:
             'max_connections': max(1, section.max_connections),
             'handshake_timeout_s': max(1, section.handshake_timeout),
             'heartbeat_s': max(1, section.heartbeat),
-            'frame_limit': max(1024, section.frame_limit),
+            'frame_limit': min(max(MIN_FRAME_LIMIT, section.frame_limit), MAX_FRAME),
             'output_limit': section.output_limit,
+            'memory_limit': (None if section.memory_limit is None
+                             else max(MIN_MEMORY_LIMIT, section.memory_limit)),
             'socket_mode': section.socket_mode,
             'client_conflict_resolution': section.client_conflict_resolution,
             'ssl': section.ssl and server_context(section.ssl),

@@ -83,7 +83,7 @@ def test_too_large_a_blob_record_is_refused_before_its_blob_is_sent(fake, opened
 
 def test_large_texts_of_a_server_are_not_kept(fake, opened):
     """S17."""
-    tell(fake, name='n' * 1_000_000, extensions=('x' * 1_000_000,), 
+    tell(fake, name='n' * 1_000_000, extensions=('x' * 1_000_000,),
          interfaces=(('a' * 100, 'b' * 100),) * 1000)
     storage = opened()
     fake.client.notice('info', {'name': 'n' * 1_000_000, 'length': 7})

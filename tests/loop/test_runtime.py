@@ -2,14 +2,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import resource
 import socket
 import sys
 
 import pytest
 
 from zeo_clone.loop.forks import ProcessLock
-from zeo_clone.loop.runtime import AF_INET, AF_INET6, AF_UNIX, IN_PROGRESS, REAL, Endpoint, ProcessMark
+from zeo_clone.loop.runtime import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IN_PROGRESS,
+    REAL,
+    Endpoint,
+    ProcessMark,
+    Runtime,
+)
 
 ANYWHERE = Endpoint(AF_INET, ('127.0.0.1', 0))
 
@@ -118,3 +129,49 @@ def test_a_lock_that_is_held_at_a_fork_is_free_in_the_child():
 
     with lock, in_child(child) as said:
         assert said == "'in'"
+
+
+# ---- what the system allows ---------------------------------------------------------------------
+
+def test_memory_is_that_of_the_machine_or_less():
+    physical = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    assert 0 < REAL.memory_size() <= physical
+
+
+@pytest.mark.parametrize(('groups', 'files', 'size'), [
+    ('0::/\n', {'/memory.max': '1000\n'}, 1000),
+    ('0::/a/b\n', {'a/memory.max': '2000\n', 'a/b/memory.max': 'max\n'}, 2000),
+    ('5:cpu,cpuacct:/x\n4:memory:/x\n0::/\n', {'memory/x/memory.limit_in_bytes': '3000'}, 3000),
+    ('4:memory:/docker/1\n', {'memory//memory.limit_in_bytes': '4000'}, 4000),
+    (None, {}, None),
+])
+def test_memory_of_a_container_is_what_its_control_group_has(groups, files, size):
+    """S12: in both forms, at any level, whether or not the process sees the levels above."""
+    there = {f'/sys/fs/cgroup/{path}': text for path, text in files.items()}
+    if groups is not None:
+        there['/proc/self/cgroup'] = groups
+
+    class Contained(Runtime):
+        def open(self, path, mode):
+            if path not in there:
+                raise FileNotFoundError(path)
+            return io.BytesIO(there[path].encode())
+
+    physical = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    assert Contained().memory_size() == (size or physical)
+
+
+def test_the_next_descriptor_is_the_one_that_is_opened_next():
+    number = REAL.next_descriptor()
+    with open(os.devnull, 'rb') as file:
+        assert file.fileno() == number
+        assert REAL.next_descriptor() > number
+
+
+def test_the_limit_of_descriptors_is_that_of_the_process():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert REAL.descriptor_limits() == (soft, hard)
+    REAL.raise_descriptor_limit(soft)
+    assert REAL.descriptor_limits() == (soft, hard)
+    with pytest.raises((OSError, ValueError)):
+        REAL.raise_descriptor_limit(-5)

@@ -73,6 +73,20 @@ def test_every_counter_of_the_status_is_a_metric(ask, measured):
         assert found[f'zeo_{key}_total', '1'] == status[key]
 
 
+def test_what_fits_and_what_is_used_is_a_metric(ask, measured, client):
+    """S12, S13: once, for all storages."""
+    client(measured.addr).ping()
+    found = samples(ask('/metrics')[2])
+    status = measured.server_status()
+    for key, name in {'all_connections': 'all_connections', 'max_connections': 'max_connections',
+                      'strangers': 'strangers', 'max_strangers': 'max_strangers', 'memory': 'waiting_bytes',
+                      'memory_limit': 'waiting_bytes_limit', 'turned_away': 'turned_away_total',
+                      'memory_closed': 'memory_closed_total'}.items():
+        assert found[f'zeo_{name}',] == status[key]
+    assert status['all_connections'] == 1
+    assert status['memory_limit'] == measured.limits.memory
+
+
 def test_what_clients_call_themselves_stays_a_text(ask, measured, client):
     for _ in range(2):
         client(measured.addr, client_label=NASTY).server_status()

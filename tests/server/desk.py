@@ -24,10 +24,12 @@ from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.timers import Timers
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.limits import find_limits
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.workers import run_slice
 from zeo_clone.zrpc import faults
+from zeo_clone.zrpc.channel.memory import Share, unlimited
 from zeo_clone.zrpc.connection import ServerCore
 
 
@@ -95,7 +97,8 @@ class Desk:
         self.throttle = self.loop.throttle
         self.read_only = read_only
         self.instance = 'desk'
-        self.frame_limit = 256 << 20
+        self.limits = find_limits(self.runtime, 1, 100, 256 << 20)
+        self.frame_limit = self.limits.frame
         self.workers = self.packers = self.syncers = InlineWorkers()
         self.forgotten = []
         self.clients = []
@@ -110,6 +113,9 @@ class Desk:
 
     def forget(self, session):
         self.forgotten.append(session)
+
+    def welcome(self, session):
+        """Strangers and registered clients are treated alike."""
 
     def stranger(self, peer='peer:1'):
         """A client that has not said anything."""
@@ -142,6 +148,7 @@ class FakeChannel:
         self.room_wanted = False
         self.queued = 0
         self.traffic = 0, 0, 0
+        self.share = Share(unlimited())
 
     def send(self, data):
         if self.lost is None:
@@ -150,7 +157,7 @@ class FakeChannel:
                 self.out.append(self._piece)
                 self._piece = b''
 
-    queue = send
+    queue = send_common = send
 
     @property
     def closed(self):

@@ -11,6 +11,7 @@ from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server import operations
 from zeo_clone.server.operations import Operation, Operations
 from zeo_clone.server.uploads import Uploads
+from zeo_clone.zrpc.channel.memory import Share, unlimited
 
 
 class CountingRuntime(Runtime):
@@ -98,3 +99,35 @@ def test_a_transaction_has_a_largest_size(runtime, monkeypatch):
     with pytest.raises(StorageError, match='larger than 5000 bytes'):
         for operation in some(100):
             kept.append(operation)
+
+
+def test_what_is_in_memory_is_counted_in_steps_and_given_back(runtime):
+    """S12."""
+    share = Share(unlimited())
+    kept = Operations(runtime, Uploads(None), share)
+    for operation in some(100, b'x' * 10_000):
+        kept.append(operation)
+        assert kept.size - operations.STEP < share.size <= kept.size
+    kept.close()
+    assert share.size == 0
+
+
+def test_what_is_in_a_file_is_not_counted(runtime, small_memory):
+    """S12."""
+    share = Share(unlimited())
+    kept = Operations(runtime, Uploads(None), share)
+    kept.append(Operation('store', p64(1), z64, b'x' * 100_000))
+    assert share.size == 0
+    assert len(runtime.files) == 1
+    kept.close()
+
+
+def test_a_file_is_made_only_if_there_is_a_descriptor_for_it(runtime, small_memory):
+    """S13."""
+    def check_room():
+        raise OSError(errno.EMFILE, 'too many')
+
+    kept = Operations(runtime, Uploads(None), check_room=check_room)
+    with pytest.raises(OSError, match='cannot keep the transaction .*: too many'):
+        kept.append(Operation('store', p64(1), z64, b'x' * 100_000))
+    assert runtime.files == []

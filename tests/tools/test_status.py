@@ -53,6 +53,8 @@ def test_table_shows_storages_and_clients(server, client):
     assert '  commit lock: free; transactions: 0, waiting: 0\n' in out
     assert '  clients: 1\n' in out
     assert 'instance 1' in out
+    assert f'\nconnections: 2 of {server.limits.connections}, not registered: 1 of ' in out
+    assert '\nwaiting for all: 0 B of 1.1 GB, closed because of it: 0\n' in out
 
 
 def test_json_is_the_answer_of_the_server(server):

@@ -10,9 +10,10 @@ import pytest
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel import server as channel_module
+from zeo_clone.zrpc.channel.memory import Memory, Share
 from zeo_clone.zrpc.channel.server import ServerChannel
 from zeo_clone.zrpc.connection import Agreed, ServerCore
 
@@ -455,3 +456,131 @@ def test_output_that_waits_stops_one_that_is_behind_too(bench, low_marks):
     bench.calls(*['ping', 'slow'] * 50)
     drain(bench, lambda: len(bench.handler.events) == 101)
     assert bench.handler.lost == []
+
+
+# ---- what is counted --------------------------------------------------------------------------------
+
+@pytest.fixture
+def counted():
+    """A bench whose channel shares a memory of 10 MB."""
+    called = []
+    bench = Bench(memory=Memory(10_000_000, lambda: called.append(1), lambda callback: None))
+    bench.called = called
+    bench.send(b'Z5')
+    bench.turn()
+    yield bench
+    bench.close()
+
+
+def used(bench):
+    return bench.channel.share.memory.used
+
+
+def test_half_a_message_is_counted_until_it_is_whole(counted):
+    """S12."""
+    content = pickle.dumps((1, False, 'ping', (b'x' * 50_000,)), 3)
+    data = struct.pack('>I', len(content)) + content
+    counted.client.sendall(data[:40_000])
+    counted.turn(3)
+    assert used(counted) == counted.channel.waiting == 40_000
+    counted.client.sendall(data[40_000:])
+    counted.turn(3)
+    assert used(counted) == counted.channel.waiting == 0
+    assert counted.handler.events[-1].name == 'ping'
+
+
+def test_output_is_counted_until_it_is_sent(counted):
+    """S12."""
+    counted.channel.send(b'x' * 3_000_000)
+    waiting = counted.channel.queued
+    assert waiting > 0
+    assert waiting <= used(counted) <= waiting + 1000
+    drain(counted, lambda: used(counted) == 0)
+
+
+def test_many_small_pieces_count_for_more_than_their_bytes(counted):
+    """S12."""
+    counted.channel.send(b'x' * 3_000_000)
+    before = used(counted)
+    for _ in range(1000):
+        counted.channel.queue(b'small')
+    assert used(counted) > before + 50_000
+
+
+def test_messages_that_wait_to_be_processed_are_counted(counted, low_marks):
+    """S12: it does not read, so what it sends is not processed."""
+    counted.handler.answer = b'x' * 200_000
+    counted.calls(*['ping'] * 500)
+    counted.turn(5)
+    assert len(counted.handler.events) < 500
+    assert used(counted) > counted.channel.queued + 10_000
+    drain(counted, lambda: used(counted) == 0)
+
+
+def test_nothing_is_counted_after_the_end(counted):
+    """S12: and what waited is given back at once, whoever still refers to the connection."""
+    counted.channel.send(b'x' * 3_000_000)
+    counted.channel.send_common(b'x' * 100_000)
+    counted.client.sendall(struct.pack('>I', 1000) + b'half')
+    counted.turn()
+    counted.channel.lose('timeout')
+    assert used(counted) == counted.channel.waiting == counted.transport.queued == 0
+    assert counted.channel.core.frames.buffered == 0
+
+
+def test_a_message_for_many_counts_once(counted):
+    """S12: for each that has it, when it is asked who has most."""
+    other_server, other_client = socket.socketpair()
+    other_server.setblocking(False)
+    other = ServerChannel(counted.loop, Transport(other_server, REAL), ServerCore(),
+                          memory=counted.channel.share.memory)
+    other.start(Handler(other))
+    for channel in (counted.channel, other):
+        channel.send(b'x' * 2_000_000)
+    before = used(counted)
+    message = b'y' * 1_000_000
+    for channel in (counted.channel, other):
+        channel.send_common(message)
+    assert len(message) <= used(counted) - before < len(message) + 1000
+    assert counted.channel.waiting > 1_000_000 < other.waiting
+    other.lose('gone')
+    assert used(counted) >= len(message)
+    drain(counted, lambda: not counted.channel.queued)
+    assert used(counted) == 0
+    other_client.close()
+
+
+def test_above_the_limit_whoever_can_close_connections_is_told_at_the_end_of_the_turn(counted):
+    """S12."""
+    Share(counted.channel.share.memory).add(9_999_000)
+    counted.client.sendall(struct.pack('>I', 5000) + b'x' * 500)
+    counted.turn()
+    assert not counted.called
+    counted.client.sendall(b'x' * 1000)
+    counted.turn()
+    assert counted.called
+
+
+def test_when_much_waits_for_all_little_is_made_for_one(counted):
+    """S12: it costs nobody the connection to be read from later."""
+    hog = Share(counted.channel.share.memory)
+    hog.add(5_000_000)
+    counted.handler.answer = b'x' * 400_000
+    counted.calls(*['ping'] * 100)
+    counted.turn(5)
+    assert len(counted.handler.events) < 20
+    assert counted.channel.queued < 2_000_000
+    hog.close()
+    drain(counted, lambda: len(counted.handler.events) == 101)
+
+
+def test_one_answer_may_be_larger_than_what_may_wait():
+    """N8, N19: an object that is there can be read; what comes besides is limited as ever."""
+    bench = Bench(output_limit=1_000_000)
+    bench.read()
+    bench.channel.send(b'x' * (channel_module.HIGH_WATER + 1))
+    bench.channel.send(b'x' * 900_000)
+    assert bench.handler.lost == []
+    bench.channel.send(b'x' * 5_000_000)
+    assert 'output-limit' in bench.handler.lost[0][0]
+    bench.close()

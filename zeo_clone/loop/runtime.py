@@ -10,12 +10,14 @@ a test reads the imports.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import mmap
 import os
 import random
+import resource
 import select
 import selectors
 import shutil
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 import zc.lockfile
@@ -89,6 +91,33 @@ class ProcessMark:
 
     def __getitem__(self, index: int) -> bool:
         return os.getpid() == self._pid
+
+
+_Open = Callable[[str, str], IO[bytes]]
+
+
+def _memory_limits(open_file: _Open) -> Iterator[int]:
+    """Of the machine and of the control groups that the process is in, as far as they have one."""
+    with contextlib.suppress(OSError, ValueError):
+        yield os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    for root, name, path in _memory_groups(open_file):
+        while True:
+            with contextlib.suppress(OSError, ValueError), open_file(f'{root}{path}/{name}', 'rb') as file:
+                yield int(file.read())
+            if path in ('', '/'):
+                break
+            path = os.path.dirname(path)
+
+
+def _memory_groups(open_file: _Open) -> Iterator[tuple[str, str, str]]:
+    """Root, file and path of the control group for memory, in the second and the first form of these."""
+    with contextlib.suppress(OSError), open_file('/proc/self/cgroup', 'rb') as file:
+        for line in file:
+            _, controllers, path = os.fsdecode(line).rstrip('\n').split(':', 2)
+            if not controllers:
+                yield '/sys/fs/cgroup', 'memory.max', path
+            elif 'memory' in controllers.split(','):
+                yield '/sys/fs/cgroup/memory', 'memory.limit_in_bytes', path
 
 
 class Runtime:
@@ -226,6 +255,27 @@ class Runtime:
         poll = select.poll()
         poll.register(fd, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
         return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
+
+    # -- what the system allows -----------------------------------------------------------------
+    def memory_size(self) -> int | None:
+        """Bytes of memory that machine and container give this process; None if that is not known."""
+        return min(_memory_limits(self.open), default=None)
+
+    def descriptor_limits(self) -> tuple[int, int]:
+        """How many descriptors this process may have, now and at most."""
+        soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit
+                      for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
+        return soft, hard
+
+    def raise_descriptor_limit(self, limit: int) -> None:
+        """Let this process have so many.  Raises ``OSError`` or ``ValueError``."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    def next_descriptor(self) -> int:
+        """The number that the next descriptor will have, the lowest that is free.  Raises ``OSError``."""
+        fd = os.open(os.devnull, os.O_RDONLY)
+        os.close(fd)
+        return fd
 
     # -- files ----------------------------------------------------------------------------------
     def open(self, path: str, mode: str) -> IO[bytes]:

@@ -23,6 +23,8 @@ class TLSTransport(Transport):
     """A `Transport` whose bytes are encrypted.  Certificate and protocol faults are ``ssl.SSLError``,
     an ``OSError``, out of `receive`."""
 
+    keeps_pieces = False
+
     def __init__(self, sock: Socket, runtime: Runtime, context: ssl.SSLContext, *,
                  server_side: bool, server_hostname: str | None = None) -> None:
         super().__init__(sock, runtime)

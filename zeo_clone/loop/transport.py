@@ -32,6 +32,9 @@ bytes(2 << 20)
 class Transport:
     """Plain bytes over a connected, non-blocking socket."""
 
+    #: Does what waits consist of the pieces that were given, or of copies?
+    keeps_pieces = True
+
     def __init__(self, sock: Socket, runtime: Runtime) -> None:
         self.socket = sock
         self.runtime = runtime
@@ -48,6 +51,16 @@ class Transport:
     def established(self) -> bool:
         """Can bytes of the application pass?  Under TLS, not before the end of its handshake."""
         return True
+
+    @property
+    def pieces(self) -> int:
+        """In how many pieces is what waits?"""
+        return len(self._queue)
+
+    def forget(self) -> None:
+        """Nothing of what waits will be sent."""
+        self._queue.clear()
+        self.queued = 0
 
     def write(self, data: bytes) -> None:
         """Queue `data` only; `flush` sends it together with what else is queued."""

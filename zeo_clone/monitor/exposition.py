@@ -39,6 +39,20 @@ GAUGES = {
     'waiting': ('waiting_transactions', 'Transactions that wait for the commit lock.'),
     'uptime': ('uptime_seconds', 'Time since the server began to serve the storage.'),
 }
+#: Key of the status that is the same for all storages: name and text of the gauge ...
+SERVER_GAUGES = {
+    'all_connections': ('all_connections', 'Connections, registered or not.'),
+    'max_connections': ('max_connections', 'Connections for which there is room.'),
+    'strangers': ('strangers', 'Connections that have not registered yet.'),
+    'max_strangers': ('max_strangers', 'Of these, for how many there is room.'),
+    'memory': ('waiting_bytes', 'Bytes that wait for clients, or came from them and are not done with.'),
+    'memory_limit': ('waiting_bytes_limit', 'How many of these there may be (memory-limit).'),
+}
+#: ... or what it counts.
+SERVER_COUNTERS = {
+    'turned_away': 'Connections that were refused because there was no room.',
+    'memory_closed': 'Connections that were closed because more than memory-limit waited.',
+}
 #: Key in the status' latency: text of the histogram.
 HISTOGRAMS = {
     'load': "The storage's part of reading a record.",
@@ -81,10 +95,20 @@ class _Collected:
         lag = GaugeMetricFamily('zeo_loop_lag_seconds', "Until the server's loop took up this question.")
         lag.add_metric([], self._report.lag_s)
         yield lag
+        yield from _server(next(iter(storages.values()), {}))
         yield from _counters(storages)
         yield from _gauges(storages)
         yield from _clients(storages)
         yield from _histograms(storages)
+
+
+def _server(status: dict[str, Any]) -> Iterator[Metric]:
+    for key, (short, words) in SERVER_GAUGES.items():
+        if key in status:
+            yield GaugeMetricFamily(f'zeo_{short}', words, value=status[key])
+    for key, words in SERVER_COUNTERS.items():
+        if key in status:
+            yield CounterMetricFamily(f'zeo_{key}', words, value=status[key])
 
 
 def _counters(storages: Status) -> Iterator[Metric]:

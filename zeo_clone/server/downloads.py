@@ -78,9 +78,10 @@ class Downloads:
         while self._requests:
             oid, serial, deferred = self._requests[0]
             try:
+                self._session.check_room()
                 opening = self._session.slow(partial(
                     open_blob, self._session.server.runtime, self._session.storage.loadBlob, oid, serial))
-            except TooBusy as error:
+            except (TooBusy, OSError) as error:
                 self._requests.popleft()
                 deferred.fail(error)
                 continue

@@ -18,6 +18,10 @@ INTERVAL_S = 10.0
 PATIENCE = 2.5
 #: A client cannot promise more often than this, in seconds.
 SHORTEST_S = 0.05
+#: Who has sent so much of a message, in bytes, and then nothing more for so long, in seconds, has gone, or
+#: wants nothing but the memory (S12).
+LARGE_PART = 64 << 10
+STALLED_S = 30.0
 
 
 class Beating(Protocol):

@@ -70,6 +70,10 @@ class Iterators:
         self._closed = True
         self._end_if_closed()
 
+    def known(self, iterator_ids: Iterable[int]) -> list[int]:
+        """Those that are open, once each."""
+        return list(dict.fromkeys(number for number in iterator_ids if number in self._open))
+
     # ---- any thread -------------------------------------------------------------------------------
 
     def _end_if_closed(self) -> None:

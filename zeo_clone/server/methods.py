@@ -268,6 +268,7 @@ def record_iternext(session: Session, start: bytes | None = None) -> Any:
 
 def iterator_start(session: Session, start: bytes | None, stop: bytes | None) -> Deferred:
     session.optional('iterator')
+    session.check_room(long=True)
     return session.iterate(Iterators.start, session.storage, start, stop, long=True)
 
 
@@ -284,7 +285,7 @@ def iterator_record_next(session: Session, iterator_id: int) -> Deferred:
 
 
 def iterator_gc(session: Session, iterator_ids: list[int]) -> None:
-    session.iterate(Iterators.forget, iterator_ids)
+    session.forget_iterators(iterator_ids)
 
 
 def iterator_batch(session: Session, iterator_id: int, size: int) -> Deferred:
@@ -327,6 +328,7 @@ def new_oids(session: Session, count: int = MAX_NEW_OIDS) -> list[bytes]:
 def tpc_begin(session: Session, transaction_id: Any, user: str | bytes, description: str | bytes,
               extension: dict[Any, Any] | bytes, tid: bytes | None = None, status: str = ' ') -> None:
     session.transactor.begin(_new(Meta, (transaction_id, user, description, extension, tid, status)))
+    session.count_meta()
 
 
 def storea(session: Session, oid: bytes, serial: bytes, data: bytes, transaction_id: Any) -> None:

@@ -11,13 +11,14 @@ import contextlib
 import errno
 import marshal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.uploads import Uploads
+from zeo_clone.zrpc.channel.memory import Share
 
 #: Operations are kept in memory up to this many bytes (L7); beyond, they go to the spool file in pieces
 #: of this size.  A thousand records of 1,000 bytes stay in memory.
@@ -26,6 +27,8 @@ SPOOL_SIZE = 4 << 20
 MAX_SIZE = 64 << 30
 #: What an operation costs besides its record.
 OVERHEAD = 200
+#: What is kept in memory is counted in steps of so many bytes: this happens for each object.
+STEP = 16 << 10
 
 
 class Operation(NamedTuple):
@@ -39,13 +42,21 @@ class Operation(NamedTuple):
 
 
 class Operations:
-    """The operations of one transaction, in the order in which they came, and the blobs among them."""
+    """The operations of one transaction, in the order in which they came, and the blobs among them.
 
-    def __init__(self, runtime: Runtime, uploads: Uploads) -> None:
+    What is in memory counts in `share`.  `check_room` is called before a file is made, and may raise OSError.
+    """
+
+    def __init__(self, runtime: Runtime, uploads: Uploads, share: Share | None = None,
+                 check_room: Callable[[], object] = lambda: None) -> None:
         self._runtime = runtime
         self.uploads = uploads
+        self._share = share
+        self._check_room = check_room
         self._recent: list[Operation] = []
         self._recent_size = 0
+        self._counted = 0  # of that, in the share
+        self._mark = min(STEP, SPOOL_SIZE)  # at this size something has to be done
         self._file: IO[bytes] | None = None
         self._pieces = 0
         self.size = 0
@@ -60,8 +71,8 @@ class Operations:
         self._count(size)
         self._recent.append(operation)
         self._recent_size += size
-        if self._recent_size >= SPOOL_SIZE:
-            self._spool()
+        if self._recent_size >= self._mark:
+            self._grown()
 
     def write_blob(self, chunk: bytes) -> None:
         """More of the blob that is coming in.  Raises OSError or StorageError."""
@@ -73,9 +84,21 @@ class Operations:
             raise StorageError(f'the transaction is larger than {MAX_SIZE} bytes; make smaller ones')
         self.size += size
 
+    def _grown(self) -> None:
+        if self._recent_size >= SPOOL_SIZE:
+            self._spool()
+        self._count_memory()
+
+    def _count_memory(self) -> None:
+        if self._share is not None and self._counted != self._recent_size:
+            self._share.add(self._recent_size - self._counted)
+        self._counted = self._recent_size
+        self._mark = min(self._recent_size + STEP, SPOOL_SIZE)
+
     def _spool(self) -> None:
         try:
             if self._file is None:
+                self._check_room()
                 self._file = self._runtime.temporary_file()
             marshal.dump([tuple(operation) for operation in self._recent], self._file)
             self._file.flush()
@@ -102,6 +125,8 @@ class Operations:
         """Forget everything.  May be called twice.  Never raises."""
         self._recent = []
         self._recent_size = self._pieces = 0
+        if self._counted:
+            self._count_memory()
         file, self._file = self._file, None
         self.uploads.close()
         if file is not None:

@@ -69,8 +69,10 @@ class ServedStorage:
 
     def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
                  timeout_s: float | None, history_age_s: float | None = None,
-                 client_conflict_resolution: bool = False, measure: bool = False) -> None:
+                 client_conflict_resolution: bool = False, measure: bool = False,
+                 of_server: Callable[[], dict[str, Any]] = dict) -> None:
         self.loop = loop
+        self._of_server = of_server  # what the status says of the server as a whole
         self.name = name
         self.storage = storage
         self.latency = Latency(loop.runtime.monotonic) if measure else None
@@ -384,7 +386,7 @@ class ServedStorage:
         status['clients'] = portrait.clients(self.sessions)
         if self.latency is not None:
             status['latency'] = self.latency.as_dict()
-        return status
+        return {**status, **self._of_server()}
 
     def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:
         self._shared = True

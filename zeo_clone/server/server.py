@@ -20,11 +20,14 @@ from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
 from zeo_clone.server.heartbeat import INTERVAL_S, Heartbeat
+from zeo_clone.server.limits import MAX_CONNECTIONS, find_limits
 from zeo_clone.server.listen import open_listeners, origin, remove_unix_socket, warn_if_open
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
+from zeo_clone.server.strangers import Strangers
 from zeo_clone.server.workers import Workers
 from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.channel.memory import Memory
 from zeo_clone.zrpc.channel.server import OUTPUT_LIMIT, ServerChannel
 from zeo_clone.zrpc.connection import ServerCore
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
@@ -35,10 +38,8 @@ log = logging.getLogger(__name__)
 DEFAULT_TRANSACTION_TIMEOUT_S = 30.0
 #: A connection that has not registered after so many seconds is dropped (N6).
 HANDSHAKE_TIMEOUT_S = 10.0
-#: When there is no place left, one that has not registered may be thrown out after so many seconds.
-STRANGER_GRACE_S = 0.05
-#: Connections at a time (N6): descriptors are not without end.
-MAX_CONNECTIONS = 10_000
+#: When too much waits for all clients together, connections are closed until it is this part of what may.
+RELIEVED = 15 / 16
 #: Threads for slow calls of all clients together, and for packs (S5b).
 WORKER_THREADS = 4
 PACK_THREADS = 2
@@ -73,8 +74,10 @@ class StorageServer:
     there; then the storages stay open.  `close` closes them.
 
     ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
-    read before it is disconnected; ``socket_mode``: permissions of a unix socket; ``measure``: how long
-    loads and the steps of commits take, shown in the status.
+    read before it is disconnected; ``memory_limit``: bytes that may wait for all clients, or have come from
+    them and are not done with; above it who has most is disconnected first.  None: as `limits` derives it.
+    ``max_connections`` is cut to what the process has descriptors for.  ``socket_mode``: permissions of a
+    unix socket; ``measure``: how long loads and the steps of commits take, shown in the status.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
@@ -84,8 +87,8 @@ class StorageServer:
                  max_connections: int = MAX_CONNECTIONS,
                  handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
                  heartbeat_s: float = INTERVAL_S, frame_limit: int = DEFAULT_LIMIT,
-                 output_limit: int = OUTPUT_LIMIT, socket_mode: int | None = None,
-                 measure: bool = False) -> None:
+                 output_limit: int = OUTPUT_LIMIT, memory_limit: int | None = None,
+                 socket_mode: int | None = None, measure: bool = False) -> None:
         address = parse_address(addr)
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
@@ -95,15 +98,17 @@ class StorageServer:
         #: By which clients know it again at another address of its own (C11).
         self.instance = runtime.randbytes(8).hex()
         self._ssl = ssl
-        self._max_connections = max_connections
-        self._handshake_timeout_s = handshake_timeout_s
-        self.frame_limit = frame_limit
         self._output_limit = output_limit
         self._sessions: dict[Session, None] = {}
+        self._turned_away = 0  # connections that came when there was no room ...
+        self._relieved = 0  # ... and that were closed because too much waited
         self._thread: Any = None
         self._close_lock = runtime.lock()  # protects _closed
         self._closed = False
         self._loop = Loop(runtime)
+        self.limits = find_limits(runtime, len(self.storages), max_connections, frame_limit, memory_limit)
+        self._memory = Memory(self.limits.memory, self._relieve, self._loop.door)
+        self._strangers = Strangers(self._loop, handshake_timeout_s)
         try:
             self._listeners, self.addr = open_listeners(self._loop, address, self._connected, socket_mode,
                                                          self._pause_s)
@@ -116,7 +121,8 @@ class StorageServer:
         self.served = {
             name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
                                 timeout_s=transaction_timeout, history_age_s=invalidation_age,
-                                client_conflict_resolution=client_conflict_resolution, measure=measure)
+                                client_conflict_resolution=client_conflict_resolution, measure=measure,
+                                of_server=self._status)
             for name, storage in self.storages.items()}
         Heartbeat(self._loop, self._sessions, heartbeat_s).start()
         if ssl is None:
@@ -169,51 +175,82 @@ class StorageServer:
         """``{storage id: server_status}`` of all storages: what a health check is told."""
         return {name: served.status() for name, served in self.served.items()}
 
+    def _status(self) -> dict[str, Any]:
+        """What the status of each storage says of the server as a whole."""
+        limits = self.limits
+        return {'all_connections': len(self._sessions), 'max_connections': limits.connections,
+                'strangers': len(self._strangers), 'max_strangers': limits.strangers,
+                'turned_away': self._turned_away, 'memory': self._memory.used, 'memory_limit': limits.memory,
+                'memory_closed': self._relieved, 'frame_limit': limits.frame}
+
+    @property
+    def frame_limit(self) -> int:
+        """The bytes of the largest message that a client may send."""
+        return self.limits.frame
+
     # ---- loop thread ------------------------------------------------------------------------------
 
     def loop(self) -> None:
         """Serve until `stop` or `close`."""
         self._loop.run()
 
-    def _oldest_stranger(self) -> Session | None:
-        return next((session for session in self._sessions if not session.registered), None)
-
     def _pause_s(self) -> float:
         """For how many seconds nobody more can be taken: strangers that say nothing keep no health check out,
         and each has some time to say something (S15)."""
-        if len(self._sessions) < self._max_connections:
+        limits = self.limits
+        if len(self._sessions) < limits.connections and len(self._strangers) < limits.strangers:
             return 0.0
-        stranger = self._oldest_stranger()
-        return 0.0 if stranger is None else STRANGER_GRACE_S - stranger.age_s
+        return self._strangers.patience_s()
 
     def _connected(self, sock: Socket, peer: str) -> None:
-        if len(self._sessions) >= self._max_connections:
-            stranger = self._oldest_stranger()
-            if stranger is not None:
-                stranger.make_room()
-        if len(self._sessions) >= self._max_connections:
-            self.throttle.report(log, logging.WARNING, 'refused', origin(peer),
-                                 '%s: refused: there are %d connections already', peer, len(self._sessions))
+        if not self._has_room(sock.fileno()):
+            self._turned_away += 1
+            self.throttle.report(
+                log, logging.WARNING, 'refused', origin(peer),
+                '%s: refused: there are %d connections already, %d of them not registered, and room for %d '
+                'and %d', peer, len(self._sessions), len(self._strangers), self.limits.connections,
+                self.limits.strangers)
             sock.close()
             return
-        channel = ServerChannel(self._loop, self._make_transport(sock), ServerCore(self.frame_limit),
-                                self._output_limit)
+        core = ServerCore(self.limits.frame, int(self.limits.memory * RELIEVED))
+        channel = ServerChannel(self._loop, self._make_transport(sock), core, self._output_limit,
+                                self._memory)
         session = Session(self, channel, peer)
         self._sessions[session] = None
-        self._loop.call_later(self._handshake_timeout_s, partial(self._check_handshake, session))
+        self._strangers.add(session)
         log.debug('%s: connected', peer)
         channel.start(session)
+
+    def _has_room(self, fd: int) -> bool:
+        """For one more connection; a stranger may have to go for it, never anybody else (S13)."""
+        room = len(self._sessions) < self.limits.connections and self.limits.admits(fd)
+        return room and len(self._strangers) < self.limits.strangers or self._strangers.make_room()
 
     def _make_transport(self, sock: Socket) -> Transport:
         if self._ssl is None:
             return Transport(sock, self.runtime)
         return TLSTransport(sock, self.runtime, self._ssl, server_side=True)
 
-    def _check_handshake(self, session: Session) -> None:
-        if not session.registered and session in self._sessions:
-            session.disconnect(f'it did not register within {self._handshake_timeout_s:g} s'
-                               f'{session.handshake_hint}')
+    def welcome(self, session: Session) -> None:
+        """`session` is no stranger any more."""
+        self._strangers.discard(session)
 
     def forget(self, session: Session) -> None:
         """`session` has ended."""
         self._sessions.pop(session, None)
+        self._strangers.discard(session)
+
+    def _relieve(self) -> None:
+        """More waits than may: close who has most, then the next, until it is enough (S12).  Who only listens
+        has nothing."""
+        memory = self._memory
+        enough = memory.limit * RELIEVED
+        for session in sorted(self._sessions, key=lambda session: session.waiting, reverse=True):
+            waiting, used = session.waiting, memory.used
+            if used <= enough or not waiting:
+                break
+            self._relieved += 1
+            more = self.throttle.admits('memory')
+            session.disconnect(f'{waiting} bytes wait for it or came from it, the most of all; together '
+                               f'they have {used}, and may have {memory.limit} (memory-limit){more or ""}',
+                               logging.DEBUG if more is None else logging.WARNING)

@@ -17,12 +17,14 @@ from ZODB.POSException import POSError, ReadOnlyError, StorageError, Unsupported
 from ZODB.utils import z64
 
 from zeo_clone.Exceptions import ProtocolError
+from zeo_clone.loop.transport import LARGE_PIECE
 from zeo_clone.server import heartbeat
 from zeo_clone.server.arguments import BadArgument, is_usual_begin, is_usual_load, is_usual_store
 from zeo_clone.server.commit import Meta, StorageCommit
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.downloads import Downloads
 from zeo_clone.server.iterators import Iterators
+from zeo_clone.server.limits import check_room
 from zeo_clone.server.listen import origin
 from zeo_clone.server.longcalls import LongCalls
 from zeo_clone.server.methods import METHODS, Kind, Method, find
@@ -32,6 +34,7 @@ from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.workers import TooBusy
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc import faults, marshal
+from zeo_clone.zrpc.channel.memory import Share
 from zeo_clone.zrpc.channel.server import ServerChannel, describe
 from zeo_clone.zrpc.connection import Agreed, Call, HealthChecked
 from zeo_clone.zrpc.frames import frame
@@ -52,6 +55,10 @@ ORDINARY = (POSError, KeyError, Refused, BadArgument, TransientError, TooBusy)
 #: Of lines about clients of one host so many come in a minute: that they come and go, and that they are
 #: thrown out (S16).
 BURST, BURST_OF_WARNINGS = 20, 5
+#: What a client says about a transaction is counted, as long as it is kept, from this size on, in bytes.
+SMALL_META = 1000
+#: What a call costs that is answered later, besides its arguments.
+CALL_OVERHEAD = 500
 _new = tuple.__new__  # makes a NamedTuple in a third of the time
 #: What Z4 clients are told as the serial of a record that the server has changed.
 RESOLVED = b'rs'
@@ -73,6 +80,7 @@ class Session:
         self._core = channel.core
         self._token: bytes | None = None  # who the client is, over several connections
         self._beat_s: float | None = None  # the client promised to be heard this often
+        self._meta_size = 0  # of what was said about the last transaction, if it is much
         self.downloads = Downloads(self)
         self.long_calls = LongCalls(self)
         self._iterators = Iterators(server.runtime)
@@ -93,6 +101,26 @@ class Session:
     def age_s(self) -> float:
         """For how long the client has been here."""
         return self.server.runtime.monotonic() - self._came
+
+    @property
+    def has_spoken(self) -> bool:
+        """Has anything come from it?"""
+        return self._channel.transport.received > 0
+
+    @property
+    def share(self) -> Share:
+        """What it has waiting."""
+        return self._channel.share
+
+    @property
+    def waiting(self) -> int:
+        """All that, in bytes."""
+        return self._channel.waiting
+
+    def check_room(self, long: bool = False) -> None:
+        """Raises OSError if there is no descriptor for a file of this client, which may stay open for `long`.
+        """
+        check_room(self.server.runtime, self.server.limits, long)
 
     @property
     def handshake_hint(self) -> str:
@@ -156,6 +184,12 @@ class Session:
         """Have a method of `Iterators` called in a worker thread; `long`: it may read a long way."""
         return self.server.workers.run(self, partial(self._iterators.call, function, *args), long=long)
 
+    def forget_iterators(self, iterator_ids: list[int]) -> None:
+        """The client is done with these."""
+        known = self._iterators.known(iterator_ids)
+        if known:
+            self.iterate(Iterators.forget, known)
+
     def pack(self, time: float) -> Deferred:
         """Pack in a worker thread, then tell all clients; the result is None.
 
@@ -203,6 +237,7 @@ class Session:
         self._served = served
         self._transactor = Transactor(served, self, read_only)
         served.join(self)
+        self.server.welcome(self)
         self._report(logging.INFO, 'connected', '%s: connected to storage %r%s, protocol %s', self.name,
                      served.name, ' for reading' if read_only else '', self._core.protocol, burst=BURST)
         return tid
@@ -258,6 +293,10 @@ class Session:
         """
         if self._beat_s is not None and self._channel.silence() > heartbeat.PATIENCE * self._beat_s:
             self.disconnect(f'nothing was heard of it for {heartbeat.PATIENCE * self._beat_s:g} s')
+        elif (self._channel.unfinished > heartbeat.LARGE_PART
+              and self._channel.silence() > heartbeat.STALLED_S):
+            self.disconnect(f'it sent {self._channel.unfinished} bytes of a message, and nothing more for '
+                            f'{heartbeat.STALLED_S:g} s')
         elif self.registered and not self.is_z4:
             self._channel.keep_alive()
 
@@ -340,6 +379,15 @@ class Session:
             transactor.begin(_new(Meta, args))
         except Exception as error:
             self._refuse(call, METHODS['tpc_begin'], error)
+        if self._core.frames.length > SMALL_META or self._meta_size:
+            self.count_meta()
+
+    def count_meta(self) -> None:
+        """What the message in hand says about a transaction is kept, and what the last one said is not."""
+        size = self._core.frames.length
+        size = size if size > SMALL_META else 0
+        self.share.add(size - self._meta_size)
+        self._meta_size = size
 
     def _call(self, call: Call) -> Iterator[None] | None:
         message_id, name, args, oneway = call
@@ -366,7 +414,9 @@ class Session:
             if result.settled:
                 self._settle(message_id, name, result.value, result.error)
             else:
-                result.when_settled(partial(self._settle, message_id, name))
+                size = CALL_OVERHEAD + self._core.frames.length
+                self.share.add(size)
+                result.when_settled(partial(self._settle_late, size, message_id, name))
         elif kind_of_result is GeneratorType:
             parts = self._in_parts(message_id, name, result)
             for _ in parts:
@@ -398,6 +448,11 @@ class Session:
 
     # ---- what goes to the client ------------------------------------------------------------------
 
+    def _settle_late(self, size: int, message_id: Any, name: str, value: Any,
+                     error: BaseException | None) -> None:
+        self.share.add(-size)
+        self._settle(message_id, name, value, error)
+
     def _settle(self, message_id: Any, name: str, value: Any, error: BaseException | None) -> None:
         if error is not None:
             self._send_error(message_id, name, error)
@@ -427,7 +482,10 @@ class Session:
 
     def send(self, data: bytes) -> None:
         """The bytes of a message, made once for many clients."""
-        self._channel.send(data)
+        if len(data) < LARGE_PIECE:
+            self._channel.send(data)
+        else:
+            self._channel.send_common(data)
 
     def send_oneway(self, name: str, args: tuple[Any, ...]) -> None:
         """Call a method of the client."""
@@ -470,13 +528,9 @@ class Session:
 
     # ---- the end ----------------------------------------------------------------------------------
 
-    def disconnect(self, reason: str) -> None:
+    def disconnect(self, reason: str, level: int = logging.WARNING) -> None:
         """Close the connection."""
-        self._channel.lose(reason, logging.WARNING)
-
-    def make_room(self) -> None:
-        """Others want the place of this client, which has not registered."""
-        self._channel.lose('others want its place')
+        self._channel.lose(reason, level)
 
     def handle_lost(self, reason: str, level: int) -> None:
         """The connection has gone: the same clean-up, whoever closed it (C16)."""

@@ -20,6 +20,7 @@ from zeo_clone.server.operations import Operation, Operations
 from zeo_clone.server.phases import Idle, NothingCommitted, Phase
 from zeo_clone.server.uploads import Uploads
 from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.channel.memory import Share
 
 if TYPE_CHECKING:
     from zeo_clone.server.served import ServedStorage
@@ -39,6 +40,13 @@ class Client(Protocol):
     @property
     def connected(self) -> bool:
         """Is it still there?"""
+
+    @property
+    def share(self) -> Share:
+        """What it has waiting."""
+
+    def check_room(self) -> None:
+        """Raises OSError if there is no descriptor for a file of its."""
 
     @property
     def wants_early_tid(self) -> bool:
@@ -101,7 +109,9 @@ class Transactor:
 
     def new_operations(self) -> Operations:
         """A place to keep operations until the vote."""
-        return Operations(self.runtime, Uploads(self.served.blobs, self.client.run_sync))
+        client = self.client
+        uploads = Uploads(self.served.blobs, client.run_sync, client.check_room)
+        return Operations(self.runtime, uploads, client.share, client.check_room)
 
     def note_failure(self, error: Exception) -> None:
         """Count a conflict, which is ordinary (L4).  Other failures are logged with the vote's reply."""

@@ -27,11 +27,12 @@ Run = Callable[[Callable[[], Any]], Deferred]
 
 
 class Uploads:
-    """The blobs of one transaction, in `files`."""
+    """The blobs of one transaction, in `files`.  `check_room` may raise OSError before a file is made."""
 
-    def __init__(self, files: BlobFiles, run: Run) -> None:
+    def __init__(self, files: BlobFiles, run: Run, check_room: Callable[[], object] = lambda: None) -> None:
         self._files = files
         self._run = run
+        self._check_room = check_room
         self._file: IO[bytes] | None = None  # of the blob that is coming in
         self._names: list[str] = []  # of all files that have been made, the present one last
         self._whole: list[str] = []  # files that are to be synced
@@ -49,6 +50,7 @@ class Uploads:
         if self._file is not None:
             raise StorageTransactionError('a blob begins before the one before it has ended')
         self._require_blobs()
+        self._check_room()
         name, self._file = self._files.create()
         self._names.append(name)
 

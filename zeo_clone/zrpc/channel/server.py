@@ -8,6 +8,7 @@ What a call means is the handler's business.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Dispatcher
 from zeo_clone.loop.poller import READ, WRITE
 from zeo_clone.loop.tls import is_fault
-from zeo_clone.loop.transport import Transport
+from zeo_clone.loop.transport import LARGE_PIECE, Transport
+from zeo_clone.zrpc.channel.memory import PIECE_OVERHEAD, Memory, Share, unlimited
 from zeo_clone.zrpc.connection import ServerCore
 
 log = logging.getLogger(__name__)
@@ -69,13 +71,21 @@ class ServerChannel(Dispatcher):
     """
 
     def __init__(self, loop: Loop, transport: Transport, core: ServerCore,
-                 output_limit: int = OUTPUT_LIMIT) -> None:
+                 output_limit: int = OUTPUT_LIMIT, memory: Memory | None = None) -> None:
         super().__init__(loop, transport.socket)
         self.transport = transport
         self.core = core
         self.handler: ServerHandler | None = None
         self._output_limit = output_limit
+        self._largest = 0  # bytes of the largest message that waits, if it alone is above the high-water mark
+        self._memory = memory or unlimited()
+        self.share = Share(self._memory)
+        self._counted = 0  # of that: input and output
+        self._common: deque[tuple[int, bytes]] = deque()  # messages made for many, and where their ends are
+        self._common_size = 0
+        self._frames = core.frames
         self._events = _NO_EVENTS  # received, not all processed yet; None: a part of something long
+        self._unprocessed = 0  # bytes of the pieces that these are in
         self._paused = False  # too much output waits: neither process nor read
         self._behind = False  # its turn is over, its messages are not: in line, and not read from
         self._collecting = False
@@ -88,6 +98,16 @@ class ServerChannel(Dispatcher):
     def queued(self) -> int:
         """Bytes that wait to be sent."""
         return self.transport.queued
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes that have come of a message that is not whole yet."""
+        return self._frames.buffered
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait, of input, output and whatever else is counted in `share`."""
+        return self.share.size + self._common_size
 
     @property
     def traffic(self) -> tuple[int, int, int]:
@@ -119,11 +139,15 @@ class ServerChannel(Dispatcher):
         # While it is not read from this happens only at a hang-up: the rest comes, then the end.
         received, waits = self.core.receive_data(data), self._paused or self._behind
         self._events = chain(self._events, received) if waits else received
-        if not waits:
-            self._process(now + TURN_S)
+        if waits:
+            self._unprocessed += len(data)
+            self._count()
+        else:
+            self._process(now + TURN_S, len(data))
 
-    def _process(self, until: float) -> None:
-        """Process what has been received, until that time, or until it produces too much output."""
+    def _process(self, until: float, size: int = 0) -> None:
+        """Process what has been received, `size` bytes of it just now, until that time, or until it produces
+        too much output."""
         handler = self.handler
         if handler is None:
             return
@@ -136,27 +160,56 @@ class ServerChannel(Dispatcher):
                     break
                 if parts is not None:
                     self._events = chain(parts, self._events)
+                    self._unprocessed += size
                     self._fall_behind()
                     break
                 if transport.queued > full:
+                    self._note_large(transport.queued - full + SEND_SIZE)
                     self._flush()  # the client can go to work on it
                     full = transport.queued + SEND_SIZE
                     if self.closed:
                         break
-                if transport.queued > HIGH_WATER:
+                if transport.queued > HIGH_WATER or transport.queued > LOW_WATER and self._memory.is_tight:
                     self._paused = True  # the other events wait in their iterator
+                    self._unprocessed += size
                     break
                 if clock() >= until:
+                    self._unprocessed += size
                     self._fall_behind()
                     break
             else:
                 self._events = _NO_EVENTS
+                if self._unprocessed:
+                    self._unprocessed = 0
         except ProtocolError as error:
             self.lose(f'{error}', logging.WARNING)
         finally:
             self._collecting = False
         if not self.closed and (self.transport.queued or self._closing):
             self._flush()
+        if self._counted or self._unprocessed or self._frames.partial:
+            self._count()
+            self._memory.check()
+
+    # ---- what waits -------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Have what waits now counted."""
+        if self.closed:
+            return
+        transport = self.transport
+        while self._common and transport.sent >= self._common[0][0]:
+            self._let_go()
+        output = max(0, transport.queued - self._common_size) + PIECE_OVERHEAD * transport.pieces
+        waiting = output + self._frames.buffered + self._unprocessed
+        if waiting != self._counted:
+            self.share.add(waiting - self._counted)
+            self._counted = waiting
+
+    def _let_go(self) -> None:
+        _, message = self._common.popleft()
+        self._common_size -= len(message)
+        self._memory.let_go(message)
 
     def _fall_behind(self) -> None:
         if not self._behind:
@@ -186,11 +239,27 @@ class ServerChannel(Dispatcher):
             if self._collecting:
                 self.transport.write(data)
                 return
+            self._note_large(len(data))
             self.transport.send(data)
         except OSError as error:
             self.lose(describe(error))
             return
         self._after_output()
+
+    def _note_large(self, size: int) -> None:
+        """A message has about so many bytes."""
+        if size > HIGH_WATER:
+            self._largest = max(self._largest, size)
+
+    def send_common(self, data: bytes) -> None:
+        """`send` of a message that many connections get: what waits of it for them is in memory once."""
+        self.send(data)
+        if (len(data) >= LARGE_PIECE and not self.closed and self.transport.queued
+                and self.transport.keeps_pieces):
+            self._common.append((self.transport.sent + self.transport.queued, data))
+            self._common_size += len(data)
+            self._memory.hold(data)
+            self._count()
 
     def queue(self, data: bytes) -> None:
         """Have `data` sent in a later turn, so that others get theirs before."""
@@ -198,6 +267,7 @@ class ServerChannel(Dispatcher):
             return
         try:
             self.transport.write(data)
+            self._count()
         except OSError as error:
             self.lose(describe(error))
             return
@@ -241,14 +311,18 @@ class ServerChannel(Dispatcher):
 
     def _after_output(self) -> None:
         queued = self.transport.queued
-        if queued > self._output_limit:
-            self.lose(f'it does not read: {queued} bytes wait for it', logging.WARNING)
-            return
-        if not queued and self._closing:
-            self.lose('closed by the server')
-            return
-        if queued > HIGH_WATER:
-            self._paused = True
+        if queued or self._counted or self._closing:
+            if queued > self._output_limit + self._largest:  # one message may be larger than that
+                self.lose(f'it does not read: {queued} bytes wait for it (output-limit)', logging.WARNING)
+                return
+            if not queued:
+                self._largest = 0
+                if self._closing:
+                    self.lose('closed by the server')
+                    return
+            self._count()
+            if queued > HIGH_WATER or queued > LOW_WATER and self._memory.is_tight:
+                self._paused = True
         self._look_for_events()
 
     def _look_for_events(self) -> None:
@@ -276,6 +350,10 @@ class ServerChannel(Dispatcher):
             self.core.close()
         finally:
             self.closed = True  # whatever the descriptor says
+            self.transport.forget()
+            while self._common:
+                self._let_go()
+            self.share.close()
             if handler is not None:
                 handler.handle_lost(reason[:MAX_TEXT], level)
 
