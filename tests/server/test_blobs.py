@@ -209,12 +209,12 @@ def test_a_demo_storage_makes_its_blob_directory_when_it_needs_one():
 
 # ---- shared blob directory ------------------------------------------------------------------------
 
-def share(client, storage, content, oid=OID, name='0x00abcdefgh.tmp-'):
+def share(client, storage, content, oid=OID, name='0x00abcdefgh.tmp-', serial=z64):
     """What a client with the same blob directory does."""
     path = os.path.join(storage.fshelper.getPathForOID(oid, create=True), name)
     with open(path, 'wb') as file:
         file.write(content)
-    client.oneway('storeBlobShared', oid, z64, BLOB, os.path.basename(path), 7)
+    client.oneway('storeBlobShared', oid, serial, BLOB, os.path.basename(path), 7)
     return path
 
 

@@ -6,8 +6,9 @@ import threading
 from contextlib import ExitStack, suppress
 
 import pytest
+from ZODB.blob import BlobStorage
 from ZODB.Connection import TransactionMetaData
-from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.utils import p64, z64
 
@@ -295,7 +296,7 @@ def test_two_servers_do_not_clear_each_others_uploads(blob_server, client, tmp_p
 
     def start_another(oid, done, total):
         if not started:
-            other = FileStorage(str(tmp_path / 'Other.fs'), blob_dir=str(tmp_path / 'blobs'))
+            other = BlobStorage(str(tmp_path / 'blobs'), MappingStorage())
             started.append(StorageServer(('127.0.0.1', 0), {'1': other}))
 
     storage = client(blob_server.address, blob_dir=str(tmp_path / 'cache'), blob_progress=start_another)

@@ -1,14 +1,16 @@
 """The blob directory of a served storage: temporary files, what is on the disk, and what was left behind.
 
-In: paths of files that clients have sent, and the oids that a transaction gave blobs.  Out: when the methods
-return, a loss of power takes nothing of that any more (B11).  The storage itself moves a file to its name
-while the transaction is carried out; it syncs nothing, so that is done here, before the vote is answered.
+In: paths of files that clients have sent, and the oids that a transaction gave blobs.  Out: what is to be
+synced so that a loss of power takes nothing of that any more (B11).  The storage itself moves a file to its
+name while the transaction is carried out; it syncs nothing, so it is done here, before the vote is answered.
+Syncs are few, since each of them may take as long as a turn of the disk: a file that was moved is on the disk
+already, and of the directories above it those are synced whose names were not seen to before.
 
 What a killed server has left is cleared at start (B12): uploads, and files that have got their names although
 their transaction was never finished.  Of these there is a note while the transaction goes on, a symbolic
 link ``inode:path``: where the file was, or will be.
 
-`sync_uploads` and `settle` belong to worker threads, the rest to the loop thread.
+`sync` belongs to worker threads, the rest to the loop thread.
 """
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
 from ZODB.interfaces import IBlobStorage, IMVCCStorage
@@ -33,6 +35,18 @@ log = logging.getLogger(__name__)
 #: Names that clients make up in a shared blob directory (B5): random ones of our client, the temporary names
 #: of ZODB, to which ZEO adds a "-", and those of older clients of ours, with a process id and a number.
 SHARED_NAME = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re.ASCII)
+#: Directories that are remembered as being on the disk; at more, all are forgotten.
+MAX_SAFE = 10_000
+
+
+class Plan(NamedTuple):
+    """What is to be synced: `files`, then `directories`; with the latter also the `names` of those among them
+    that may be new.  `missing` are oids whose files have no names yet."""
+
+    files: list[str]
+    directories: list[str]
+    names: list[str]
+    missing: list[bytes]
 
 
 class BlobFiles:
@@ -41,6 +55,8 @@ class BlobFiles:
     def __init__(self, runtime: Runtime, storage: Any) -> None:
         self.runtime = runtime
         self._storage = storage
+        self._safe: set[str] = set()  # directories whose names are on the disk, and those of all above them
+        self._packs = 0  # that are under way: they remove directories
         self._scratches: dict[str, Scratch] = {}  # by directory; a DemoStorage makes its own when it needs it
         if self.helper is not None and not storage.isReadOnly():
             self._sync_base(self.helper.base_dir)
@@ -105,8 +121,7 @@ class BlobFiles:
         place = path if oid is None else helper.getPathForOID(oid)
         note = self._take(helper.temp_dir, 'note')
         try:
-            inode = self.runtime.lstat(path).st_ino
-            self.runtime.symlink(f'{inode}:{os.path.relpath(place, helper.base_dir)}', note)
+            self.runtime.symlink(f'{self.inode(path)}:{os.path.relpath(place, helper.base_dir)}', note)
         except OSError as error:  # a file system without symbolic links, for one
             log.debug('no note of %s: %s', path, error)
         return [note]
@@ -117,44 +132,78 @@ class BlobFiles:
             scratch = self._scratches.setdefault(directory, Scratch(self.runtime, directory))
         return scratch.take(kind)
 
-    # ---- worker threads: what is on the disk ------------------------------------------------------
+    # ---- what is on the disk ----------------------------------------------------------------------
 
-    def sync_uploads(self, paths: list[str]) -> None:
-        """Bring the contents of files to the disk.  Raises OSError."""
+    def inode(self, path: str) -> int:
+        """By which a file that was moved is known."""
+        return self.runtime.lstat(path).st_ino
+
+    def expect(self, path: str, oid: bytes) -> None:
+        """The storage is about to give `path` a name of `oid`; it makes the directories that are missing.
+
+        If others than the storage may have made some, none is known.
+        """
+        helper = self.helper
+        if helper is not None:
+            known = not (self._packs or self._is_shared or os.path.dirname(path) == helper.getPathForOID(oid))
+            for directory in _upwards(helper, oid):
+                if known and os.path.isdir(directory):
+                    break
+                self._safe.discard(directory)
+
+    def pack_begins(self) -> None:
+        """From now on directories may go, and be made again."""
+        self._packs += 1
+
+    def pack_ends(self) -> None:
+        """No longer."""
+        self._packs -= 1
+        self._safe.clear()
+
+    def plan(self, moved: Mapping[bytes, int | None], copied: Iterable[bytes], tid: bytes | None) -> Plan:
+        """What to sync when the storage has voted.
+
+        `moved` are oids that were expected, with the inode of what is on the disk already, if it is; `copied`
+        are others that may have got files from the storage itself.
+        """
+        files: list[str] = []
+        directories: dict[str, None] = {}
+        names: dict[str, None] = {}
+        missing: list[bytes] = []
+        helper = self.helper
+        for oid in dict.fromkeys((*moved, *copied)) if helper is not None else ():
+            path = None if tid is None else helper.getBlobFilename(oid, tid)
+            if path is None or not os.path.exists(path):
+                if path is None or oid in moved:
+                    missing.append(oid)
+            elif self.inode(path) != moved.get(oid):
+                files.append(path)
+            for directory in _upwards(helper, oid):
+                if not os.path.isdir(directory):
+                    break  # there was nothing to copy
+                directories[directory] = None
+                if directory in self._safe and oid in moved:
+                    break
+                names[directory] = None
+        return Plan(files, list(directories), list(names), missing)
+
+    def sync(self, files: Iterable[str], directories: Iterable[str] = ()) -> None:
+        """Worker thread: bring files, and the names in directories, to the disk.  Raises OSError."""
+        path = ''
         try:
-            for path in paths:
+            for path in files:
                 self.runtime.sync_file(path)
+            for path in directories:
+                self.runtime.sync_directory(path)
         except OSError as error:
             raise no_room(error, os.path.dirname(path)) from error
 
-    def settle(self, oids: Iterable[bytes], tid: bytes | None) -> list[bytes]:
-        """Bring the files that `oids` have got with `tid` to the disk, with all directories above them.
-
-        Returns the oids without such a file, all if the tid is not known yet: their directories are synced.
-        """
-        helper = self.helper
-        if helper is None:
-            return []
-        missing: list[bytes] = []
-        directories: dict[str, None] = {}
-        for oid in oids:
-            if tid is None or not self._sync_if_there(helper.getBlobFilename(oid, tid)):
-                missing.append(oid)
-            directory = helper.getPathForOID(oid)
-            if os.path.isdir(directory):
-                while directory not in directories and len(directory) >= len(helper.base_dir) - 1:
-                    directories[directory] = None
-                    directory = os.path.dirname(directory)
-        for directory in directories:
-            self.runtime.sync_directory(directory)
-        return missing
-
-    def _sync_if_there(self, path: str) -> bool:
-        try:
-            self.runtime.sync_file(path)
-        except FileNotFoundError:
-            return False
-        return True
+    def synced(self, plan: Plan) -> None:
+        """`sync` has done it, and the storage is still in the transaction."""
+        if len(self._safe) > MAX_SAFE:
+            self._safe.clear()
+        if not self._packs:
+            self._safe.update(plan.names)
 
     # ---- at start ---------------------------------------------------------------------------------
 
@@ -211,6 +260,14 @@ class BlobFiles:
                     self._storage.loadSerial(*helper.splitBlobFilename(path))
                 except POSKeyError:
                     self.runtime.remove(path)
+
+
+def _upwards(helper: Any, oid: bytes) -> Iterator[str]:
+    """The directory of an oid's files, and those above it, up to the blob directory."""
+    directory = helper.getPathForOID(oid)
+    while len(directory) >= len(helper.base_dir) - 1:
+        yield directory
+        directory = os.path.dirname(directory)
 
 
 def no_room(error: OSError, directory: str) -> OSError:

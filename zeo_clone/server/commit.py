@@ -7,7 +7,8 @@ that touches the storage on behalf of a commit.  Loop thread only.  It knows no 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from ZODB.POSException import (
 )
 from ZODB.utils import newTid, z64
 
-from zeo_clone.server.blobfiles import BlobFiles
+from zeo_clone.server.blobfiles import BlobFiles, Plan
 from zeo_clone.server.operations import Operation
 from zeo_clone.server.wrapper import StorageWrapper
 
@@ -63,9 +64,10 @@ class StorageCommit:
         self.undone: dict[bytes, None] = {}  # oids that undo wrote
         self.resolved: list[bytes] = []  # oids whose conflicts the storage resolved
         self.conflicts: dict[bytes, dict[str, Any]] = {}  # for the client to resolve, by oid
-        self.blobs: list[bytes] = []  # oids of blobs
-        self._notes: list[str] = []  # of their files
-        self._unsettled: list[bytes] = []  # oids whose files get their names only in tpc_finish
+        self.uploads_on_disk = True
+        self._blobs: dict[bytes, int | None] = {}  # oid: the inode of its file, if that is on the disk
+        self._notes: list[str] = []  # of these files
+        self._plan: Plan | None = None  # what has to be synced
         self.stored: list[bytes] = []  # with `keep_stores`: the oid of each store, in order
         self.expected: bytes | None = None  # since the vote: the tid that it will get, if that is known
         self.failing: Operation | None = None  # the operation that is being carried out
@@ -103,11 +105,18 @@ class StorageCommit:
         self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
         self.expected = self.coming_tid
 
-    def settle_blobs(self) -> None:
-        """After `vote`, in a worker thread: have the files of blobs on the disk under their names (B11)."""
-        tid = self.coming_tid
-        unsettled = self._files.settle(dict.fromkeys((*self.blobs, *self.undone)), tid)
-        self._unsettled = [oid for oid in unsettled if tid is None or oid in self.blobs]
+    def plan_syncs(self) -> Callable[[], None] | None:
+        """After `vote`: what has to be called in a worker thread, so that the files of blobs are on the disk
+        under their names (B11); None if there are none."""
+        if not self._blobs and not self.undone:
+            return None
+        self._plan = plan = self._files.plan(self._blobs, self.undone, self.coming_tid)
+        return partial(self._files.sync, plan.files, plan.directories)
+
+    def synced(self) -> None:
+        """They are."""
+        assert self._plan is not None
+        self._files.synced(self._plan)
 
     @property
     def coming_tid(self) -> bytes | None:
@@ -122,8 +131,10 @@ class StorageCommit:
         tid = self._storage.tpc_finish(self._transaction)
         if tid is None:
             tid = self._storage.lastTransaction()
-        if self._unsettled:
-            self._files.settle(self._unsettled, tid)
+        if self._plan is not None and self._plan.missing:  # rare, and too late for others to wait
+            moved = {oid: self._blobs[oid] for oid in self._plan.missing if oid in self._blobs}
+            plan = self._files.plan(moved, self._plan.missing, tid)
+            self._files.sync(plan.files, plan.directories)
         if self._notes:
             self._drop_notes()
         return tid
@@ -160,8 +171,9 @@ class StorageCommit:
         _, oid, serial, data, path = operation
         assert oid is not None
         self._notes += self._files.note(path, oid)
+        self._files.expect(path, oid)
+        self._blobs[oid] = self._files.inode(path) if self.uploads_on_disk else None
         self._storage.storeBlob(oid, serial, data, path, '', self._transaction)
-        self.blobs.append(oid)
         self._wrote(oid)
 
     def _collect(self, error: ConflictError, oid: bytes | None, serial: bytes | None, data: Any) -> None:

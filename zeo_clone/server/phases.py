@@ -279,6 +279,7 @@ class Replaying(_InStorage):
         self.operations = operations
         self.reply = reply
         self._rest: Iterator[Operation] = iter(operations)
+        commit.uploads_on_disk = operations.uploads.on_disk
 
     def step(self) -> None:
         """Some operations, then the rest later; after the last one the storage's vote."""
@@ -289,8 +290,10 @@ class Replaying(_InStorage):
                 self.owner.loop.door(self.step)
                 return
             conflicts = list(self.commit.conflicts.values())
+            sync = None
             if not conflicts:
                 self.commit.vote()
+                sync = self.commit.plan_syncs()
         except Exception as error:
             self._fail(error)
             return
@@ -298,26 +301,27 @@ class Replaying(_InStorage):
         if conflicts:
             self.owner.served.stats.conflicts += len(conflicts)
             self._go_on(Resolving(self.owner, self.meta, self.commit), conflicts)
-        elif self.commit.blobs or self.commit.undone:
-            self._settle_blobs()
+        elif sync is not None:
+            self._sync(sync)
         else:
             self._voted()
 
-    def _settle_blobs(self) -> None:
+    def _sync(self, sync: Callable[[], None]) -> None:
         try:
-            settling = self.owner.client.run_sync(self.commit.settle_blobs)
+            syncing = self.owner.client.run_sync(sync)
         except Exception as error:
             self._fail(error)
         else:
-            settling.when_settled(self._settled)
+            syncing.when_settled(self._synced)
 
-    def _settled(self, _: object, error: BaseException | None) -> None:
+    def _synced(self, _: object, error: BaseException | None) -> None:
         """The files of blobs have their names, on the disk (B11)."""
         if self.owner.phase is not self:
             return  # aborted meanwhile
         if isinstance(error, Exception):
             self._fail(error)
         else:
+            self.commit.synced()
             self._voted()
 
     def _voted(self) -> None:

@@ -201,11 +201,13 @@ class Session:
                      burst=BURST)
         work = partial(served.storage.pack, time, served.wrapper.references)
         self.server.packers.run(served, work).when_settled(partial(self._packed, served, done))
+        served.blobs.pack_begins()
         return done
 
     def _packed(self, served: ServedStorage, done: Deferred, _: Any,
                 error: BaseException | None) -> None:
         served.stop_packing()
+        served.blobs.pack_ends()
         if error is not None:
             done.fail(error)
             return

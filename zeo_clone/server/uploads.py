@@ -119,7 +119,7 @@ class Uploads:
     def _sync_whole(self) -> None:
         whole, self._whole = self._whole, []
         self._syncing = True
-        self._run(partial(self._files.sync_uploads, whole)).when_settled(self._synced)
+        self._run(partial(self._files.sync, whole)).when_settled(self._synced)
 
     def _synced(self, _: object, error: BaseException | None) -> None:
         self._syncing = False
