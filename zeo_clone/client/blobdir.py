@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
 from ZODB import blob as zodb_blob
-from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER, FilesystemHelper
+from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER, FilesystemHelper, rename_or_copy_blob
 from ZODB.POSException import POSKeyError
 from ZODB.utils import tid_repr, u64
 
@@ -98,11 +98,7 @@ class BlobDirectory:
         with self._explained():
             path = self.scratch.take('part')
             try:
-                try:
-                    self._runtime.rename(source, path)
-                except OSError:
-                    self._runtime.copy(source, path)
-                    self._runtime.remove(source)
+                rename_or_copy_blob(source, path, chmod=False)
             except BaseException:
                 self.scratch.give_back(path)
                 raise
@@ -317,9 +313,8 @@ class BlobCache(BlobDirectory):
 
     def _publish(self, part: str, path: str) -> None:
         with contextlib.suppress(PermissionError):  # another user's
-            self._runtime.chmod(part, stat.S_IMODE(self._runtime.stat(part).st_mode) & ~0o222)
+            self._runtime.chmod(part, self._runtime.stat(os.path.dirname(path)).st_mode & 0o444)
         self._runtime.rename(part, path)
-        share(self._runtime, path, 0o444)
 
     def _touched(self, path: str) -> str:
         try:
