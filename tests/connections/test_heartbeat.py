@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from tests.connections.blackhole import Wire
+from tests.server.desk import ClockRuntime, HandLoop
 from zeo_clone.client import heartbeat as client_heartbeat
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
@@ -113,6 +114,61 @@ class Counter:
         if self._count == 5:
             self.done.set()
         return self._function(*args)
+
+
+class SlowTransport:
+    """Of a connection over which a large message leaves."""
+
+    queued = 300 << 20
+    sent = 0
+
+
+class SlowChannel:
+    """What a heartbeat looks at; it remembers how often the server was asked."""
+
+    def __init__(self, runtime):
+        self.transport = SlowTransport()
+        self.last_received = runtime.monotonic()
+        self.asked = 0
+
+    def call_async(self, name, args, on_done):
+        self.asked += 1
+
+    def has_input(self):
+        return False
+
+
+def test_a_server_that_takes_a_large_message_is_there():
+    """N1, N19: it may be slow and say nothing meanwhile, as ZEO's; when it takes nothing more it is given up.
+    """
+    loop, failed = HandLoop(ClockRuntime()), []
+    channel = SlowChannel(loop.runtime)
+    beat = client_heartbeat.Heartbeat(loop, channel, 10.0, False, failed.append)
+    beat.start()
+    for _ in range(50):
+        channel.transport.sent += 1 << 20
+        loop.advance(10)
+    assert not failed
+    assert channel.asked == 1
+    loop.advance(10)
+    assert not failed
+    loop.advance(10)
+    assert 'silent for 20 s' in str(failed[0])
+    beat.stop()
+
+
+def test_small_messages_that_only_the_system_took_are_no_sign_of_life():
+    """N1: of a host that has vanished."""
+    loop, failed = HandLoop(ClockRuntime()), []
+    channel = SlowChannel(loop.runtime)
+    channel.transport.queued = 0
+    beat = client_heartbeat.Heartbeat(loop, channel, 10.0, False, failed.append)
+    beat.start()
+    for _ in range(3):
+        channel.transport.sent += 100
+        loop.advance(10)
+    assert failed
+    beat.stop()
 
 
 def test_clients_of_zeo_ignore_keep_alive_messages(new_server, console):

@@ -36,6 +36,8 @@ class Heartbeat:
         self._announce = announce
         self._fail = fail
         self._asked_at: float | None = None  # of the question that is not answered
+        self._sent = 0  # bytes, when that was looked at last ...
+        self._taken_at = 0.0  # ... and when it was found that more of a long message had been taken
         self._timer: Timer | None = None
 
     def start(self) -> None:
@@ -67,7 +69,12 @@ class Heartbeat:
 
     def _is_silent(self, asked_at: float) -> bool:
         now, channel = self._loop.runtime.monotonic(), self._channel
-        heard_at = max(asked_at, channel.last_received)
+        transport = channel.transport
+        if transport.queued and transport.sent != self._sent:
+            # A server that takes a large message is there, and answers when it has got all of it (N19).
+            self._taken_at = now
+        self._sent = transport.sent
+        heard_at = max(asked_at, channel.last_received, self._taken_at)
         # What has arrived and waits for this process is no silence.
         return now - heard_at >= PATIENCE * self._interval_s and not channel.has_input()
 
