@@ -65,6 +65,10 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           socket-mode 600
           heartbeat 1m
           metrics-address 127.0.0.1:9180
+          metrics-host Zeo.example.com
+          metrics-host 10.0.0.1
+          metrics-disconnect true
+          allow-disconnect true
           pid-filename $INSTANCE/zeo.pid
         </zeo>
         <filestorage main>
@@ -86,7 +90,9 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
         'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None,
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
         'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
-        'measure': True}
+        'measure': True,
+        'allow_disconnect': True}
+    assert configuration.zeo.monitor == {'hosts': ['zeo.example.com', '10.0.0.1'], 'disconnect': True}
     assert list(configuration.storages) == ['main', '1']
     assert configuration.storages['main'].config.path == f'{tmp_path}/Data.fs'
     assert configuration.eventlog is not None
@@ -102,7 +108,9 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
         'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None,
         'max_connections': 10_000, 'handshake_timeout_s': 10, 'heartbeat_s': 10,
         'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'memory_limit': None, 'socket_mode': None,
-        'measure': False}
+        'measure': False,
+        'allow_disconnect': False}
+    assert configuration.zeo.monitor == {'hosts': [], 'disconnect': False}
     assert configuration.storages == {}
     assert configuration.eventlog is configuration.runner is None
 

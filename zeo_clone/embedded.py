@@ -34,9 +34,10 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
     address, monitor = options.pop('address'), None
     create_root = options.pop('create_root', True) and not options.get('read_only')
     with contextlib.ExitStack() as opened:
-        hosts = options.pop('metrics_host', ())
+        monitor_options = {'hosts': options.pop('metrics_host', ()),
+                           'disconnect': options.pop('metrics_disconnect', False)}
         if (metrics_address := options.pop('metrics_address', None)) is not None:
-            monitor = opened.enter_context(contextlib.closing(_monitor(metrics_address, hosts)))
+            monitor = opened.enter_context(contextlib.closing(_monitor(metrics_address, **monitor_options)))
             options['measure'] = True
         storage = _storage(path, blob_dir, storage_conf)
         try:
@@ -101,10 +102,10 @@ def serve_parent() -> None:
         stop()
 
 
-def _monitor(address: Any, hosts: Any) -> Any:
+def _monitor(address: Any, hosts: Any, disconnect: bool) -> Any:
     checked = zconfig.metrics_address(address)
     from zeo_clone.monitor.monitor import Monitor  # its library is optional
-    return Monitor(checked, hosts=[hosts] if isinstance(hosts, str) else hosts)
+    return Monitor(checked, hosts=[hosts] if isinstance(hosts, str) else hosts, disconnect=disconnect)
 
 
 def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None) -> Any:
@@ -124,7 +125,8 @@ def _server_options(zeo_conf: Any, port: int) -> dict[str, Any]:
     if isinstance(zeo_conf, str):
         section = zconfig.server_section(zeo_conf, f'127.0.0.1:{port}')
         return {'address': section.address, 'metrics_address': section.metrics_address,
-                'metrics_host': section.monitor['hosts'], 'create_root': section.create_root,
+                'metrics_host': section.monitor['hosts'],
+                'metrics_disconnect': section.monitor['disconnect'], 'create_root': section.create_root,
                 **section.options}
     options = dict(zeo_conf or {})
     return {'address': ('127.0.0.1', port),

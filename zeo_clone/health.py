@@ -1,4 +1,5 @@
 """Ask a server how it does: the `ruok` conversation, which needs no storage and leaves nothing in its log.
+Or, in the same way, have it do something.
 
 In: an address, a time-out, perhaps TLS.  Out: ``{storage id: server_status}``, or `NoAnswer` with one line
 that says what is wrong.  Blocks the calling thread, never longer than the time-out; a thread of its own
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zeo_clone.addresses import Address, format_address
@@ -16,7 +18,7 @@ from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.runtime import AF_UNIX, IN_PROGRESS, REAL, Endpoint, Runtime
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
-from zeo_clone.zrpc.frames import FrameReader, frame
+from zeo_clone.zrpc.frames import STRANGER_LIMIT, FrameReader, frame
 
 #: The answer of a server with some thousand storages fits into this.
 MAX_ANSWER = 64 << 20
@@ -28,6 +30,18 @@ Status = dict[str, dict[str, Any]]
 
 class NoAnswer(Exception):
     """The server could not be reached, or did not say how it does; one line that says why."""
+
+
+class Refused(Exception):
+    """The server did nothing; one line that says why."""
+
+
+class _Question(NamedTuple):
+    """What is sent after the greeting, how the answer is read, and what it means if there is none."""
+
+    content: bytes
+    read: Callable[[bytes], Any]
+    silence: str
 
 
 class TLS(NamedTuple):
@@ -55,29 +69,54 @@ class _Deadline:
 
 def ask(address: Address, timeout_s: float, tls: TLS | None = None, runtime: Runtime = REAL) -> Status:
     """What the server at `address` says about each of its storages.  Raises `NoAnswer`."""
+    question = _Question(b'ruok', _read_status, 'it closed the connection without an answer')
+    status: Status = _ask(question, address, timeout_s, tls, runtime)
+    return status
+
+
+def disconnect(address: Address, client: str, storage: str | None, by: str, timeout_s: float,
+               tls: TLS | None = None, runtime: Runtime = REAL) -> str:
+    """Have the server at `address` disconnect a client, an address or a label or ``holder``, whose name is
+    returned.  `by`: what the user is called.  Raises `NoAnswer` and `Refused`."""
+    wish = {'disconnect': client, 'by': by} if storage is None else {
+        'disconnect': client, 'by': by, 'storage': storage}
+    content = b'admin ' + json.dumps(wish).encode()
+    if len(content) > STRANGER_LIMIT:
+        raise Refused('no client has so long a name')
+    question = _Question(content, _read_done,
+                         'it closed the connection without an answer: probably it is an older server, or '
+                         'one of ZEO, which cannot disconnect clients')
+    answer: dict[str, str] = _ask(question, address, timeout_s, tls, runtime)
+    if 'disconnected' not in answer:
+        raise Refused(answer['error'])
+    return answer['disconnected']
+
+
+def _ask(question: _Question, address: Address, timeout_s: float, tls: TLS | None, runtime: Runtime) -> Any:
     deadline = _Deadline(timeout_s, runtime)
     try:
-        return _ask_any(address, tls, deadline, runtime)
+        return _ask_any(question, address, tls, deadline, runtime)
     except NoAnswer as error:
         raise NoAnswer(f'{format_address(address)}: {error}') from None
 
 
-def _ask_any(address: Address, tls: TLS | None, deadline: _Deadline, runtime: Runtime) -> Status:
+def _ask_any(question: _Question, address: Address, tls: TLS | None, deadline: _Deadline,
+             runtime: Runtime) -> Any:
     host = None if isinstance(address, str) else address[0] or 'localhost'
     complaint = 'the host has no address'
     for endpoint in _endpoints(address, deadline, runtime):
-        found = _try(endpoint, host, tls, deadline, runtime)
+        found = _try(question, endpoint, host, tls, deadline, runtime)
         if not isinstance(found, str):
             return found
         complaint = found
     raise NoAnswer(complaint)
 
 
-def _try(endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
-         runtime: Runtime) -> Status | str:
+def _try(question: _Question, endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
+         runtime: Runtime) -> Any:
     """The answer, or what is wrong with this one of the host's addresses."""
     try:
-        return _ask_one(endpoint, host, tls, deadline, runtime)
+        return _ask_one(question, endpoint, host, tls, deadline, runtime)
     except (OSError, ValueError, ProtocolError) as error:  # ValueError: TLS without a host name
         return ' '.join(str(getattr(error, 'strerror', None) or error).split())
 
@@ -107,8 +146,8 @@ def _endpoints(address: Address, deadline: _Deadline, runtime: Runtime) -> list[
     return found
 
 
-def _ask_one(endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
-             runtime: Runtime) -> Status:
+def _ask_one(question: _Question, endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
+             runtime: Runtime) -> Any:
     with contextlib.closing(runtime.socket(endpoint.family)) as sock:
         code = sock.connect_ex(endpoint.sockaddr)
         if code in IN_PROGRESS:
@@ -121,10 +160,10 @@ def _ask_one(endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _D
         else:
             transport = TLSTransport(sock, runtime, tls.context, server_side=False,
                                      server_hostname=tls.hostname or host)
-        return _converse(transport, deadline, runtime)
+        return _converse(question, transport, deadline, runtime)
 
 
-def _converse(transport: Transport, deadline: _Deadline, runtime: Runtime) -> Status:
+def _converse(question: _Question, transport: Transport, deadline: _Deadline, runtime: Runtime) -> Any:
     reader = FrameReader(MAX_GREETING)
     contents: list[bytes] = []
     while len(contents) < 2:
@@ -134,14 +173,14 @@ def _converse(transport: Transport, deadline: _Deadline, runtime: Runtime) -> St
             transport.flush()
             continue
         if not data:
-            raise NoAnswer('it closed the connection without an answer')
+            raise NoAnswer(question.silence)
         for content in reader.feed(data):
             contents.append(content)
             if len(contents) == 1:
                 _check_greeting(content)
                 reader.limit = MAX_ANSWER
-                transport.send(frame(b'ruok'))
-    return _read_answer(contents[1])
+                transport.send(frame(question.content))
+    return question.read(contents[1])
 
 
 def _wait(fd: int, read: bool, write: bool, deadline: _Deadline, runtime: Runtime) -> None:
@@ -153,11 +192,22 @@ def _check_greeting(greeting: bytes) -> None:
         raise NoAnswer(f'it does not speak the protocol: it began with {greeting!r}')
 
 
-def _read_answer(content: bytes) -> Status:
-    try:
-        status = json.loads(content)
-    except (ValueError, RecursionError):
-        status = None
+def _read_status(content: bytes) -> Status:
+    status = _read_json(content)
     if not isinstance(status, dict) or not all(isinstance(value, dict) for value in status.values()):
         raise NoAnswer(f'it answered with something else than its status: {content[:100]!r}')
     return status
+
+
+def _read_done(content: bytes) -> dict[str, str]:
+    answer = _read_json(content)
+    if not isinstance(answer, dict) or not isinstance(answer.get('disconnected', answer.get('error')), str):
+        raise NoAnswer(f'it answered with something that is no answer: {content[:100]!r}')
+    return answer
+
+
+def _read_json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None

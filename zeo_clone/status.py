@@ -1,23 +1,29 @@
 """zeo-status: what a server does just now, for people, or as JSON.
 
 In: a command line, the server's answers to `ruok`.  Out: a table on stdout, with ``--watch`` again and again;
-an exit code.  Asks by a health check, which is cheap and leaves nothing in the server's log (N9).
+an exit code.  Asks by a health check, which is cheap and leaves nothing in the server's log (N9).  With
+``--disconnect`` a client is disconnected instead.
 """
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
+import os
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
 
+from zeo_clone import health
 from zeo_clone.addresses import Address, format_address, parse_address
-from zeo_clone.health import TLS, NoAnswer, Status, ask
+from zeo_clone.health import TLS, NoAnswer, Refused, Status, ask
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.statustable import Sample, table
+from zeo_clone.statustable import Sample, clean, table
 from zeo_clone.tooloptions import add_tls_options, add_version, argument, positive, tls_from
 
 PROGRAM = 'zeo-status'
+NO_ANSWER, NOBODY_DISCONNECTED = 1, 3  # exit codes
 TIMEOUT_S = 10.0
 WATCH_S = 2.0
 #: What a terminal is told: go home, and clear from there on.
@@ -28,7 +34,8 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """The parser of zeo-status' options."""
     parser = argparse.ArgumentParser(
         prog=prog, description='Show what a server does: its storages, clients and commit lock.',
-        epilog='Exit codes: 0 it answered; 1 it did not; 2 the command line is wrong.')
+        epilog='Exit codes: 0 it answered, or the client was disconnected; 1 it did not answer; 2 the '
+               'command line is wrong; 3 nobody was disconnected.')
     parser.add_argument('address', metavar='ADDRESS', type=argument(parse_address),
                         help='PORT, HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, with a / in it')
     parser.add_argument('--json', action='store_true', help='print the answer as JSON, one line each time')
@@ -37,6 +44,12 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     parser.add_argument('--count', type=int, metavar='N', help='with --watch: N times')
     parser.add_argument('--timeout', type=argument(positive), default=TIMEOUT_S, metavar='SECONDS',
                         help='give up after this time without an answer; the default is 10')
+    parser.add_argument('--disconnect', metavar='CLIENT',
+                        help='disconnect this client: its address or its label as shown, or the word holder: '
+                             'whoever holds the commit lock; nothing is done if several fit.  Through a unix '
+                             "socket it is always possible for the server's own user, otherwise with "
+                             'allow-disconnect in its configuration')
+    parser.add_argument('--storage', metavar='NAME', help='with --disconnect: only a client of this storage')
     add_version(parser)
     add_tls_options(parser)
     return parser
@@ -105,6 +118,30 @@ def watch(watcher: Watcher, as_json: bool, interval_s: float, count: int | None)
             pause.wait(interval_s)
 
 
+def disconnect(prog: str, given: argparse.Namespace, tls: TLS | None) -> int:
+    """Have a client disconnected; the exit code."""
+    try:
+        name = health.disconnect(given.address, given.disconnect, given.storage, user_here(), given.timeout,
+                                 tls)
+    except NoAnswer as error:
+        print(f'{prog}: no answer from {error}', file=sys.stderr)
+        return NO_ANSWER
+    except Refused as error:
+        print(f'{prog}: {clean(str(error))}', file=sys.stderr)
+        return NOBODY_DISCONNECTED
+    print(json.dumps({'disconnected': name}) if given.json else f'disconnected {clean(name)}')
+    return 0
+
+
+def user_here() -> str:
+    """Who runs this, for the server's log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # no name for the number
+        user = f'uid {os.getuid()}'
+    return f'{user} on {platform.node()}'
+
+
 def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     """Report; the exit code.  `args` defaults to the command line, `prog` is its name in messages."""
     parser = command_line(prog)
@@ -113,6 +150,12 @@ def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
         tls = tls_from(given)
     except ValueError as error:
         parser.error(str(error))
+    if given.disconnect is not None:
+        if given.watch is not None:
+            parser.error('--disconnect and --watch exclude each other')
+        return disconnect(parser.prog, given, tls)
+    if given.storage is not None:
+        parser.error('--storage is for --disconnect')
     watcher = Watcher(given.address, given.timeout, tls, given.json)
     try:
         if given.watch is not None:

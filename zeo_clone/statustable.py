@@ -35,7 +35,7 @@ def table(title: str, now: Sample, before: Sample | None) -> list[str]:
         lines += ['', *_storage(name, values), *_counters(values, then, elapsed_s), *_lock(values),
                   *_clients(values)]
     lines += _server(next(iter(now.status.values()), {}))
-    return [_clean(line) for line in lines]
+    return [clean(line) for line in lines]
 
 
 def _server(values: dict[str, Any]) -> list[str]:
@@ -153,5 +153,6 @@ def format_bytes(size: float) -> str:
     return f'{size:.0f} B' if unit == 'B' else f'{size:.1f} {unit}'
 
 
-def _clean(line: str) -> str:
+def clean(line: str) -> str:
+    """`line` without what a terminal could take for a command."""
     return ''.join(char if char.isprintable() else '?' for char in line)

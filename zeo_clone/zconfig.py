@@ -175,7 +175,8 @@ class ServerSection:
         self.metrics_address: Address | None = section.metrics_address
         self.create_root: bool = section.create_root
         self.pid_filename: str | None = section.pid_filename
-        self.monitor: dict[str, Any] = {'hosts': section.metrics_hosts}
+        self.monitor: dict[str, Any] = {
+            'hosts': section.metrics_hosts, 'disconnect': section.metrics_disconnect}
         self.options: dict[str, Any] = {
             'read_only': section.read_only,
             'invalidation_queue_size': section.invalidation_queue_size,
@@ -191,6 +192,7 @@ class ServerSection:
             'socket_mode': section.socket_mode,
             'client_conflict_resolution': section.client_conflict_resolution,
             'ssl': section.ssl and server_context(section.ssl),
+            'allow_disconnect': section.allow_disconnect,
             'measure': section.metrics_address is not None,
         }
 

@@ -22,6 +22,7 @@ from zeo_clone.monitor.web import (
     Door,
     Request,
     Response,
+    Rules,
     text,
 )
 
@@ -34,7 +35,7 @@ class Site:
     def __init__(self):
         self.runtime = ClockRuntime()
         self.loop = Loop(self.runtime)
-        self.door = Door(self.loop, self._respond, Hosts(['h']))
+        self.door = Door(self.loop, self._respond, Rules(Hosts(['h']), ['/do']))
         self.requests = []
         self.replies = []
         self.respond = lambda request, reply: reply(text(HTTPStatus.OK, 'hello'))
@@ -102,7 +103,7 @@ def test_request_is_answered_and_the_connection_closed(site):
     assert b'\r\nContent-Length: 6\r\n' in head
     assert b'\r\nConnection: close\r\n' in head
     assert (body, closed) == (b'hello\n', True)
-    assert site.requests == [Request('/here', 'text/*', 'h')]
+    assert site.requests == [Request('/here', 'text/*', 'h', 'x=1', peer='peer:1')]
 
 
 def test_head_is_answered_without_a_body(site):

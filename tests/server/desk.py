@@ -26,6 +26,7 @@ from zeo_clone.loop.timers import Timers
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.limits import find_limits
 from zeo_clone.server.served import ServedStorage
+from zeo_clone.server.server import StorageServer
 from zeo_clone.server.session import Session
 from zeo_clone.server.workers import run_slice
 from zeo_clone.zrpc import faults
@@ -100,6 +101,7 @@ class Desk:
         self.limits = find_limits(self.runtime, 1, 100, 256 << 20)
         self.frame_limit = self.limits.frame
         self.workers = self.packers = self.syncers = InlineWorkers()
+        self.allow_disconnect = False
         self.forgotten = []
         self.clients = []
         self.served = {
@@ -107,6 +109,9 @@ class Desk:
                                 client_conflict_resolution=client_conflict_resolution,
                                 history_age_s=history_age_s, measure=measure)
             for name, storage in (storages or {'1': MappingStorage()}).items()}
+
+    def disconnect(self, wish, by):
+        return StorageServer.disconnect(self, wish, by)
 
     def ruok(self):
         return {name: served.status() for name, served in self.served.items()}
@@ -146,6 +151,7 @@ class FakeChannel:
         self.lost = None
         self.closing = False
         self.room_wanted = False
+        self.own_user = False
         self.queued = 0
         self.traffic = 0, 0, 0
         self.share = Share(unlimited())
@@ -162,6 +168,9 @@ class FakeChannel:
     @property
     def closed(self):
         return self.lost is not None
+
+    def is_own_user(self):
+        return self.own_user
 
     def want_room(self):
         self.room_wanted = True

@@ -294,3 +294,70 @@ def test_commit_moves_the_numbers(server, show):
         _, out, _ = show(format_address(server.addr))
     assert 'commits 2,' in out
     assert 'last transaction 20' in out
+
+
+# -- disconnecting clients ------------------------------------------------------------------------------
+
+@pytest.fixture
+def at_unix_socket(new_server, tmp_path):
+    return new_server(addr=str(tmp_path / 'socket'))
+
+
+def test_a_client_is_disconnected(at_unix_socket, client, caplog):
+    storage = client(at_unix_socket.addr, client_label='instance 1')
+    link = storage._manager.ready
+    code, out, err = run_tool('status', at_unix_socket.addr, '--disconnect', 'instance 1')
+    assert (code, err) == (0, '')
+    assert out.startswith('disconnected unix socket, pid ')
+    assert out.endswith(' (instance 1)\n')
+    assert link.channel.buried.wait(60)
+    assert 'disconnected by the operator (' in caplog.text
+
+
+def test_whoever_holds_the_lock_is_disconnected(at_unix_socket, client, show):
+    storage = client(at_unix_socket.addr, client_label='slow')
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    storage.tpc_vote(meta)
+    code, out, err = show(at_unix_socket.addr, '--json', '--disconnect', 'holder', '--storage', '1')
+    assert (code, err) == (0, '')
+    assert json.loads(out)['disconnected'].endswith('(slow)')
+    with pytest.raises(zeo_clone.Exceptions.ClientDisconnected):
+        storage.tpc_finish(meta)
+    assert show(at_unix_socket.addr, '--disconnect', 'holder') == (
+        3, '', 'zeo-status: nobody holds the commit lock\n')
+
+
+def test_exit_code_tells_that_nobody_was_disconnected(at_unix_socket, server, client, show, closed_port,
+                                                      saying_server):
+    """T2."""
+    for _ in range(2):
+        client(at_unix_socket.addr, client_label='same')
+    code, out, err = show(at_unix_socket.addr, '--disconnect', 'same')
+    assert (code, out) == (3, '')
+    assert "2 clients fit 'same', and nothing was done: unix socket, pid" in err
+    code, out, err = show(format_address(server.addr), '--disconnect', 'x')
+    assert (code, out) == (3, '')
+    assert 'allow-disconnect is set in <zeo>' in err
+    assert show(at_unix_socket.addr, '--disconnect', 'x' * 2000)[0] == 3
+    code, out, err = show(closed_port, '--disconnect', 'x')
+    assert (code, out) == (1, '')
+    assert err == f'zeo-status: no answer from {closed_port}: Connection refused\n'
+    for answer in (b'\0\0\0\2[]', b'\0\0\0\x0b{"error": 1}', b'\0\0\0\1x'):
+        assert show(saying_server(b'\0\0\0\2Z5' + answer), '--disconnect', 'x')[0] == 1
+
+
+def test_texts_of_a_server_cannot_do_anything_to_a_terminal(saying_server, show):
+    answer = json.dumps({'error': 'a\x1b[31m'}).encode()
+    place = saying_server(b'\0\0\0\2Z5\0\0\0' + bytes([len(answer)]) + answer)
+    code, out, err = show(place, '--disconnect', 'x')
+    assert (code, err) == (3, 'zeo-status: a?[31m\n')
+
+
+@pytest.mark.parametrize('arguments', [['--storage', '1'], ['--disconnect', 'x', '--watch'],
+                                       ['--disconnect']])
+def test_options_that_do_not_fit_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        zeo_status.main(['localhost:1', *arguments])
+    assert caught.value.code == 2
+    assert '--' in capsys.readouterr().err

@@ -234,6 +234,15 @@ class Runtime:
         pid, uid, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
         return pid, uid
 
+    def is_own_user(self, sock: Socket) -> bool:
+        """Is the other end of a unix socket a process of the same user, or of root?  False where the system
+        does not tell, and for other sockets.
+        """
+        if sock.family != AF_UNIX:
+            return False
+        credentials = self.peer_credentials(sock)
+        return credentials is not None and credentials[1] in (os.geteuid(), 0)
+
     def connect_error(self, sock: Socket) -> int:
         """The pending error number of a socket whose connect was under way; 0 when connected."""
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import pkgutil
 import re
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 import zeo_clone
 from zeo_clone.addresses import format_address
@@ -21,9 +24,11 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.inquiry import PATIENCE_S, Inquiry, Report
 from zeo_clone.monitor.web import Request, Response, text
+from zeo_clone.server.operator import NotDone, Wish
 
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'
+DISCONNECT = '/disconnect'
 STARTING, STOPPING = 'starting: the storages are being opened', 'stopping'
 STUCK = f'the loop of the server has not answered for {PATIENCE_S:g} s'
 
@@ -39,9 +44,12 @@ class State(NamedTuple):
 
 
 class Answers:
-    """Knows all paths.  ``loop``: the monitor's."""
+    """Knows all paths.  ``loop``: the monitor's.  With `disconnect` one more: there is something to do."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, disconnect: bool = False) -> None:
+        self._loop = loop
+        #: What only a page of ours knows; None: nobody is disconnected.
+        self._token = loop.runtime.randbytes(16).hex() if disconnect else None
         self._inquiry = Inquiry(loop)
         self._exposition = Exposition()
         self._page = load_page()
@@ -49,6 +57,9 @@ class Answers:
         self._paths: dict[str, Callable[[Request, Reply], object]] = {
             '/': self._show_page, '/healthz': self._healthz, '/readyz': self._readyz,
             '/metrics': self._metrics, '/status.json': self._status}
+        self.posts = frozenset({DISCONNECT} if disconnect else ())
+        if disconnect:
+            self._paths[DISCONNECT] = self._disconnect
 
     # ---- any thread -------------------------------------------------------------------------------
 
@@ -110,7 +121,42 @@ class Answers:
         self._ask(reply, expose, _unavailable)
 
     def _status(self, _: Request, reply: Reply) -> None:
-        self._ask(reply, _describe, _no_description)
+        def describe(server: Any, report: Report) -> Response:
+            return _json(HTTPStatus.OK, {
+                'state': 'serving', 'address': format_address(server.addr), 'version': zeo_clone.__version__,
+                'pid': os.getpid(), 'time': report.time, 'lag': report.lag_s, 'storages': report.storages,
+                'token': self._token})
+
+        self._ask(reply, describe, _no_description)
+
+    def _disconnect(self, request: Request, reply: Reply) -> None:
+        """``?client=...&storage=...``, as `operator.Wish` has it."""
+        given = parse_qs(request.query)
+        server = self._state.server
+        if not self._is_from_our_page(request):
+            reply(text(HTTPStatus.FORBIDDEN, 'only the page of this server may ask for that: load it again'))
+        elif server is None:
+            reply(_unavailable('', self._state.reason))
+        elif not given.get('client'):
+            reply(text(HTTPStatus.BAD_REQUEST, 'say which client: ?client=ADDRESS'))
+        else:
+            wish = Wish(given['client'][0], given.get('storage', [None])[0])
+            server.call_in_loop(partial(self._expel, server, wish, f'the page, from {request.peer}', reply))
+
+    def _is_from_our_page(self, request: Request) -> bool:
+        origin = request.origin
+        return self._token is not None and hmac.compare_digest(
+            request.token.encode(), self._token.encode()) and (
+                origin is None or origin.partition('://')[2] == request.host)
+
+    # ---- the server's thread ----------------------------------------------------------------------
+
+    def _expel(self, server: Any, wish: Wish, by: str, reply: Reply) -> None:
+        try:
+            answer = text(HTTPStatus.OK, f'disconnected {server.disconnect(wish, by)}')
+        except NotDone as error:
+            answer = text(HTTPStatus.CONFLICT, str(error))
+        self._loop.door(partial(reply, answer))
 
 
 def _unavailable(_: str, reason: str) -> Response:
@@ -123,12 +169,6 @@ def _readiness(_: Any, report: Report) -> Response:
     if failed:
         return text(HTTPStatus.SERVICE_UNAVAILABLE, '\n'.join(failed))
     return text(HTTPStatus.OK, f'ok: {len(report.storages)} storages')
-
-
-def _describe(server: Any, report: Report) -> Response:
-    return _json(HTTPStatus.OK, {
-        'state': 'serving', 'address': format_address(server.addr), 'version': zeo_clone.__version__,
-        'pid': os.getpid(), 'time': report.time, 'lag': report.lag_s, 'storages': report.storages})
 
 
 def _no_description(word: str, reason: str) -> Response:

@@ -13,21 +13,24 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.monitor.answers import Answers
 from zeo_clone.monitor.hosts import Hosts
-from zeo_clone.monitor.web import Door
+from zeo_clone.monitor.web import Door, Rules
 from zeo_clone.server.listen import open_listeners
 
 
 class Monitor:
     """Listens at `address`, ``(host or None, port)``, from when it is made.  Raises ``OSError``.
 
-    It answers for ``localhost``, its own address, and `hosts`.
+    It answers for ``localhost``, its own address, and `hosts`.  With `disconnect` whoever sees the page may
+    have clients disconnected.
     """
 
-    def __init__(self, address: Address, runtime: Runtime = REAL, *, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, address: Address, runtime: Runtime = REAL, *, hosts: Iterable[str] = (),
+                 disconnect: bool = False) -> None:
         self._loop = Loop(runtime)
-        self._answers = Answers(self._loop)
+        self._answers = Answers(self._loop, disconnect)
         own = [address[0]] if isinstance(address, tuple) and address[0] else []
-        door = Door(self._loop, self._answers.answer, Hosts([*own, *hosts]))
+        rules = Rules(Hosts([*own, *hosts]), self._answers.posts)
+        door = Door(self._loop, self._answers.answer, rules)
         try:
             _, self.address = open_listeners(self._loop, address, door.connected, pause=door.pause_s)
         except BaseException:

@@ -1,4 +1,4 @@
-"""HTTP, as much of it as monitoring needs: one request for each connection, GET or HEAD, without a body.
+"""HTTP, as much of it as monitoring needs: one request for each connection, without a body.
 
 In: connections, bytes of strangers.  Out: a `Request` for whoever answers, the bytes of its `Response`.  Runs
 in the thread of the monitor's loop and never waits in it; requests are read by the standard library.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from http.client import HTTPMessage
@@ -38,20 +38,31 @@ DEADLINE_S = 10.0
 LINGER_S = 1.0
 #: Bytes of a request.
 MAX_HEAD = 8192
-#: Requests are things to look at.
+#: Requests are things to look at, apart from what `Door` is told.
 METHODS = ('GET', 'HEAD')
 TEXT = 'text/plain; charset=utf-8'
+#: The header in which a page shows that it is of this server; pages of other sites cannot send it.
+TOKEN = 'X-Zeo-Token'
 #: Of every answer: nothing here is for other sites, for a cache, or to be guessed at.
 HEADERS = {'Cache-Control': 'no-store', 'Connection': 'close', 'Referrer-Policy': 'no-referrer',
            'X-Content-Type-Options': 'nosniff', 'Content-Security-Policy': "default-src 'none'"}
 
 
 class Request(NamedTuple):
-    """What is asked: the path without a query, and the headers Accept and Host."""
+    """What is asked: the path, the headers Accept and Host; the query, the token and origin that a page
+    sends, and who asks.
+    """
 
     path: str
     accept: str
     host: str | None = None
+    query: str = ''
+    token: str = ''
+    origin: str | None = None
+    peer: str = ''
+
+    def __repr__(self) -> str:  # for logs, which no token comes into
+        return f'Request(path={self.path!r}, accept={self.accept!r}, host={self.host!r})'
 
 
 class Response(NamedTuple):
@@ -87,19 +98,25 @@ class _Parser(BaseHTTPRequestHandler):
         self.complaint = HTTPStatus(code), message or explain or self.complaint[1]
 
 
-def parse(head: bytes) -> tuple[str, Request | Response]:
-    """The method, and the request with the lines `head`, or the answer to a bad one."""
+def parse(head: bytes, peer: str = '', posts: Container[str] = ()) -> tuple[str, Request | Response]:
+    """The method, and the request with the lines `head`, or the answer to a bad one.  At the paths `posts`
+    there is something to do.
+    """
     parser = _Parser(head)
     if not parser.good:
         status, words = parser.complaint
         return '', text(status, words[:200])
-    if parser.command not in METHODS:
-        refused = text(HTTPStatus.METHOD_NOT_ALLOWED, 'only GET and HEAD are possible')
-        return '', refused._replace(headers={'Allow': ', '.join(METHODS)})
+    path, _, query = parser.path.partition('?')
+    methods = ('POST',) if path in posts else METHODS
+    if parser.command not in methods:
+        refused = text(HTTPStatus.METHOD_NOT_ALLOWED, f'possible here: {", ".join(methods)}')
+        return '', refused._replace(headers={'Allow': ', '.join(methods)})
     hosts = parser.headers.get_all('Host', [])
     if len(hosts) > 1:
         return '', text(HTTPStatus.BAD_REQUEST, 'a request has one Host')
-    return parser.command, Request(parser.path.partition('?')[0], parser.headers.get('Accept', ''), *hosts)
+    get = parser.headers.get
+    return parser.command, Request(path, get('Accept', ''), hosts[0] if hosts else None, query,
+                                   get(TOKEN, ''), get('Origin'), peer)
 
 
 def to_bytes(response: Response, with_body: bool = True) -> bytes:
@@ -109,6 +126,13 @@ def to_bytes(response: Response, with_body: bool = True) -> bytes:
     lines = [f'HTTP/1.1 {response.status.value} {response.status.phrase}',
              *(f'{name}: {value}' for name, value in headers.items()), '', '']
     return '\r\n'.join(lines).encode('latin-1') + (response.body if with_body else b'')
+
+
+class Rules(NamedTuple):
+    """Under which names there are answers, and at which paths there is something to do, not to look at."""
+
+    hosts: Hosts
+    posts: Container[str] = ()
 
 
 class _State(enum.Enum):
@@ -123,11 +147,11 @@ class _State(enum.Enum):
 class WebConnection(Dispatcher):
     """One connection, for one request."""
 
-    def __init__(self, loop: Loop, sock: Socket, peer: str, hosts: Hosts, respond: Respond,
+    def __init__(self, loop: Loop, sock: Socket, peer: str, rules: Rules, respond: Respond,
                  forget: Callable[[WebConnection], object]) -> None:
         super().__init__(loop, sock)
         self._peer = peer
-        self._hosts = hosts
+        self._rules = rules
         self._came = loop.runtime.monotonic()
         self._respond = respond
         self._forget = forget
@@ -184,14 +208,14 @@ class WebConnection(Dispatcher):
 
     def _ask(self, head: bytes) -> None:
         self._state = _State.ANSWERING
-        method, found = parse(head)
+        method, found = parse(head, self._peer, self._rules.posts)
         log.debug('%s: %s', self._peer, found)
         if isinstance(found, Response):
             self._answer(found)
             return
         self._with_body = method != 'HEAD'
         # Without a Host it does not come from a browser.
-        refusal = None if found.host is None else self._hosts.refusal(found.host, self._arrived_at())
+        refusal = None if found.host is None else self._rules.hosts.refusal(found.host, self._arrived_at())
         if refusal is not None:
             self._answer(text(HTTPStatus.MISDIRECTED_REQUEST, refusal))
             return
@@ -251,9 +275,9 @@ class WebConnection(Dispatcher):
 class Door:
     """Takes connections in; there are `MAX_CONNECTIONS` places."""
 
-    def __init__(self, loop: Loop, respond: Respond, hosts: Hosts) -> None:
+    def __init__(self, loop: Loop, respond: Respond, rules: Rules) -> None:
         self._loop = loop
-        self._hosts = hosts
+        self._rules = rules
         self._respond = respond
         self._connections: dict[WebConnection, None] = {}
 
@@ -270,7 +294,7 @@ class Door:
         if len(self._connections) >= MAX_CONNECTIONS:
             # Whoever asks properly is gone in a moment; peers that say nothing keep no health check out.
             self._dispensable().end('others want its place')
-        connection = WebConnection(self._loop, sock, peer, self._hosts, self._respond, self._leave)
+        connection = WebConnection(self._loop, sock, peer, self._rules, self._respond, self._leave)
         self._connections[connection] = None
 
     def _dispensable(self) -> WebConnection:

@@ -30,7 +30,7 @@ from zeo_clone.server.listen import origin
 from zeo_clone.server.outcomes import Outcomes
 from zeo_clone.server.phases import NothingCommitted
 from zeo_clone.server.stats import Stats
-from zeo_clone.server.transactor import Transactor
+from zeo_clone.server.transactor import Client, Transactor
 from zeo_clone.server.watchdog import Watchdog
 from zeo_clone.server.wrapper import StorageWrapper
 from zeo_clone.steps import take_steps
@@ -232,6 +232,11 @@ class ServedStorage:
         else:
             log.debug(text, *args)
         return False
+
+    @property
+    def holder(self) -> Client | None:
+        """The client that holds the commit lock."""
+        return None if self._queue.holder is None else self._queue.holder.client
 
     @property
     def waiting(self) -> int:

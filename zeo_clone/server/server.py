@@ -22,6 +22,8 @@ from zeo_clone.loop.transport import Transport
 from zeo_clone.server.heartbeat import INTERVAL_S, Heartbeat
 from zeo_clone.server.limits import MAX_CONNECTIONS, find_limits
 from zeo_clone.server.listen import open_listeners, origin, remove_unix_socket, warn_if_open
+from zeo_clone.server.operator import Wish
+from zeo_clone.server.operator import find as find_session
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.strangers import Strangers
@@ -77,7 +79,9 @@ class StorageServer:
     read before it is disconnected; ``memory_limit``: bytes that may wait for all clients, or have come from
     them and are not done with; above it who has most is disconnected first.  None: as `limits` derives it.
     ``max_connections`` is cut to what the process has descriptors for.  ``socket_mode``: permissions of a
-    unix socket; ``measure``: how long loads and the steps of commits take, shown in the status.
+    unix socket; ``measure``: how long loads and the steps of commits take, shown in the status;
+    ``allow_disconnect``: whoever reaches the port may have clients disconnected, not only processes of the
+    same user through a unix socket.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
@@ -88,7 +92,8 @@ class StorageServer:
                  handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
                  heartbeat_s: float = INTERVAL_S, frame_limit: int = DEFAULT_LIMIT,
                  output_limit: int = OUTPUT_LIMIT, memory_limit: int | None = None,
-                 socket_mode: int | None = None, measure: bool = False) -> None:
+                 socket_mode: int | None = None, measure: bool = False,
+                 allow_disconnect: bool = False) -> None:
         address = parse_address(addr)
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
@@ -97,6 +102,7 @@ class StorageServer:
         self.read_only = bool(read_only)
         #: By which clients know it again at another address of its own (C11).
         self.instance = runtime.randbytes(8).hex()
+        self.allow_disconnect = allow_disconnect
         self._ssl = ssl
         self._output_limit = output_limit
         self._sessions: dict[Session, None] = {}
@@ -193,6 +199,13 @@ class StorageServer:
     def loop(self) -> None:
         """Serve until `stop` or `close`."""
         self._loop.run()
+
+    def disconnect(self, wish: Wish, by: str) -> str:
+        """Disconnect the client that is meant, on behalf of `by`; its name.  Raises `operator.NotDone`."""
+        session = find_session(self.served, wish)
+        name = session.name
+        session.expel(by)
+        return name
 
     def _pause_s(self) -> float:
         """For how many seconds nobody more can be taken: strangers that say nothing keep no health check out,

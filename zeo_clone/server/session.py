@@ -29,6 +29,7 @@ from zeo_clone.server.listen import origin
 from zeo_clone.server.longcalls import LongCalls
 from zeo_clone.server.methods import METHODS, Kind, Method, find
 from zeo_clone.server.operations import Operation
+from zeo_clone.server.operator import NotDone, read_wish
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.workers import TooBusy
@@ -36,7 +37,7 @@ from zeo_clone.steps import take_steps
 from zeo_clone.zrpc import faults, marshal
 from zeo_clone.zrpc.channel.memory import Share
 from zeo_clone.zrpc.channel.server import ServerChannel, describe
-from zeo_clone.zrpc.connection import Agreed, Call, HealthChecked
+from zeo_clone.zrpc.connection import Administered, Agreed, Call, HealthChecked
 from zeo_clone.zrpc.frames import frame
 from zeo_clone.zrpc.messages import clean_label
 
@@ -339,7 +340,24 @@ class Session:
         elif kind is HealthChecked:
             self._channel.send(self._core.health(self.server.ruok()))
             self._channel.close_when_sent()
+        elif kind is Administered:
+            self._channel.send(self._core.health(self._administer(event.request)))
+            self._channel.close_when_sent()
         return None
+
+    def _administer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what the operator at the other end says, if he may."""
+        try:
+            wish, user = read_wish(request)
+            if not self.server.allow_disconnect and not self._channel.is_own_user():
+                raise NotDone('this server lets only processes of its own user disconnect clients, through a '
+                              'unix socket, unless allow-disconnect is set in <zeo>')
+            by = f'the operator ({user}) at {self._peer}'
+            return {'disconnected': self.server.disconnect(wish, by)}
+        except NotDone as error:
+            self._report(logging.WARNING, 'not done', '%s: an operator disconnects nobody: %s', self.name,
+                         error, burst=BURST_OF_WARNINGS)
+            return {'error': str(error)}
 
     def _load(self, call: Call) -> None:
         """The call that sites make all the time: the usual form of it, without the general checks."""
@@ -533,6 +551,11 @@ class Session:
     def disconnect(self, reason: str, level: int = logging.WARNING) -> None:
         """Close the connection."""
         self._channel.lose(reason, level)
+
+    def expel(self, by: str) -> None:
+        """An operator wants this client to go."""
+        self._report(logging.WARNING, 'expelled', '%s: disconnected by %s', self.name, by, burst=BURST)
+        self._channel.lose(f'by {by}', logging.DEBUG)
 
     def handle_lost(self, reason: str, level: int) -> None:
         """The connection has gone: the same clean-up, whoever closed it (C16)."""

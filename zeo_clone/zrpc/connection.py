@@ -27,6 +27,8 @@ CLIENT_PROTOCOL = 'Z5'
 STRANGER_METHODS = frozenset({'register', 'getAuthProtocol'})
 #: What a health check sends instead of a protocol name.
 HEALTH_CHECK = b'ruok'
+#: ... and an operator, with JSON behind it: a dict.
+ADMIN = b'admin '
 #: Message ids start over here, so that they stay within 31 bits.
 MAX_ID = 0x7fffffff
 #: Calls of one connection that may wait for a reply at the same time.
@@ -85,6 +87,12 @@ class HealthChecked(NamedTuple):
     """Event, server: a health check asks how the server is; answer with `Core.health`, then close."""
 
 
+class Administered(NamedTuple):
+    """Event, server: an operator wants something; answer with `Core.health`, then close."""
+
+    request: dict[str, Any]
+
+
 class Call(NamedTuple):
     """Event: the peer calls `name`.  ``id`` is to be echoed in the reply."""
 
@@ -108,7 +116,7 @@ class Failure(NamedTuple):
     error: Exception
 
 
-Event = Agreed | HealthChecked | Call | Result | Failure
+Event = Agreed | HealthChecked | Administered | Call | Result | Failure
 _new = tuple.__new__  # makes a NamedTuple in a third of the time
 
 
@@ -201,6 +209,9 @@ class ServerCore(Core):
         if content == HEALTH_CHECK:
             self.move(Move.CHECK)
             return HealthChecked()
+        if content.startswith(ADMIN):
+            self.move(Move.CHECK)
+            return Administered(_read_json(content[len(ADMIN):]))
         protocol = content[:16].decode('latin-1')
         if protocol not in SERVER_PROTOCOLS:
             raise ProtocolError(f'the client chose the protocol {protocol!r}; '
@@ -265,8 +276,19 @@ class ServerCore(Core):
         return frame(messages.encode_error(message_id, *faults.to_wire(error)))
 
     def health(self, status: dict[str, Any]) -> bytes:
-        """The bytes that answer a health check."""
+        """The bytes that answer a health check or an operator."""
         return frame(json.dumps(status).encode('ascii'))
+
+
+def _read_json(content: bytes) -> dict[str, Any]:
+    """A stranger's dict; it fits into `STRANGER_LIMIT`."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        value = None
+    if type(value) is not dict:
+        raise ProtocolError('an operator has said something that is no JSON object')
+    return value
 
 
 class ClientCore(Core):

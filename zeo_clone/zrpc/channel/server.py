@@ -114,6 +114,10 @@ class ServerChannel(Dispatcher):
         """Bytes sent, received, and waiting to be sent."""
         return self.transport.sent, self.transport.received, self.transport.queued
 
+    def is_own_user(self) -> bool:
+        """Is the client a process of the server's own user, through a unix socket?"""
+        return self.loop.runtime.is_own_user(self.socket)
+
     def start(self, handler: ServerHandler) -> None:
         """Greet the client and listen to it."""
         self.handler = handler
