@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from ZODB.blob import BlobStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
@@ -132,6 +133,12 @@ def test_a_storage_that_is_packed_meanwhile_is_read_to_the_end(storage):
     got = [next(entries)]
     storage.pack(time.time() + 1, lambda record: [])
     assert len([*got, *entries]) == len(expected)
+
+
+def test_a_storage_around_another_tells_what_that_tells(storage, tmp_path):
+    outer = BlobStorage(str(tmp_path / 'blobs'), storage)
+    assert undoable(outer, 3, 9, {}) == storage.undoLog(3, 9)
+    assert list(chronicle.revisions(outer, OID, ALL)) == storage.history(OID, ALL)
 
 
 def test_a_storage_of_two_layers_has_one_history(tmp_path):

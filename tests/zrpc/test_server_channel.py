@@ -431,6 +431,13 @@ def test_work_in_parts_keeps_the_order_of_answers(bench, other):
     assert bench.read() == b'answerin partsanswer'
 
 
+def test_any_number_of_works_in_parts_may_be_sent_at_once(bench):
+    """S11: thousands fit into one piece."""
+    bench.calls(*['parts'] * 3000, 'last')
+    drain(bench, lambda: bench.names[-1:] == ['last'])
+    assert bench.names == ['parts', 0, 1, 2] * 3000 + ['last']
+
+
 @pytest.mark.parametrize('last, reason', [('fail', 'refused'), ('crash', 'a bug')])
 def test_errors_in_a_later_turn_end_the_connection_too(bench, last, reason):
     """C16."""

@@ -36,10 +36,9 @@ def undoable(storage: Any, first: int, last: int, specification: Entry | None) -
 
     A negative `last` is how many there shall be at most.
     """
-    kind = type(storage)
     if last < 0:
         last = first - last
-    if (kind.undoLog, kind.undoInfo) == (FileStorage.undoLog, FileStorage.undoInfo):
+    if _is_file_storages_own(storage, 'undoLog') and _is_file_storages_own(storage, 'undoInfo'):
         return _undoable_in_file(storage, first, last, specification)
     if specification:
         return in_slices(lambda start, stop: storage.undoInfo(start, stop, specification), first, last)
@@ -48,7 +47,7 @@ def undoable(storage: Any, first: int, last: int, specification: Entry | None) -
 
 def revisions(storage: Any, oid: bytes, size: int) -> Iterator[Entry | None]:
     """The newest `size` revisions of an object.  Raises POSKeyError, at once or later."""
-    if type(storage).history == FileStorage.history:
+    if _is_file_storages_own(storage, 'history'):
         return _revisions_in_file(storage, oid, size)
     return iter(history(storage, oid, size))
 
@@ -65,6 +64,11 @@ def history(storage: Any, oid: bytes, size: int) -> list[Entry]:
             raise
         return look_up(storage, oid, size)
     return found
+
+
+def _is_file_storages_own(storage: Any, name: str) -> bool:
+    """Is the method that of FileStorage itself?  A storage around one need not have any of its own."""
+    return getattr(type(storage), name, None) is getattr(FileStorage, name)
 
 
 def _undoable_in_file(storage: Any, first: int, last: int, specification: Entry | None

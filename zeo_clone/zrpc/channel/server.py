@@ -86,6 +86,7 @@ class ServerChannel(Dispatcher):
         self._frames = core.frames
         self._events = _NO_EVENTS  # received, not all processed yet; None: a part of something long
         self._unprocessed = 0  # bytes of the pieces that these are in
+        self._parts = _NO_EVENTS  # what is left of the work for the event before these
         self._paused = False  # too much output waits: neither process nor read
         self._behind = False  # its turn is over, its messages are not: in line, and not read from
         self._collecting = False
@@ -157,13 +158,14 @@ class ServerChannel(Dispatcher):
             return
         self._collecting = True
         transport, full, clock = self.transport, SEND_SIZE, self.loop.runtime.monotonic
+        events = self._events if self._parts is _NO_EVENTS else chain(self._parts, self._events)
         try:
-            for event in self._events:
+            for event in events:
                 parts = None if event is None else handler.handle_event(event)
                 if self.closed or self._closing:
                     break
                 if parts is not None:
-                    self._events = chain(parts, self._events)
+                    self._parts = parts
                     self._unprocessed += size
                     self._fall_behind()
                     break
@@ -182,7 +184,7 @@ class ServerChannel(Dispatcher):
                     self._fall_behind()
                     break
             else:
-                self._events = _NO_EVENTS
+                self._events = self._parts = _NO_EVENTS
                 if self._unprocessed:
                     self._unprocessed = 0
         except ProtocolError as error:
@@ -347,7 +349,7 @@ class ServerChannel(Dispatcher):
         """Close now and tell the handler why, once."""
         if self.closed:
             return
-        self._events = _NO_EVENTS
+        self._events = self._parts = _NO_EVENTS
         handler, self.handler = self.handler, None
         try:
             self.close()
