@@ -30,7 +30,7 @@ class ClientDisconnected(ClientStorageError, transaction.interfaces.TransientErr
 
 
 class CommitOutcomeUnknown(ClientStorageError):
-    """The connection was lost during ``tpc_finish``: the transaction may or may not be committed.
+    """The connection was lost during ``tpc_finish``, or the server failed: it may or may not be committed.
 
     Never transient: repeating the work could do it twice.  Look at the data before you go on.
     """

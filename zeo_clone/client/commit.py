@@ -6,6 +6,8 @@ learns of it in one step, when the reply to ``tpc_finish`` is processed (C8).
 """
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,8 +24,9 @@ from zeo_clone.Exceptions import (
     CommitOutcomeUnknown,
     UnrecognizedResult,
 )
-from zeo_clone.zrpc.channel.calls import ConnectionLost
 from zeo_clone.zrpc.extensions import to_send
+
+log = logging.getLogger(__name__)
 
 #: Data of an own transaction kept for the cache, in bytes; of a larger one only the oids are kept.
 KEPT_DATA = 16 << 20
@@ -158,24 +161,58 @@ class Voted:
 
     def finish(self, effects: Effects, callback: Callable[[bytes], Any] | None,
                inquire: Inquire) -> bytes:
-        """Commit.  All effects have taken place when it returns the tid."""
+        """Commit.  All effects have taken place when it returns the tid.
+
+        The one border at which whatever goes wrong with a commit becomes one of three things (C24): the tid;
+        `ClientDisconnected`, because nothing was committed for sure; or `CommitOutcomeUnknown`.
+        """
+        self._channel.check()  # nothing has been sent: what it raises is true
+        try:
+            return self._finish(effects, callback, inquire)
+        except CommitOutcomeUnknown:
+            self._forget(effects)
+            raise
+
+    def _finish(self, effects: Effects, callback: Callable[[bytes], Any] | None,
+                inquire: Inquire) -> bytes:
+        committed: list[bytes] = []
+
         def processed(tid: Any) -> bytes:
             if not is_tid(tid) or tid <= effects.last_tid:
                 raise UnrecognizedResult(
                     'the server answered tpc_finish with something that is no new tid')
+            committed.append(tid)
             effects.finish(tid, self._records, callback)
             return tid  # type: ignore[no-any-return]
 
         try:
             return self._channel.call('tpc_finish', (self.number,), processed)  # type: ignore[no-any-return]
-        except ConnectionLost as error:
-            tid = inquire(self._doubtful()).find_out(error)
-            effects.finish_late(tid, callback)
-            return tid
         except UnrecognizedResult as error:
             raise CommitOutcomeUnknown(
                 f'the server answered tpc_finish with nonsense: the transaction may or may not be '
                 f'committed. Look at the data before you repeat it ({error})') from error
+        except Exception as error:
+            # The server may have failed as well: then this link still has the transaction, in a state that
+            # nobody knows.  The next one begins with a verification, and the server aborts what it can.
+            with contextlib.suppress(Exception):
+                self.link.fail(error)
+            if committed:
+                log.warning('transaction %s is committed; then the client failed: %s', committed[0].hex(),
+                            error)
+                if effects.last_tid >= committed[0]:
+                    return committed[0]
+            try:  # also of one that is committed, so that the next link has been verified
+                tid = inquire(self._doubtful()).find_out(error)
+            except (ClientDisconnected, CommitOutcomeUnknown):
+                if not committed:
+                    raise
+                tid = committed[0]
+                self._forget(effects)
+            effects.finish_late(tid, callback)
+            return tid
+
+    def _forget(self, effects: Effects) -> None:
+        effects.forget(oid for oid, _ in self._records)
 
     def _doubtful(self) -> Doubtful:
         oids = dict.fromkeys((*self._bases, *(oid for oid, _ in islice(self._records, MAX_COMPARED))))

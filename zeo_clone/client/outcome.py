@@ -1,4 +1,4 @@
-"""After a lost reply to ``tpc_finish``: was the transaction committed (C11)?
+"""After a lost reply to ``tpc_finish``, or an error instead of one: was the transaction committed (C11)?
 
 Runs in the application's thread, which waits for the next connection as long as calls do.  Servers with
 ``commit_outcome`` are asked.  One that was restarted meanwhile remembers nothing, but at the vote it has
@@ -59,23 +59,27 @@ class Inquiry:
         self._deadline = runtime.monotonic() + timeout_s
 
     def find_out(self, lost: Exception) -> bytes:
-        """The tid if it was committed.  Raises `ClientDisconnected` if it was not, for sure, and
-        `CommitOutcomeUnknown`."""
+        """The tid if it was committed.  Raises `ClientDisconnected` if it was not, for sure, and else,
+        whatever happens, `CommitOutcomeUnknown`."""
         doubt = CommitOutcomeUnknown(
-            f'the connection was lost while the transaction was being committed: it may or may not be '
+            f'there was no reply while the transaction was being committed: it may or may not be '
             f'committed. Look at the data before you repeat it ({lost})')
         while True:
             try:
                 link = self._get_link(max(0.0, self._deadline - self._runtime.monotonic()))
-            except ClientDisconnected:
+            except Exception:
                 raise doubt from lost
             try:
                 return self._ask(link, doubt)
-            except ClientDisconnected as error:
-                if isinstance(error, NotCommitted):
-                    raise error from lost
+            except NotCommitted as error:
+                raise NotCommitted(f'{error} ({lost})') from lost
+            except CommitOutcomeUnknown:
+                raise doubt from lost
+            except Exception as error:
                 if link.channel is None or link.channel.fate is None:
-                    raise doubt from lost  # it was not the connection
+                    # It was not the connection.
+                    log.warning('the outcome of a transaction could not be found out: %s', error)
+                    raise doubt from lost
 
     def _ask(self, link: Link, doubt: CommitOutcomeUnknown) -> bytes:
         assert link.channel is not None
@@ -88,7 +92,7 @@ class Inquiry:
             log.info('transaction %s: the reply was lost, but it is committed', tid.hex())
             return tid
         if state == NOT_COMMITTED and not link.read_only and self._was_at(link):
-            raise NotCommitted('the connection was lost while the transaction was being committed; '
+            raise NotCommitted('there was no reply while the transaction was being committed; '
                                'nothing was committed, it may be repeated')
         raise doubt
 

@@ -4,6 +4,7 @@ Application threads call in.  The reading half is in `reading`, the phases of a 
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.reading import StorageReader
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.loop.runtime import REAL
+
+log = logging.getLogger(__name__)
 
 #: Oids asked for, and kept, at once.
 OIDS_AT_ONCE = 100
@@ -144,7 +147,10 @@ class ClientStorage(StorageReader):
         try:
             tid = voted.finish(self.effects, func, self._inquire)
             if voted.blobs:
-                self._blobs.committed(voted.blobs, tid)
+                try:
+                    self._blobs.committed(voted.blobs, tid)
+                except Exception:  # the server has them (C24)
+                    log.exception('committed blobs cannot be kept in the blob cache')
             return tid
         finally:
             if voted.blobs:

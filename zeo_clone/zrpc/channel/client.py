@@ -206,7 +206,8 @@ class ClientChannel(Dispatcher):
         self._reader = GONE
         self.buried.set()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises what a call would raise before it sends anything."""
         if self.is_applying():
             raise ClientStorageError(
                 'a callback of tpc_finish or of an invalidation cannot wait for the server: '
@@ -214,7 +215,7 @@ class ClientChannel(Dispatcher):
         self.sender.check_fate()
 
     def _new_call(self, on_reply: Callable[[Any], Any] | None) -> PendingCall:
-        self._check()
+        self.check()
         wakeup = self.runtime.lock()
         wakeup.acquire()
         return PendingCall(wakeup, on_reply)
