@@ -45,17 +45,20 @@ setup(
         'test': [
             'bottle',  # bottle, chess, waitress: the examples need them
             'chess',
+            'gunicorn',          # it and uWSGI fork their workers
             'hypothesis',
             'matplotlib',
             'mypy',
             'prometheus_client',
             'pytest',
             'pytest-xdist',      # several tests at a time
+            'pyuwsgi; sys_platform == "linux" and platform_machine == "x86_64"',
             'ruff',
             'selenium',          # a browser looks at the server's page
             'setuptools>=70.1',  # builds the wheel that the tests install
             'trustme',           # certificates for tests
             'waitress',
+            'zc.zlibstorage',    # wraps clients in tests
             'zope.testing',      # ZODB's own tests, which run against us, need it
         ],
     },
