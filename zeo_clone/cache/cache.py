@@ -34,6 +34,7 @@ from zeo_clone.cache.ring import HEAT_SHIFT
 from zeo_clone.cache.trace import trace_from_environment
 from zeo_clone.interfaces import IClientCache
 from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.steps import take_steps
 
 DEFAULT_SIZE = 20 << 20
 #: Seconds between two syncs of the file.  Invalidations since the last one are heard again after a crash
@@ -401,20 +402,20 @@ class ClientCache:
         with self._sync_lock, self._lock:
             if self._closed:
                 return
-            self._settle()
-            self._view = HIDDEN
             file = self._book.file
             try:
+                self._settle()
+                self._view = HIDDEN
                 if self.path is not None and not file.frozen:
                     self._finish()
             except (OSError, Damaged):
                 logger.exception('The cache file %s could not be completed; it will be searched at the '
                                  'next start.', self.path)
             finally:
+                self._view = HIDDEN
                 self._closed = True
-                file.close()
-                if self._trace is not None:
-                    self._trace.close()
+                take_steps('the end of a client cache', file.close,
+                           *([] if self._trace is None else [self._trace.close]))
 
     def _finish(self) -> None:
         file, place = self._book.file, snapshot.write(self._book)

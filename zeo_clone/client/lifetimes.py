@@ -20,6 +20,7 @@ from zeo_clone.loop import application_loop, close_application_loop, orphan_appl
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.forks import ProcessLock
 from zeo_clone.loop.runtime import REAL
+from zeo_clone.steps import take_steps
 
 #: A fork waits so long for a transaction's effects that are under way in another thread, in seconds.
 FORK_TIMEOUT_S = 2.0
@@ -107,9 +108,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
 
 def close_all() -> None:
     """At the end of the process: close the storages that are still open."""
-    for storage in list(_open):
-        storage.close()
-    close_application_loop()
+    take_steps('the end of the process', *[storage.close for storage in list(_open)], close_application_loop)
 
 
 atexit.register(close_all)

@@ -22,6 +22,7 @@ from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import AF_UNIX, Endpoint
 from zeo_clone.loop.throttle import Throttle
+from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
 
@@ -221,10 +222,11 @@ class Manager:
             return
         self._ready = None
         active = self._active
-        if active is not None:
-            active.fail(ClientDisconnected('the storage is closed'))
-            active.wait_until_gone(CLOSE_TIMEOUT_S)
-        self._loop.door(self._drop_attempts)
+        steps = [] if active is None else [
+            functools.partial(active.fail, ClientDisconnected('the storage is closed')),
+            functools.partial(active.wait_until_gone, CLOSE_TIMEOUT_S)]
+        take_steps('the end of a connection', functools.partial(self._loop.door, self._drop_attempts),
+                   *steps)
 
     # ---- loop thread: searching -----------------------------------------------------------------
 

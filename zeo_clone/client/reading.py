@@ -27,6 +27,7 @@ from zeo_clone.client.manager import Manager
 from zeo_clone.client.options import Options, client_addresses
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.steps import take_steps
 
 #: What a client's storage provides if the served one does, by the names under which a server lists it.
 OPTIONAL_INTERFACES = {
@@ -196,11 +197,9 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         if self._closed:
             return
         self._closed = True
-        self._manager.close()
-        self._life.end(self)
-        self._cache.close()
-        if self._blobs is not None:
-            self._blobs.close()
+        blobs = [] if self._blobs is None else [self._blobs.close]
+        take_steps(f'the end of the storage {self.__name__}', self._manager.close,
+                   partial(self._life.end, self), self._cache.close, *blobs)
 
     # ---- of the manager -----------------------------------------------------------------------------
 

@@ -153,9 +153,9 @@ class ClientStorage(StorageReader):
                     log.exception('committed blobs cannot be kept in the blob cache')
             return tid
         finally:
+            self._committing.end()  # others wait for it
             if voted.blobs:
                 self._blobs.discard(voted.blobs)
-            self._committing.end()
 
     def _inquire(self, doubtful: Doubtful) -> Inquiry:
         return Inquiry(doubtful, self._own().identity, self._manager.link, self._runtime,
@@ -169,9 +169,9 @@ class ClientStorage(StorageReader):
         try:
             phase.abort()
         finally:
+            self._committing.end()
             if phase.blobs:
                 self._blobs.discard(phase.blobs)
-            self._committing.end()
 
     def tpc_transaction(self) -> Any:
         """The transaction that is being committed, or None."""
