@@ -9,7 +9,7 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import p64, z64
 from tests.client.test_order import Wrapper
-from zeo_clone.client import manager
+from zeo_clone.client import search
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
 
@@ -43,7 +43,7 @@ ALL = range(1, 1000)
 
 @pytest.fixture
 def storage(fake, opened, monkeypatch):
-    monkeypatch.setattr(manager, 'FIRST_PAUSE_S', 0.001)
+    monkeypatch.setattr(search, 'FIRST_PAUSE_S', 0.001)
     fake.tid = p64(1)
     fake.answers['loadBefore'] = lambda connection, oid, before: (b'%d' % fake.tid[7], fake.tid, None)
     fake.answers['getInvalidations'] = lambda connection, tid: (fake.tid, [OID])

@@ -9,7 +9,7 @@ import pytest
 from ZODB.POSException import ReadOnlyError
 
 from tests.server.desk import ClockRuntime, HandLoop
-from zeo_clone.client import manager, outage
+from zeo_clone.client import manager, outage, search
 from zeo_clone.client.options import make_options
 from zeo_clone.client.outage import Outage, is_definite
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError, ProtocolError, UnrecognizedResult
@@ -35,7 +35,7 @@ def searching(loop, monkeypatch, *errors, **keywords):
     call_later = loop.call_later
 
     def watched(delay, callback):
-        if callback == found._search:
+        if callback == found._search.go_on:
             pauses.append(delay)
         return call_later(delay, callback)
 
@@ -111,7 +111,7 @@ def test_whoever_is_refused_everywhere_slows_down(loop, monkeypatch, errors, slo
     """N18.  If one server just does not run, it will be found within the second."""
     _, pauses = searching(loop, monkeypatch, *errors)
     go_on(loop, 60)
-    longest = manager.REFUSED_PAUSE_S if slow else manager.LONGEST_PAUSE_S
+    longest = search.REFUSED_PAUSE_S if slow else search.LONGEST_PAUSE_S
     assert 0.8 * longest <= max(pauses) <= 1.2 * longest
     assert (len(pauses) < 20) is slow
 
@@ -125,7 +125,7 @@ def test_what_is_definite():
 def test_a_client_with_a_wrong_storage_says_so_and_recovers(new_server, client, monkeypatch):
     """N18: with real servers."""
     monkeypatch.setattr(outage, 'FIRST_S', 0.2)
-    monkeypatch.setattr(manager, 'REFUSED_PAUSE_S', 0.3)
+    monkeypatch.setattr(search, 'REFUSED_PAUSE_S', 0.3)
     server = new_server()
     said = threading.Event()
     lines = []

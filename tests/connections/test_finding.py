@@ -13,7 +13,7 @@ from ZODB.POSException import ReadOnlyError
 from ZODB.utils import z64
 
 from tests.client.fake_server import p64
-from zeo_clone.client import manager
+from zeo_clone.client import search
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import AF_INET, Endpoint, Runtime
@@ -94,8 +94,8 @@ def test_the_client_is_back_after_a_restart(place, new_server, client):
 
 def test_pauses_between_attempts_never_reach_two_seconds():
     """N2: the longest pause, with its jitter, and the time for one attempt."""
-    assert manager.LONGEST_PAUSE_S * 1.2 < 1.5
-    assert manager.FIRST_PAUSE_S <= 0.1
+    assert search.LONGEST_PAUSE_S * 1.2 < 1.5
+    assert search.FIRST_PAUSE_S <= 0.1
 
 
 def test_every_address_of_a_name_is_tried_and_names_are_resolved_anew(server, client, monkeypatch):
@@ -176,7 +176,7 @@ def test_a_missing_unix_socket_is_named(client, tmp_path):
 
 def test_read_only_fallback_and_back(new_server, client, monkeypatch):
     """N11: read-write down -> read-only; up again -> writes work; isReadOnly() right at each step."""
-    monkeypatch.setattr(manager, 'UPGRADE_PAUSE_S', 0.05)
+    monkeypatch.setattr(search, 'UPGRADE_PAUSE_S', 0.05)
     kept = Lasting()
     writable = new_server({'1': kept})
     address = '127.0.0.1', free_port('127.0.0.1')

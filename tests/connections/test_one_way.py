@@ -17,7 +17,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import p64
-from zeo_clone.client import manager
+from zeo_clone.client import search
 from zeo_clone.Exceptions import ClientDisconnected
 
 KINDS = ['tcp', 'unix', 'tls', 'unix with tls']
@@ -205,7 +205,7 @@ def commit(storage, number, current=None):
 def test_a_connection_that_ends_after_any_byte_of_a_transaction(
         kind, address, options, hard, new_server, client, cutter, monkeypatch):
     """C16, C11: it is committed, or `ClientDisconnected` is raised and nothing is; the next one succeeds."""
-    monkeypatch.setattr(manager, 'FIRST_PAUSE_S', 0.001)
+    monkeypatch.setattr(search, 'FIRST_PAUSE_S', 0.001)
     server = new_server({'1': MappingStorage()}, addr=address, **options[0])
     relay = cutter(server.addr)
     storage = client(relay.address, wait_timeout=20, **options[1])

@@ -1,8 +1,8 @@
-"""The manager: finds a server among the addresses, keeps one link to it, finds one again.
+"""The manager: keeps one link to a server, and has one searched for whenever there is none.
 
-Attempts, candidates and timers live in the loop's thread.  Any thread asks for the ready link and waits
-for it.  A link that was in use is lost in the reader's role; the search for the next one begins in the
-loop's thread.  At most one link at a time verifies or touches the cache (C4).
+Any thread asks for the ready link and waits for it.  A link that was in use is lost in the reader's role;
+the search for the next one begins in the loop's thread.  At most one link at a time verifies or touches the
+cache (C4).
 """
 from __future__ import annotations
 
@@ -18,22 +18,13 @@ from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link, Target
 from zeo_clone.client.options import Options
 from zeo_clone.client.outage import Outage, is_definite
+from zeo_clone.client.search import Search, Wish
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.runtime import AF_UNIX, Endpoint
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
-
-#: The first new attempt comes after this time, in seconds; each further one after twice as long ...
-FIRST_PAUSE_S = 0.05
-#: ... up to this, unless ``max_disconnect_poll`` says otherwise.
-LONGEST_PAUSE_S = 1.0
-#: ... or this, where all servers refuse for a reason that will not go away by itself (N18).
-REFUSED_PAUSE_S = 10.0
-#: While a read-only fallback is in use, a read-write server is looked for this often, in seconds.
-UPGRADE_PAUSE_S = 1.0
 
 #: So many times in a minute the log has that a server was found; that it was lost, once (N15).
 BURST = 5
@@ -46,8 +37,8 @@ CLOSE_TIMEOUT_S = 0.8
 class ManagerState(enum.Enum):
     """What the manager is doing."""
 
-    IDLE = enum.auto()        # not started yet, or waiting for the next attempt
-    SEARCHING = enum.auto()   # attempts are under way
+    IDLE = enum.auto()        # not started yet
+    SEARCHING = enum.auto()   # attempts are under way, or planned
     VERIFYING = enum.auto()   # one link was chosen
     CONNECTED = enum.auto()
     CLOSED = enum.auto()
@@ -57,7 +48,7 @@ _S = ManagerState
 #: Where one may go from a state.  Closed is for ever.
 TABLE = {
     _S.IDLE: {_S.SEARCHING, _S.CLOSED},
-    _S.SEARCHING: {_S.IDLE, _S.VERIFYING, _S.CLOSED},
+    _S.SEARCHING: {_S.VERIFYING, _S.CLOSED},
     _S.VERIFYING: {_S.SEARCHING, _S.CONNECTED, _S.CLOSED},
     _S.CONNECTED: {_S.SEARCHING, _S.VERIFYING, _S.CLOSED},
     _S.CLOSED: set(),
@@ -92,22 +83,19 @@ class Manager:
         self._identity = identity
         self._owner = owner
         # Not a condition: that is Python code, in which a signal's exception could leave it locked.
-        self._lock = loop.runtime.rlock()  # protects the next seven ...
+        self._lock = loop.runtime.rlock()  # protects the next eight ...
         self._waiting: deque[Any] = deque()  # ... and when they change these locks are released
         self.state = ManagerState.IDLE
         self._ready: Link | None = None
         self._parting: Link | None = None  # was ready, and its loss is being told
         self._active: Link | None = None   # the only link that may touch the cache
         self._chosen: Link | None = None   # waits until the active one is lost
+        self._moving = False  # there are new addresses: nothing that was begun before is used any more
         self._errors: dict[str, Exception] = {}
         self._started = False
         self._throttle = Throttle(loop.runtime.monotonic)
-        # Loop thread only:
-        self._outage = Outage(loop, self._explain)
-        self._trying: set[Link] = set()
-        self._fallbacks: list[Link] = []
-        self._resolving = 0
-        self._failures = 0
+        self._outage = Outage(loop, self._explain)  # loop thread only
+        self._search = Search(options, loop, self)
 
     def __repr__(self) -> str:
         return f'<Manager {self.state.name} {self._ready!r}>'
@@ -130,7 +118,7 @@ class Manager:
             started, self._started = self._started, True
         if not started:
             self._owner.manager_starts()
-            self._loop.door(self._search)
+            self._loop.door(self._begin)
 
     @property
     def asleep(self) -> bool:
@@ -205,15 +193,22 @@ class Manager:
     def _reasons(self) -> str:
         with self._lock:
             told = {place: _text(error) for place, error in self._errors.items()}
-            for link in (*tuple(self._trying), self._active):  # the copy is atomic
-                if link is not None:
-                    told.setdefault(str(link.target), link.doing)
+            for place, doing in self._search.under_way():
+                told.setdefault(place, doing)
+            if self._active is not None:
+                told.setdefault(str(self._active.target), self._active.doing)
             errors = '; '.join(f'{place}: {text}' for place, text in told.items())
         return f' ({errors})' if errors else ''
 
     def new_addresses(self, addresses: tuple[Address, ...]) -> None:
-        """Use other addresses from now on; a present connection is given up."""
-        self.addresses = addresses
+        """Use other addresses from now on, whatever is under way: nobody else is asked any more (N16)."""
+        with self._lock:
+            self.addresses = addresses
+            self._moving = True
+            active, chosen, self._chosen = self._active, self._chosen, None
+        for link in active, chosen:
+            if link is not None:
+                link.fail(ClientDisconnected('the addresses of the servers have changed'))
         self._loop.door(self._restart)
 
     def close(self) -> None:
@@ -225,134 +220,73 @@ class Manager:
         steps = [] if active is None else [
             functools.partial(active.fail, ClientDisconnected('the storage is closed')),
             functools.partial(active.wait_until_gone, CLOSE_TIMEOUT_S)]
-        take_steps('the end of a connection', functools.partial(self._loop.door, self._drop_attempts),
+        take_steps('the end of a connection', functools.partial(self._loop.door, self._search.stop),
                    *steps)
 
-    # ---- loop thread: searching -----------------------------------------------------------------
+    # ---- loop thread: of the search -------------------------------------------------------------
 
-    def _search(self) -> None:
+    def _begin(self) -> None:
         if self._move(ManagerState.SEARCHING):
             self._outage.begin()
-            self._try_all()
+            self._search.go_on()
 
-    def _try_all(self) -> None:
-        for address in self.addresses:
-            if isinstance(address, str):
-                self._try(Target(Endpoint(AF_UNIX or 0, address), None))
-                continue
-            known = self._loop.runtime.in_numbers(*address)
-            if known:
-                for endpoint in known:
-                    self._try(Target(endpoint, address[0]))
-                continue
-            self._resolving += 1
-            resolve = functools.partial(self._resolve, address)
-            if self._options.io_thread:
-                # A name server may take its time; the loop serves other storages meanwhile.
-                self._loop.runtime.start_thread(resolve, 'zeo_clone name resolution')
-            else:
-                resolve()
-        self._look_around()
-
-    def _resolve(self, address: tuple[str | None, int]) -> None:
-        """A thread of its own."""
-        try:
-            found: Any = self._loop.runtime.resolve(*address)
-        except (OSError, UnicodeError) as error:
-            found = error
-        self._loop.door(functools.partial(self._resolved, address, found))
-
-    def _resolved(self, address: tuple[str | None, int], found: Any) -> None:
-        self._resolving -= 1
-        if isinstance(found, Exception):
-            self._note_error(format_address(address), found)
-        else:
-            for endpoint in found:
-                self._try(Target(endpoint, address[0]))
-        self._look_around()
-
-    def _try(self, target: Target) -> None:
-        if self.state in (ManagerState.SEARCHING, ManagerState.CONNECTED):
-            link = Link(self._loop, target, self._options, self._effects, self._identity, self)
-            self._trying.add(link)
-            link.connect()
-
-    def _look_around(self) -> None:
-        """Nothing to wait for any more: take a read-only server, or pause."""
-        if self._resolving or self._trying:
-            return
-        fallbacks, self._fallbacks = self._fallbacks, []
+    @property
+    def wants(self) -> Wish:
+        """Of the search: what is looked for?"""
         if self.state is ManagerState.SEARCHING:
-            if fallbacks:
-                self._choose(fallbacks.pop(0))
-            else:
-                self._pause()
-        elif self.state is ManagerState.CONNECTED:
-            self._plan_upgrade()
-        for link in fallbacks:
-            link.fail(ClientDisconnected('another server is used'))
+            return Wish.ANY
+        link = self._ready
+        if (self.state is ManagerState.CONNECTED and self._chosen is None
+                and link is not None and link.read_only and not self._options.read_only):
+            return Wish.WRITABLE
+        return Wish.NONE
 
-    def _pause(self) -> None:
-        if not self._move(ManagerState.IDLE):
-            return
-        longest = self._options.max_poll_s
+    @property
+    def refused(self) -> bool:
+        """Of the search: do all servers refuse for a reason that will not go away by itself?"""
         with self._lock:
-            if self._errors and all(map(is_definite, self._errors.values())):
-                longest = max(longest, REFUSED_PAUSE_S)
-        pause = min(longest, FIRST_PAUSE_S * 2 ** min(self._failures, 16))
-        self._failures += 1
-        self._loop.call_later(pause * (0.8 + 0.4 * self._loop.runtime.random()), self._search)
+            return bool(self._errors) and all(map(is_definite, self._errors.values()))
 
-    def _choose(self, link: Link) -> None:
-        self._trying.discard(link)
-        self._drop_attempts()
+    def note_error(self, place: str, error: Exception) -> None:
+        """Of the search: `place` cannot be tried."""
+        with self._lock:
+            self._errors[place] = error
+
+    def make_link(self, target: Target) -> Link:
+        """Of the search: an attempt."""
+        return Link(self._loop, target, self._options, self._effects, self._identity, self)
+
+    def choose(self, link: Link) -> None:
+        """Of the search: the best that has been found."""
+        self._search.stop()
         with self._lock:
             active = self._active
-            if active is None and self._move(ManagerState.VERIFYING):
-                self._active = link
-            elif active is not None:
-                self._chosen = link  # an upgrade: the read-only link goes first
+            if not self._moving:
+                if active is not None:
+                    self._chosen = link  # an upgrade: the read-only link goes first
+                elif self._move(ManagerState.VERIFYING):
+                    self._active = link
         if link is self._active:
             link.verify()
-        elif active is not None:
+        elif link is self._chosen and active is not None:
             active.fail(ClientDisconnected('a read-write server has been found'))
-
-    def _drop_attempts(self) -> None:
-        trying, self._trying = self._trying, set()
-        fallbacks, self._fallbacks = self._fallbacks, []
-        for link in [*trying, *fallbacks]:
-            link.fail(ClientDisconnected('another server is used'))
-
-    def _plan_upgrade(self) -> None:
-        link = self._ready
-        if link is not None and link.read_only and not self._options.read_only:
-            self._loop.call_later(UPGRADE_PAUSE_S, self._upgrade)
-
-    def _upgrade(self) -> None:
-        link = self._ready
-        if self.state is ManagerState.CONNECTED and link is not None and link.read_only:
-            self._try_all()
+        else:
+            link.fail(ClientDisconnected('it is not wanted any more'))
 
     def _restart(self) -> None:
-        active = self._active
-        self._drop_attempts()
-        if active is not None:
-            active.fail(ClientDisconnected('the addresses of the servers have changed'))
-        else:
-            self._look_around()
+        """There are new addresses.  An active link has been told to go; when it has, the search begins."""
+        with self._lock:
+            self._moving = False
+            self._errors.clear()
+        self._search.stop()
+        if self.state is ManagerState.SEARCHING:
+            self._search.go_on()
 
     # ---- of the links -----------------------------------------------------------------------------
 
     def link_candidate(self, link: Link) -> None:
         """Loop thread: `link` has registered."""
-        if link not in self._trying:
-            link.fail(ClientDisconnected('another server is used'))
-        elif link.read_only and not self._options.read_only:
-            self._trying.discard(link)
-            self._fallbacks.append(link)
-            self._look_around()
-        else:
-            self._choose(link)
+        self._search.registered(link)
 
     def link_ready(self, link: Link) -> None:
         """Loop thread: the cache is verified."""
@@ -362,13 +296,12 @@ class Manager:
             self._owner.manager_ready(link)
             self._ready = link
             self._errors.clear()
-        self._failures = 0
         self._outage.end()
         more = self._throttle.admits(f'connected {link.target} {link.read_only}', burst=BURST)
         log.log(logging.DEBUG if more is None else logging.INFO,
                 'connected to the server at %s, storage %r%s%s', link.target, self._options.storage,
                 ', read-only' if link.read_only else '', more or '')
-        self._plan_upgrade()
+        self._search.begin_anew()
 
     def link_info(self, link: Link, info: dict[str, Any]) -> None:
         """Reader's role: new facts."""
@@ -401,14 +334,12 @@ class Manager:
 
     def _bereaved(self, link: Link) -> None:
         """Loop thread: `link` has gone."""
-        self._trying.discard(link)
-        if link in self._fallbacks:
-            self._fallbacks.remove(link)
         chosen = None
         with self._lock:
+            used = link is self._active
             if link is self._chosen:
                 self._chosen = None
-            if link is self._active:
+            if used:
                 chosen, self._chosen = self._chosen, None
                 if not self._move(ManagerState.VERIFYING if chosen else ManagerState.SEARCHING):
                     return
@@ -416,11 +347,7 @@ class Manager:
         if chosen is not None:
             chosen.verify()
         else:
-            self._look_around()
-
-    def _note_error(self, place: str, error: Exception) -> None:
-        with self._lock:
-            self._errors[place] = error
+            self._search.lost(link, used)
 
 
 def _text(error: Exception) -> str:
