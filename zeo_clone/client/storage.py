@@ -15,6 +15,7 @@ from ZODB.utils import z64
 
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.copying import copy_transactions
+from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
@@ -55,6 +56,10 @@ class ClientStorage(StorageReader):
     @property
     def _committing(self) -> Committing:
         return self._own().committing
+
+    @property
+    def _identity(self) -> Identity:
+        return self._own().identity
 
     def _writable(self) -> None:
         if self.isReadOnly():
@@ -158,7 +163,7 @@ class ClientStorage(StorageReader):
                 self._blobs.discard(voted.blobs)
 
     def _inquire(self, doubtful: Doubtful) -> Inquiry:
-        return Inquiry(doubtful, self._own().identity, self._manager.link, self._runtime,
+        return Inquiry(doubtful, self._identity, self._manager.link, self._runtime,
                        self._options.wait_timeout_s)
 
     def tpc_abort(self, transaction: Any, timeout: float | None = None) -> None:
