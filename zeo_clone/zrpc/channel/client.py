@@ -422,8 +422,9 @@ class ClientChannel(Dispatcher):
             self.core.close()
             try:
                 _surely(self._handler.handle_lost, fate)
-            except Exception:
-                log.exception('%r: the handler of its end failed', self)
+            except Exception as error:
+                self.loop.throttle.report(log, logging.ERROR, f'end: {type(error)}', '',
+                                          '%r: the handler of its end failed', self, error=error)
             finally:
                 self._fail_all(fate)
 
@@ -438,11 +439,12 @@ class ClientChannel(Dispatcher):
                 pending.error = ConnectionLost(f'the connection was lost: {fate}')
             try:
                 self._finish(pending)
-            except Exception:
+            except Exception as error:
                 if not pending.done:  # a signal's
                     raise
                 # The others must not wait for ever because of this one.
-                log.exception('%r: the end of a call failed', self)
+                self.loop.throttle.report(log, logging.ERROR, f'call: {type(error)}', '',
+                                          '%r: the end of a call failed', self, error=error)
         self._ended = True
         self.buried.set()
 
