@@ -57,6 +57,8 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           invalidation-age 2h
           transaction-timeout 90
           client-conflict-resolution true
+          resolve mypackage.mymodule.MyClass
+          resolve otherpackage.*
           max-connections 50
           handshake-timeout 3
           frame-limit 1MB
@@ -88,6 +90,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
     assert configuration.zeo.options == {
         'read_only': True, 'invalidation_queue_size': 7, 'invalidation_age': 7200,
         'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None,
+        'resolve': ('mypackage.mymodule.MyClass', 'otherpackage.*'),
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
         'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
         'measure': True,
@@ -105,7 +108,7 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
     assert configuration.zeo.pid_filename is configuration.zeo.metrics_address is None
     assert configuration.zeo.options == {
         'read_only': False, 'invalidation_queue_size': 100, 'invalidation_age': None,
-        'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None,
+        'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None, 'resolve': (),
         'max_connections': 10_000, 'handshake_timeout_s': 10, 'heartbeat_s': 10,
         'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'memory_limit': None, 'socket_mode': None,
         'measure': False,
@@ -141,6 +144,8 @@ def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_lim
     ('<zeo>\naddress 1\ntransaction-timeout -1\n</zeo>', "'-1' is not a time: a whole number", 3),
     ('<zeo>\naddress 1\ninvalidation-age -1s\n</zeo>', "'-1s' is not a time", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size -1\n</zeo>', '-1 is less than 0', 3),
+    ('<zeo>\naddress 1\nresolve *\n</zeo>', "'*' names no class: give package.module.Class, or package.*", 3),
+    ('<zeo>\naddress 1\nresolve Class\n</zeo>', "'Class' names no class", 3),
     ('<zeo>\naddress 1\nmetrics-address here\n</zeo>', "bad address 'here': the port is missing", 3),
     ('<zeo>\naddress 1\nmetrics-address ./m.sock\n</zeo>', "'./m.sock' is a path; metrics need HOST:PORT", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size x\n</zeo>', "'x' is not a whole number", 3),

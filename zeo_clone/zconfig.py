@@ -191,6 +191,7 @@ class ServerSection:
                              else max(MIN_MEMORY_LIMIT, section.memory_limit)),
             'socket_mode': section.socket_mode,
             'client_conflict_resolution': section.client_conflict_resolution,
+            'resolve': tuple(section.resolve),
             'ssl': section.ssl and server_context(section.ssl),
             'allow_disconnect': section.allow_disconnect,
             'measure': section.metrics_address is not None,

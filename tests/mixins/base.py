@@ -18,7 +18,8 @@ class MixinTestCase(StorageTestBase):
     """`_storage` is a ClientStorage.  A subclass says in `served` what the server serves."""
 
     host = None
-    server_options = {}
+    #: The classes with which ZODB tests conflicts.
+    server_options = {'resolve': ['ZODB.tests.*']}
 
     @classmethod
     def setUpClass(cls):
@@ -105,7 +106,7 @@ class OverUnixSocket:
 class ResolvedByClients:
     """The server leaves conflicts to its clients."""
 
-    server_options = {'client_conflict_resolution': True}
+    server_options = {'client_conflict_resolution': True, 'resolve': ['ZODB.tests.*']}
 
 
 class HexOnServer:

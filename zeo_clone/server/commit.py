@@ -16,17 +16,18 @@ from ZODB.BaseStorage import BaseStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import (
     ConflictError,
+    POSKeyError,
     ReadConflictError,
     StorageError,
     StorageTransactionError,
     UndoError,
     Unsupported,
 )
-from ZODB.utils import newTid, z64
+from ZODB.utils import load_current, newTid, z64
 
 from zeo_clone.server.blobfiles import BlobFiles, Plan
+from zeo_clone.server.guard import Guard, has_plain_class
 from zeo_clone.server.operations import Operation
-from zeo_clone.server.wrapper import StorageWrapper
 
 
 class Meta(NamedTuple):
@@ -50,10 +51,11 @@ class StorageCommit:
     stores that conflict are collected instead of failing.
     """
 
-    def __init__(self, storage: Any, wrapper: StorageWrapper, files: BlobFiles, meta: Meta,
+    def __init__(self, storage: Any, guard: Guard, files: BlobFiles, meta: Meta,
                  tid: bytes | None, collect_conflicts: bool, keep_stores: bool) -> None:
         self._storage = storage
-        self._wrapper = wrapper
+        self._guard = guard
+        self._resolves = hasattr(storage, 'tryToResolveConflict')
         self._files = files
         self._transaction = TransactionMetaData(meta.user, meta.description, meta.extension)
         self._collect_conflicts = collect_conflicts
@@ -79,6 +81,7 @@ class StorageCommit:
 
     def begin(self) -> None:
         """``tpc_begin``."""
+        self._guard.begin()
         if self.tid is None and self._status == ' ':
             self._storage.tpc_begin(self._transaction)
         elif self._status == ' ':
@@ -90,19 +93,29 @@ class StorageCommit:
         """At most `limit` of `operations`; True when there are no more.  Raises what the storage raises.
         """
         some = list(islice(operations, limit))
-        self._wrapper.start_committing()
+        self._guard.start()
         try:
             for operation in some:
                 self.failing = operation
                 VERBS[operation[0]](self, operation)
+        except ConflictError as error:
+            self._guard.describe(error)
+            raise
         finally:
-            self._wrapper.stop_committing()
+            self._guard.stop()
         self.failing = None
         return len(some) < limit
 
     def vote(self) -> None:
         """``tpc_vote``.  Not while there are conflicts."""
-        self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
+        self._guard.start()
+        try:
+            self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
+        except ConflictError as error:
+            self._guard.describe(error)
+            raise
+        finally:
+            self._guard.stop()
         self.expected = self.coming_tid
 
     def plan_syncs(self) -> Callable[[], None] | None:
@@ -128,7 +141,10 @@ class StorageCommit:
 
     def finish(self) -> Any:
         """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""
-        tid = self._storage.tpc_finish(self._transaction)
+        try:
+            tid = self._storage.tpc_finish(self._transaction)
+        finally:
+            self._guard.end()
         if tid is None:
             tid = self._storage.lastTransaction()
         if self._plan is not None and self._plan.missing:  # rare, and too late for others to wait
@@ -141,7 +157,10 @@ class StorageCommit:
 
     def abort(self) -> None:
         """``tpc_abort``.  Raises `StorageTransactionError` if the storage does not let go."""
-        self._storage.tpc_abort(self._transaction)
+        try:
+            self._storage.tpc_abort(self._transaction)
+        finally:
+            self._guard.end()
         current = getattr(self._storage, 'tpc_transaction', lambda: None)()
         if current is self._transaction:
             raise StorageTransactionError('the storage did not end the transaction')
@@ -157,6 +176,8 @@ class StorageCommit:
     def _store(self, operation: Operation) -> None:
         _, oid, serial, data, _ = operation
         try:
+            if not self._resolves:
+                self._check_unclear(oid, serial, data)
             self._storage.store(oid, serial, data, '', self._transaction)
         except ReadConflictError:
             raise
@@ -169,12 +190,26 @@ class StorageCommit:
 
     def _store_blob(self, operation: Operation) -> None:
         _, oid, serial, data, path = operation
+        if not self._resolves:
+            self._check_unclear(oid, serial, data)
         assert oid is not None
         self._notes += self._files.note(path, oid)
         self._files.expect(path, oid)
         self._blobs[oid] = self._files.inode(path) if self.uploads_on_disk else None
         self._storage.storeBlob(oid, serial, data, path, '', self._transaction)
         self._wrote(oid)
+
+    def _check_unclear(self, oid: bytes | None, serial: bytes | None, data: bytes | None) -> None:
+        """Find the conflict of an unusual record here: the storage's exception would unpickle it (S9)."""
+        if has_plain_class(data):
+            return
+        get_tid = getattr(self._storage, 'getTid', None)
+        try:
+            current = load_current(self._storage, oid)[1] if get_tid is None else get_tid(oid)
+        except POSKeyError:
+            return
+        if current != serial:
+            raise ConflictError(oid=oid, serials=(current, serial))
 
     def _collect(self, error: ConflictError, oid: bytes | None, serial: bytes | None, data: Any) -> None:
         assert oid is not None
@@ -210,11 +245,12 @@ class StorageCommit:
 
     def _undo(self, operation: Operation) -> None:
         undo = self._optional('undo')
+        self._guard.start(undo=True)
         try:
-            with self._wrapper.undoing():
-                result = undo(operation.extra, self._transaction)
+            result = undo(operation.extra, self._transaction)
         except (AssertionError, binascii.Error) as error:  # what storages say to an id that is none
             raise UndoError(f'{operation.extra!r:.100} is not the id of a transaction') from error
+        self._guard.start()
         oids = result[1] if isinstance(result, tuple) else result
         for oid in oids or ():
             self.undone[oid] = self.written[oid] = None

@@ -24,11 +24,13 @@ from zeo_clone.server.absence import is_recent
 from zeo_clone.server.blobfiles import BlobFiles
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
 from zeo_clone.server.commit_queue import CommitQueue
+from zeo_clone.server.guard import Guard
 from zeo_clone.server.history import History
 from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.listen import origin
 from zeo_clone.server.outcomes import Outcomes
 from zeo_clone.server.phases import NothingCommitted
+from zeo_clone.server.resolvable import Resolvable
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.transactor import Client, Transactor
 from zeo_clone.server.watchdog import Watchdog
@@ -64,12 +66,13 @@ class Listener(Protocol):
 
 class ServedStorage:
     """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever.  `measure`: how
-    long things take.
+    long things take.  `resolvable`: which classes may resolve conflicts.
     """
 
     def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
                  timeout_s: float | None, history_age_s: float | None = None,
                  client_conflict_resolution: bool = False, measure: bool = False,
+                 resolvable: Resolvable | None = None,
                  of_server: Callable[[], dict[str, Any]] = dict) -> None:
         self.loop = loop
         self._of_server = of_server  # what the status says of the server as a whole
@@ -83,8 +86,8 @@ class ServedStorage:
         self.failure: str | None = None  # what the storage failed in; until its next success
         self.sessions: dict[Listener, None] = {}  # in the order in which they came
         self.client_conflict_resolution = client_conflict_resolution
-        self.wrapper = StorageWrapper(loop.runtime.get_ident, self._invalidated_elsewhere,
-                                      self._reset_elsewhere, resolve=not client_conflict_resolution)
+        self.guard = Guard(name, resolvable or Resolvable(), client_conflict_resolution, loop.runtime)
+        self.wrapper = StorageWrapper(self.guard, self._invalidated_elsewhere, self._reset_elsewhere)
         self._packer = ''  # who asked for the pack that is under way
         self._stuck: StorageCommit | None = None  # what it could not abort: tpc_begin would wait for ever
         self.outcomes: Outcomes[Listener] = Outcomes()
@@ -279,7 +282,7 @@ class ServedStorage:
         numbers.check_tid(meta.tid, self._history.last_tid, self.loop.runtime.time())
         early = transactor.client.wants_early_tid
         tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
-        return StorageCommit(self.storage, self.wrapper, self.blobs, meta, tid, keep_stores=early,
+        return StorageCommit(self.storage, self.guard, self.blobs, meta, tid, keep_stores=early,
                              collect_conflicts=self.client_conflict_resolution and not early)
 
     def committed(self, tid: bytes, oids: list[bytes], committer: Any) -> None:

@@ -7,7 +7,7 @@ be called in any thread; everything else happens in the loop's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from zeo_clone.server.limits import MAX_CONNECTIONS, find_limits
 from zeo_clone.server.listen import open_listeners, origin, remove_unix_socket, warn_if_open
 from zeo_clone.server.operator import Wish
 from zeo_clone.server.operator import find as find_session
+from zeo_clone.server.resolvable import Resolvable
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.session import Session
 from zeo_clone.server.strangers import Strangers
@@ -72,7 +73,8 @@ class StorageServer:
     for longer than that, the storage itself is searched.
     ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
-    resolve conflicts, not the server.  Raises ValueError for a bad address, OSError if it cannot listen
+    resolve conflicts, not the server.  ``resolve``: what else may resolve conflicts on the server:
+    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address, OSError if it cannot listen
     there; then the storages stay open.  `close` closes them.
 
     ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
@@ -93,8 +95,11 @@ class StorageServer:
                  heartbeat_s: float = INTERVAL_S, frame_limit: int = DEFAULT_LIMIT,
                  output_limit: int = OUTPUT_LIMIT, memory_limit: int | None = None,
                  socket_mode: int | None = None, measure: bool = False,
-                 allow_disconnect: bool = False) -> None:
+                 allow_disconnect: bool = False, resolve: Sequence[str] = ()) -> None:
         address = parse_address(addr)
+        resolvable = Resolvable(resolve)
+        if not client_conflict_resolution:
+            resolvable.import_named()
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
         self.runtime = runtime
@@ -128,7 +133,7 @@ class StorageServer:
             name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
                                 timeout_s=transaction_timeout, history_age_s=invalidation_age,
                                 client_conflict_resolution=client_conflict_resolution, measure=measure,
-                                of_server=self._status)
+                                of_server=self._status, resolvable=resolvable)
             for name, storage in self.storages.items()}
         Heartbeat(self._loop, self._sessions, heartbeat_s).start()
         if ssl is None:

@@ -175,7 +175,7 @@ class Session:
 
     def slow(self, function: Callable[[], Any]) -> Deferred:
         """Have `function` called in a worker thread, after earlier ones of this client."""
-        return self.server.workers.run(self, function)
+        return self.server.workers.run(self, partial(self.served.guard.read, function))
 
     def run_sync(self, function: Callable[[], object]) -> Deferred:
         """Have `function`, which waits for the disk, called in a worker thread for that."""
