@@ -30,6 +30,7 @@ from zeo_clone.server.longcalls import LongCalls
 from zeo_clone.server.methods import METHODS, Kind, Method, find
 from zeo_clone.server.operations import Operation
 from zeo_clone.server.operator import NotDone, read_wish
+from zeo_clone.server.packing import pack
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.transactor import Transactor
 from zeo_clone.server.workers import TooBusy
@@ -200,7 +201,7 @@ class Session:
         served.start_packing(self.name)
         self._report(logging.INFO, 'packs', '%s: packs storage %r to %s', self.name, served.name, time,
                      burst=BURST)
-        work = partial(served.storage.pack, time, served.wrapper.references)
+        work = partial(pack, served.storage, served.guard, time)
         self.server.packers.run(served, work).when_settled(partial(self._packed, served, done))
         served.blobs.pack_begins()
         return done
