@@ -61,3 +61,19 @@ def test_memory_is_bounded(monkeypatch):
     assert known.find(A, 1) == (UNKNOWN, None)  # gone for longest, hence forgotten
     known.arrive(B, 1, 'again')
     assert known.find(B, 1) == (COMMITTED, TID)
+
+
+def test_a_client_may_go_while_its_transaction_is_being_finished():
+    """C11, C21: it comes again, and asks."""
+    known = Outcomes()
+    known.arrive(A, 0, 'first')
+    known.arrive(B, 0, 'another')
+    known.note(B, 1, None)
+    known.leave(A, 'first')
+    known.leave(B, 'another')
+    known.note(A, 1, TID)
+    known.withdraw(B, 1)
+    known.arrive(A, 1, 'second')
+    known.arrive(B, 1, 'another again')
+    assert known.find(A, 1) == (COMMITTED, TID)
+    assert known.find(B, 1) == (NOT_COMMITTED, None)

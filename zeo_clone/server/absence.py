@@ -11,6 +11,8 @@ from typing import Any
 from persistent.TimeStamp import TimeStamp
 from ZODB.utils import z64
 
+from zeo_clone.server.iterators import end
+
 #: More oids than this are not worth to be verified: the client drops its cache.
 MAX_OIDS = 1_000_000
 
@@ -36,7 +38,5 @@ def changed_between(storage: Any, after: bytes, until: bytes) -> list[bytes] | N
             if len(oids) > MAX_OIDS:
                 return None
     finally:
-        close = getattr(transactions, 'close', None)
-        if close is not None:
-            close()
+        end(transactions)
     return list(oids)

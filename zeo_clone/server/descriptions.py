@@ -12,6 +12,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.TimeStamp import TimeStamp
 from ZODB.utils import maxtid
 
+from zeo_clone.server.iterators import end
 from zeo_clone.zrpc import extensions
 
 Entry = dict[str, Any]
@@ -40,11 +41,15 @@ def look_up(storage: Any, oid: bytes, size: int) -> list[dict[str, Any]]:
         sizes[before] = len(revision[0])
     found = {}
     if sizes:
-        for transaction in storage.iterator(min(sizes), max(sizes)):
-            tid = transaction.tid
-            if tid in sizes:
-                found[tid] = {
-                    **extensions.plain(transaction), 'time': TimeStamp(tid).timeTime(),
-                    'user_name': transaction.user, 'description': transaction.description, 'tid': tid,
-                    'size': sizes[tid]}
+        transactions = storage.iterator(min(sizes), max(sizes))
+        try:
+            for transaction in transactions:
+                tid = transaction.tid
+                if tid in sizes:
+                    found[tid] = {
+                        **extensions.plain(transaction), 'time': TimeStamp(tid).timeTime(),
+                        'user_name': transaction.user, 'description': transaction.description, 'tid': tid,
+                        'size': sizes[tid]}
+        finally:
+            end(transactions)
     return [found[tid] for tid in sizes if tid in found]

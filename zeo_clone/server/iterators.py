@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 from ZODB.POSException import StorageError
@@ -95,14 +94,12 @@ class Iterators:
             self._end_if_closed()
 
     def _end_all(self) -> None:
-        take_steps('the end of a client with open iterators',
-                   *[partial(self._forget, iterator_id) for iterator_id in self._open])
+        self.forget(list(self._open))
 
     def _forget(self, iterator_id: int) -> None:
         entry = self._open.pop(iterator_id, None)
-        close = getattr(getattr(entry, 'source', None), 'close', None)
-        if close is not None:
-            close()
+        if isinstance(entry, (Transactions, Entries)):
+            end(entry.source)
 
     def _add(self, entry: Transactions | Records | Entries) -> int:
         iterator_id = next(self._ids)
@@ -123,7 +120,11 @@ class Iterators:
         """Iterate over transactions; the iterator's id."""
         self._check_room()
         source = storage.iterator(start, stop)
-        return self._add(Transactions(source, iter(source), []))
+        try:
+            return self._add(Transactions(source, iter(source), []))
+        except BaseException:
+            end(source)
+            raise
 
     def next(self, iterator_id: int) -> tuple[Any, ...] | None:
         """``(tid, status, user, description, extension)``, or None at the end, which ends the
@@ -203,8 +204,14 @@ class Iterators:
 
     def forget(self, iterator_ids: Iterable[int]) -> None:
         """The client is done with these; unknown ones have ended already."""
-        take_steps('the end of iterators',
-                   *[partial(self._forget, iterator_id) for iterator_id in iterator_ids])
+        for iterator_id in iterator_ids:
+            self._forget(iterator_id)
+
+
+def end(source: Any) -> None:
+    """Close what a storage has given to iterate over, if it can be closed.  Never raises (C21): what it has
+    told is true all the same."""
+    take_steps('the end of an iterator', getattr(source, 'close', lambda: None))
 
 
 def transaction_tuple(transaction: Any, with_rich: bool) -> tuple[Any, ...]:

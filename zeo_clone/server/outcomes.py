@@ -58,14 +58,17 @@ class Outcomes(Generic[Member]):
             self._idle.popitem(last=False)
 
     def note(self, token: bytes, number: int, tid: bytes | None) -> None:
-        """Transaction `number` was committed as `tid`; None: the storage failed when it was asked to."""
-        record = self._live.get(token)
+        """Transaction `number` was committed as `tid`; None: the storage failed when it was asked to.
+
+        Perhaps the client has gone meanwhile: it will ask.
+        """
+        record = self._live.get(token) or self._idle.get(token)
         if record is not None:
             record.number, record.tid = number, tid
 
     def withdraw(self, token: bytes, number: int) -> None:
         """After `note` with None: transaction `number` was not committed."""
-        record = self._live.get(token)
+        record = self._live.get(token) or self._idle.get(token)
         if record is not None and record.number == number:
             record.number, record.tid = 0, None
 

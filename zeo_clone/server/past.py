@@ -18,6 +18,7 @@ from typing import Any
 from ZODB.utils import z64
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.iterators import end
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def has_transaction(storage: Any, before: bytes, tid: bytes) -> bool | None:
     try:
         found = [(transaction.tid, transaction.status) for transaction in islice(transactions, 2)]
     finally:
-        transactions.close()
+        end(transactions)
     if tid in (other for other, _ in found):
         return True
     known = bool(found) and found[0][0] == before and found[0][1] != PACKED

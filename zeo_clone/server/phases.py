@@ -32,7 +32,7 @@ OPERATIONS_PER_TURN = 100
 
 
 class NothingCommitted(Exception):
-    """The storage has failed in ``tpc_finish``, and what it holds proves that nothing was committed."""
+    """``tpc_finish`` was not possible, or has failed, and it is proven that nothing was committed."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(cause)
@@ -85,8 +85,8 @@ class Phase:
         raise self._impossible('vote')
 
     def finish(self) -> bytes:
-        """Commit; the tid."""
-        raise self._impossible('tpc_finish')
+        """Commit; the tid.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
+        raise NothingCommitted(self._impossible('tpc_finish'))
 
     def granted(self) -> None:
         """The commit lock is ours."""
@@ -265,9 +265,9 @@ class _InStorage(Phase):
 
     def abort(self) -> None:
         owner = self.owner
-        owner.served.abort(self.commit)
-        owner.served.release(owner)
+        owner.served.release(owner)  # through the door: nobody else begins before this has ended
         owner.move(owner.idle)
+        owner.served.abort(self.commit)
 
 
 class Replaying(_InStorage):
@@ -380,21 +380,14 @@ class Voted(_InStorage):
         owner, commit = self.owner, self.commit
         try:
             tid: bytes = commit.finish()
-        except Exception as error:
-            try:
-                tid = owner.served.finish_failed(commit, error)
-            except Exception:
-                self._leave()
-                raise
-        else:
             owner.served.failure = None
+        except Exception as error:
+            tid = owner.served.finish_failed(commit, error)
+        finally:
+            owner.served.release(owner)  # through the door, as above
+            owner.move(owner.idle)
         owner.served.committed(tid, list(commit.written), owner.client)
-        self._leave()
         return tid
-
-    def _leave(self) -> None:
-        self.owner.served.release(self.owner)
-        self.owner.move(self.owner.idle)
 
 
 class Doomed(Phase):
@@ -428,7 +421,7 @@ class Doomed(Phase):
         return reply
 
     def finish(self) -> bytes:
-        raise self._error
+        raise NothingCommitted(self._error)
 
     def abort(self) -> None:
         self.owner.move(self.owner.idle)

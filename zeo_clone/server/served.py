@@ -13,13 +13,11 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError, StorageTransactionError
-from ZODB.utils import p64, u64, z64
+from ZODB.utils import z64
 
-from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.loop.core import Loop
-from zeo_clone.server import numbers, past, portrait
+from zeo_clone.server import failure, numbers, past, portrait
 from zeo_clone.server.absence import is_recent
 from zeo_clone.server.blobfiles import BlobFiles
 from zeo_clone.server.commit import Meta, StorageCommit, later_tid
@@ -29,7 +27,6 @@ from zeo_clone.server.history import History
 from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.listen import origin
 from zeo_clone.server.outcomes import Outcomes
-from zeo_clone.server.phases import NothingCommitted
 from zeo_clone.server.resolvable import Resolvable
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.transactor import Client, Transactor
@@ -45,7 +42,8 @@ log = logging.getLogger(__name__)
 WAITING_TO_WARN = 4
 #: ... once a minute (N15).  So often in a minute it says that a cache was dropped.
 WARN_BURST = 6
-#: A storage that raises in tpc_abort is asked once more: a file system may have been away for a moment.
+#: A storage that does not let go of a transaction is asked so often each time: a file system may have been
+#: away for a moment.
 ABORT_ATTEMPTS = 2
 #: Later than any tid.
 AFTER_ALL = b'\xff' * 9
@@ -116,6 +114,7 @@ class ServedStorage:
 
     def last_tid(self) -> bytes:
         """The last transaction that sessions have been told of; z64 if there is none."""
+        self._reset()  # the storage may have failed when it was to tell where it is
         self._drain()
         return self._history.last_tid
 
@@ -207,7 +206,11 @@ class ServedStorage:
                         session.send(message)
                     except Exception as error:
                         log.exception('storage %r: a client could not be told', self.name)
-                        session.disconnect(f'it could not be told of {name}: {type(error).__name__}')
+                        self._send_away([session], f'it could not be told of {name}: {type(error).__name__}')
+
+    def _send_away(self, sessions: Iterable[Listener], reason: str) -> None:
+        take_steps(f'sending clients of storage {self.name!r} away',
+                   *[partial(session.disconnect, reason) for session in sessions])
 
     def tell_info(self, session: Listener | None = None) -> None:
         """Tell `session`, or all, length and size.  May raise: it is the storage that is asked."""
@@ -221,7 +224,12 @@ class ServedStorage:
 
     def request(self, transactor: Transactor) -> bool:
         """Queue for the commit lock; True if it is granted at once.  Else ``granted`` is called later.
+
+        Whoever has no connection any more is closed instead.
         """
+        if not transactor.client.connected:
+            transactor.close()
+            return False
         if self._queue.request(transactor):
             self._locked(transactor)
             return True
@@ -274,7 +282,7 @@ class ServedStorage:
     def new_commit(self, transactor: Transactor, meta: Meta) -> StorageCommit:
         """A commit for the holder of the lock."""
         if self._stuck is not None:
-            self.abort(self._stuck)  # perhaps it lets go by now
+            self._recover(self._stuck)  # perhaps it lets go by now
         if self._stuck is not None:
             raise StorageError(f'storage {self.name!r} has failed and is stuck in a transaction, which each '
                                f'commit tries to end; if it stays so, restart the server: {self.failure}')
@@ -297,17 +305,12 @@ class ServedStorage:
                    partial(self.tell_info, committer))
 
     def abort(self, commit: StorageCommit) -> None:
-        """Abort in the storage, in a second attempt if need be.  Never raises (L9)."""
-        for _ in range(ABORT_ATTEMPTS):
-            try:
-                commit.abort()
-            except Exception as error:
-                self._failed('tpc_abort', error)
-                self._stuck = commit if self._is_stuck() else None
-            else:
-                self._stuck = None
-            if self._stuck is None:
-                break
+        """Abort in the storage.  Never raises (L9)."""
+        try:
+            commit.abort()
+        except Exception as error:
+            self._failed('tpc_abort', error)
+            self._recover(commit)
 
     def finish_failed(self, commit: StorageCommit, error: Exception) -> bytes:
         """``tpc_finish`` raised `error`: get the storage's own lock free, then look at what it holds (C24).
@@ -317,42 +320,23 @@ class ServedStorage:
         """
         self._failed('tpc_finish', error)
         self.abort(commit)
-        doubt = CommitOutcomeUnknown(
-            f'the storage failed while it committed: the transaction may or may not be there when it works '
-            f'again. Look at the data before you repeat it ({type(error).__name__}: {str(error)[:1000]})')
-        if isinstance(error, TransientError):
-            raise NothingCommitted(error)  # of a storage that is a client: it is sure of that
-        if isinstance(error, CommitOutcomeUnknown):
-            raise error
-        try:
-            last, later = self._last_in_storage()
-        except Exception:
-            log.exception('storage %r: cannot tell what became of the transaction', self.name)
-            raise doubt from error
-        if last > self._history.last_tid and (commit.expected == last or not self._shared):
-            return last
-        if later:
-            raise doubt from error  # it is in the file, but the storage does not count on it
-        raise NothingCommitted(error)
+        self._recover(commit)
+        take_steps(f'after a failure of storage {self.name!r}', self._drain)
+        return failure.outcome(self.storage, self._history.last_tid, commit.expected, error, self._shared)
 
-    def _last_in_storage(self) -> tuple[bytes, bool]:
-        """The storage's last tid, and whether there is a transaction after those that we know."""
-        self._drain()
-        known = self._history.last_tid
-        last = self.storage.lastTransaction() or z64
-        if last > known or not hasattr(self.storage, 'iterator'):
-            return last, last > known
-        transactions = self.storage.iterator(p64(u64(known) + 1))
-        try:
-            return last, next(iter(transactions), None) is not None
-        finally:
-            getattr(transactions, 'close', lambda: None)()
+    def _recover(self, commit: StorageCommit) -> None:
+        """The storage has failed in `commit`: if it holds its own lock still, have it let go.
 
-    def _is_stuck(self) -> bool:
-        try:
-            return getattr(self.storage, 'tpc_transaction', lambda: None)() is not None
-        except Exception:
-            return True
+        Never twice: a pack takes the same lock, and could lose it to a second ``tpc_abort``.
+        """
+        for _ in range(ABORT_ATTEMPTS):
+            packing = self.stats.packing_time is not None or failure.is_packing(self.storage)
+            if failure.would_wait(self.storage) and not packing:
+                try:
+                    commit.abort()
+                except Exception as error:
+                    self._failed('tpc_abort', error)
+        self._stuck = commit if failure.would_wait(self.storage) else None
 
     def _failed(self, what: str, error: Exception) -> None:
         self.failure = f'{what}: {type(error).__name__}: {str(error)[:1000]}'
@@ -360,9 +344,14 @@ class ServedStorage:
                                   'storage %r failed in %s', self.name, what, error=error)
 
     def _publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
-        self._history.add(tid, oids)
-        self.stats.invalidations += len(oids)
-        self.tell_all('invalidateTransaction', (tid, oids), committer)
+        try:
+            self._history.add(tid, oids)
+            self.stats.invalidations += len(oids)
+            self.tell_all('invalidateTransaction', (tid, oids), committer)
+        except Exception:  # no memory, say: nobody may go on without knowing of it
+            log.exception('storage %r: clients could not be told of transaction %s', self.name, tid.hex())
+            self._resetting = True
+            self._reset()
 
     def _drain(self, before: bytes = AFTER_ALL) -> None:
         """Publish what came from elsewhere before a tid, before anything later is said."""
@@ -370,14 +359,14 @@ class ServedStorage:
             self._publish(*self._elsewhere.popleft(), None)
 
     def _reset(self) -> None:
-        last_tid = self.storage.lastTransaction() or z64  # waits until all has been told (C23)
         if not self._resetting:
             return  # the storage has told it more than once
+        self._send_away(list(self.sessions),
+                        'the served storage has lost track of changes; caches must be verified')
+        last_tid = self.storage.lastTransaction() or z64  # waits until all has been told (C23)
         self._resetting = False
         self._elsewhere.clear()
         self._history.forget(last_tid)
-        for session in list(self.sessions):
-            session.disconnect('the served storage has lost track of changes; caches must be verified')
 
     # ---- any thread -------------------------------------------------------------------------------
 

@@ -83,8 +83,8 @@ class StorageServer:
     ``max_connections`` is cut to what the process has descriptors for.  ``socket_mode``: permissions of a
     unix socket; ``measure``: how long loads and the steps of commits take, shown in the status;
     ``allow_disconnect``: whoever reaches the port may have clients disconnected, not only processes of the
-    same user through a unix socket; ``resolve``: classes that may resolve conflicts besides the known ones, as
-    in ``zeo.conf``.
+    same user through a unix socket; ``resolve``: classes that may resolve conflicts besides the known ones,
+    as in ``zeo.conf``.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
