@@ -20,7 +20,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeo_clone import zconfig
-from zeo_clone.startup import create_roots
+from zeo_clone.startup import close_storages, create_roots
 from zeo_clone.StorageServer import StorageServer
 
 #: What the process of `start_process` runs.
@@ -45,7 +45,7 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
                 create_roots({'1': storage})
             server = StorageServer(address, {'1': storage}, **options)
         except BaseException:
-            storage.close()
+            close_storages({'1': storage})
             raise
         opened.callback(server.close)
         if monitor is not None:

@@ -128,8 +128,12 @@ def pid_file(path: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            pass  # somebody was faster
+        except OSError as error:
+            logger.warning('cannot remove the pid file: %s', error)
 
 
 def notify(state: str) -> None:

@@ -27,6 +27,7 @@ from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
 from zeo_clone.process import StartError, notify
 from zeo_clone.server.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.statustable import format_bytes
+from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
 
 ADDRESS_IN_USE = 2  # exit code
@@ -97,8 +98,7 @@ def _commit_root(storage: Any) -> None:
 
 
 def close_storages(storages: dict[str, Any]) -> None:
-    for storage in storages.values():
-        storage.close()
+    take_steps('closing the storages', *[storage.close for storage in storages.values()])
 
 
 def _describe_place(place: str) -> str:

@@ -139,9 +139,11 @@ class Scratch:
         fd = self._runtime.open_directory(self.directory)
         try:
             self._runtime.flock(fd, shared=True)
-        except OSError:  # a file system without locks: there, age tells
+        except BaseException as error:
             self._runtime.close_fd(fd)
-            return None
+            if isinstance(error, OSError):  # a file system without locks: there, age tells
+                return None
+            raise
         return fd
 
     def _let_go(self) -> None:

@@ -124,6 +124,9 @@ class BlobFiles:
             self.runtime.symlink(f'{self.inode(path)}:{os.path.relpath(place, helper.base_dir)}', note)
         except OSError as error:  # a file system without symbolic links, for one
             log.debug('no note of %s: %s', path, error)
+        except BaseException:
+            self.drop(note)
+            raise
         return [note]
 
     def _take(self, directory: str, kind: str) -> str:

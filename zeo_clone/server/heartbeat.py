@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.steps import take_steps
 
 #: Seconds between two keep-alive messages.
 INTERVAL_S = 10.0
@@ -44,6 +45,5 @@ class Heartbeat:
         self._loop.call_later(self._interval_s / 2, self._beat)
 
     def _beat(self) -> None:
-        for session in list(self._sessions):
-            session.beat()
         self.start()
+        take_steps('the heartbeat', *[session.beat for session in self._sessions])

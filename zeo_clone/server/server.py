@@ -130,16 +130,21 @@ class StorageServer:
         self.workers = Workers(self._loop, 'zeo-server-worker', WORKER_THREADS)
         self.packers = Workers(self._loop, 'zeo-server-pack', PACK_THREADS)
         self.syncers = Workers(self._loop, 'zeo-server-sync', SYNC_THREADS)
-        self.served = {
-            name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
-                                timeout_s=transaction_timeout, history_age_s=invalidation_age,
-                                client_conflict_resolution=client_conflict_resolution, measure=measure,
-                                of_server=self._status, resolvable=resolvable)
-            for name, storage in self.storages.items()}
-        Heartbeat(self._loop, self._sessions, heartbeat_s).start()
-        if ssl is None:
-            warn_if_open(self._listeners)
-        ZODB.event.notify(Serving(self, self.addr))
+        try:
+            self.served = {
+                name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
+                                    timeout_s=transaction_timeout, history_age_s=invalidation_age,
+                                    client_conflict_resolution=client_conflict_resolution, measure=measure,
+                                    of_server=self._status, resolvable=resolvable)
+                for name, storage in self.storages.items()}
+            Heartbeat(self._loop, self._sessions, heartbeat_s).start()
+            if ssl is None:
+                warn_if_open(self._listeners)
+            ZODB.event.notify(Serving(self, self.addr))
+        except BaseException:
+            self._closed = True
+            self._end()
+            raise
 
     def __repr__(self) -> str:
         state = 'closed' if self._closed else f'{len(self._sessions)} connections'
@@ -173,11 +178,15 @@ class StorageServer:
         self._loop.stop()
         thread, here = self._thread, self._loop.in_loop_thread()
         joined = [] if thread is None or here else [thread.join]
-        storages = [storage.close for storage in self.storages.values()]
-        take_steps('the end of the server', self._loop.close, *joined,
-                   partial(remove_unix_socket, self.runtime, self.addr),
-                   self.workers.close, self.packers.close, self.syncers.close, *storages,
+        self._end(*joined)
+        take_steps(f'the end of {self!r}', *[storage.close for storage in self.storages.values()],
                    partial(ZODB.event.notify, Closed(self)))
+
+    def _end(self, *joined: Callable[[], object]) -> None:
+        """End all that was made here; `joined` waits for the loop's thread."""
+        take_steps(f'the end of {self!r}', self._loop.close, *joined,
+                   partial(remove_unix_socket, self.runtime, self.addr),
+                   self.workers.close, self.packers.close, self.syncers.close)
 
     def server_status(self, storage_id: str = '1') -> dict[str, Any]:
         """Counters and state of a storage.  Raises KeyError if there is no such storage."""
@@ -238,7 +247,10 @@ class StorageServer:
         self._sessions[session] = None
         self._strangers.add(session)
         log.debug('%s: connected', peer)
-        channel.start(session)
+        try:
+            channel.start(session)
+        except Exception as error:
+            channel.handle_error(error)
 
     def _has_room(self, fd: int) -> bool:
         """For one more connection; a stranger may have to go for it, never anybody else (S13)."""

@@ -66,7 +66,9 @@ class Watchdog:
             self._holder = None
             holder.timed_out(self._timeout_s)
             return
-        if held_s >= self._warn_s:
-            self._warn_s = held_s + WARN_INTERVAL_S
-            holder.held_long(held_s)
-        self._tick(held_s)
+        try:
+            if held_s >= self._warn_s:
+                self._warn_s = held_s + WARN_INTERVAL_S
+                holder.held_long(held_s)
+        finally:
+            self._tick(held_s)
