@@ -104,7 +104,7 @@ def test_a_transaction_has_a_largest_size(runtime, monkeypatch):
 def test_what_is_in_memory_is_counted_in_steps_and_given_back(runtime):
     """S12."""
     share = Share(unlimited())
-    kept = Operations(runtime, Uploads(None), share)
+    kept = Operations(runtime, Uploads(None, None), share)
     for operation in some(100, b'x' * 10_000):
         kept.append(operation)
         assert kept.size - operations.STEP < share.size <= kept.size
@@ -115,7 +115,7 @@ def test_what_is_in_memory_is_counted_in_steps_and_given_back(runtime):
 def test_what_is_in_a_file_is_not_counted(runtime, small_memory):
     """S12."""
     share = Share(unlimited())
-    kept = Operations(runtime, Uploads(None), share)
+    kept = Operations(runtime, Uploads(None, None), share)
     kept.append(Operation('store', p64(1), z64, b'x' * 100_000))
     assert share.size == 0
     assert len(runtime.files) == 1
@@ -127,7 +127,7 @@ def test_a_file_is_made_only_if_there_is_a_descriptor_for_it(runtime, small_memo
     def check_room():
         raise OSError(errno.EMFILE, 'too many')
 
-    kept = Operations(runtime, Uploads(None), check_room=check_room)
+    kept = Operations(runtime, Uploads(None, None), check_room=check_room)
     with pytest.raises(OSError, match='cannot keep the transaction .*: too many'):
         kept.append(Operation('store', p64(1), z64, b'x' * 100_000))
     assert runtime.files == []
