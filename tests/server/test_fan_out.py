@@ -66,3 +66,27 @@ def test_commits_of_both_levels_are_told_in_the_order_of_their_tids(upstream, do
     for thread in threads:
         thread.join()
     assert [listener.notice()[1][0] for _ in range(40)] == sorted(tids)
+
+
+def test_while_all_is_started_over_nobody_below_is_told_zeros(upstream, downstream, wire, monkeypatch):
+    """C23: the storage in between empties its cache; who comes at that moment is told a true tid."""
+    listener = wire(downstream)
+    tid = wire(upstream).commit(OID)
+    assert listener.notice() == ('invalidateTransaction', (tid, [OID]))
+    storage = downstream.storages['1']
+    storage.ping()  # now its effects are all there
+    effects, seen = storage.effects, []
+    set_last_tid = effects.cache.setLastTid
+
+    def slowly(new):
+        seen.append((effects.cache.getLastTid(), effects.last_transaction(),
+                     wire(downstream).call('lastTransaction')))
+        set_last_tid(new)
+
+    monkeypatch.setattr(effects.cache, 'setLastTid', slowly)
+    effects.start_over(tid)
+    assert seen == [(z64, tid, tid)]
+    with pytest.raises((EOFError, ConnectionResetError)):
+        while True:  # it is to verify, after whatever it hears before
+            listener.notice()
+    assert wire(downstream).call('lastTransaction') == tid
