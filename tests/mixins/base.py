@@ -18,6 +18,7 @@ class MixinTestCase(StorageTestBase):
     """`_storage` is a ClientStorage.  A subclass says in `served` what the server serves."""
 
     host = None
+    use_extension_bytes = True  # a client tells extensions as they are stored, byte for byte
     #: The classes with which ZODB tests conflicts.
     server_options = {'resolve': ['ZODB.tests.*']}
 
@@ -118,8 +119,6 @@ class HexOnServer:
 
 class HexOnClient:
     """The client transforms records; the server knows only how to find references in them."""
-
-    use_extension_bytes = True  # an extension assigned to a transaction stays in its wrapper
 
     def served(self, name):
         return {'kind': 'server_hex', 'base': super().served(name)}

@@ -4,11 +4,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from BTrees.Length import Length
 from persistent.mapping import PersistentMapping
 from ZODB.Connection import TransactionMetaData
 from ZODB.interfaces import IStorageRestoreable
 from ZODB.POSException import POSKeyError
-from ZODB.tests.ConflictResolution import PCounter
 from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid, newTid, p64
 
@@ -28,9 +28,7 @@ def written(blob_server, client, tmp_path):
 
 def counted(number):
     """The record of a counter, whose conflicts can be resolved."""
-    counter = PCounter()
-    counter.inc(number)
-    return zodb_pickle(counter)
+    return zodb_pickle(Length(number))
 
 
 def test_new_and_changed_oids_are_invalidated(written, tmp_path):

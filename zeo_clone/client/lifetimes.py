@@ -25,7 +25,7 @@ from zeo_clone.steps import take_steps
 #: A fork waits so long for a transaction's effects that are under way in another thread, in seconds.
 FORK_TIMEOUT_S = 2.0
 
-_open: weakref.WeakSet[Any] = weakref.WeakSet()
+_open: dict[weakref.ref[Any], None] = {}  # in the order in which they were opened; see `_storages`
 _noticing = ProcessLock(REAL)  # one thread at a time has storages begin anew
 _still: list[Any] = []  # effects that a fork holds back
 _by_python = False  # a fork is under way whose hooks are run
@@ -49,7 +49,7 @@ class Life:
 
     def end(self, storage: Any) -> None:
         """Give the loop back."""
-        _open.discard(storage)
+        _open.pop(weakref.ref(storage), None)
         if self.io_thread:
             SHARED.give_back(self.loop)
         else:
@@ -58,7 +58,16 @@ class Life:
 
 def remember(storage: Any) -> None:
     """`storage` is whole: look after it."""
-    _open.add(storage)
+    _open[weakref.ref(storage, _forget)] = None
+
+
+def _forget(reference: weakref.ref[Any]) -> None:
+    _open.pop(reference, None)
+
+
+def _storages() -> list[Any]:
+    """Those that are open.  Others open and close some meanwhile: each operation on the dict is atomic."""
+    return [storage for reference in list(_open) if (storage := reference()) is not None]
 
 
 # ---- fork ---------------------------------------------------------------------------------------
@@ -67,7 +76,7 @@ def _before_fork() -> None:
     global _by_python
     _by_python = True
     # So that no transaction's effects are half done in the child's memory.
-    for storage in list(_open):
+    for storage in _storages():
         effects = storage.effects
         if effects.hold(FORK_TIMEOUT_S):
             _still.append(effects)
@@ -88,7 +97,7 @@ def _after_fork_in_child() -> None:
 def notice_fork() -> None:
     """Any thread: if this process was forked since a storage was opened, all those begin anew."""
     with _noticing:
-        strangers = [storage for storage in list(_open) if not storage.at_home]
+        strangers = [storage for storage in _storages() if not storage.at_home]
         if not strangers:
             return
         SHARED.orphan()
@@ -108,7 +117,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
 
 def close_all() -> None:
     """At the end of the process: close the storages that are still open."""
-    take_steps('the end of the process', *[storage.close for storage in list(_open)], close_application_loop)
+    take_steps('the end of the process', *[storage.close for storage in _storages()], close_application_loop)
 
 
 atexit.register(close_all)

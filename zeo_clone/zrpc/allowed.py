@@ -147,6 +147,17 @@ def _make_frozenset(args: tuple[Any, ...]) -> frozenset[Any]:
     return frozenset(_keys_of(args))
 
 
+def _make_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
+    """Of a tuple of pairs, as the class of a dict may have itself written."""
+    if len(args) != 1 or type(args[0]) is not tuple or any(
+            type(pair) is not tuple or len(pair) != 2 for pair in args[0]):
+        raise bad('a dict of something that is not a tuple of pairs')
+    fault = key_fault([key for key, _ in args[0]], 0)
+    if fault:
+        raise bad(fault)
+    return dict(args[0])
+
+
 def _make_binary(args: tuple[Any, ...]) -> bytes:
     if args == ():
         return b''
@@ -218,6 +229,7 @@ _BINARY = Name('binary', _make_binary)
 _OBJECT = Name('object', _no_call)
 _BYTES = Name('bytes', _make_empty)
 _SET = Name('set', _make_set)
+_DICT = Name('dict', _make_dict)
 _FROZENSET = Name('frozenset', _make_frozenset)
 
 #: The list.  Exact pairs; never a whole module.
@@ -238,6 +250,7 @@ for _module in ('builtins', '__builtin__'):
     HARMLESS[_module, 'bytes'] = _BYTES
     HARMLESS[_module, 'set'] = _SET
     HARMLESS[_module, 'frozenset'] = _FROZENSET
+    HARMLESS[_module, 'dict'] = _DICT
     for _number in ('complex', 'int'):
         HARMLESS[_module, _number] = HARMLESS['builtins', _number]
 ALLOWED.update(HARMLESS)

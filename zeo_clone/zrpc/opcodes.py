@@ -264,7 +264,7 @@ class Machine:
             self.budget -= len(value)
             self.stack.append(value)
         else:
-            if isinstance(value, (set, frozenset)):
+            if isinstance(value, (set, frozenset, dict)):
                 self.budget -= 2 * len(value)   # a key takes two bytes or more
             self.push(value)
         if self.budget < 0:
