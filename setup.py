@@ -53,6 +53,7 @@ setup(
             'pytest',
             'pytest-xdist',      # several tests at a time
             'pyuwsgi; sys_platform == "linux" and platform_machine == "x86_64"',
+            'pytz',              # its time zones are values in states
             'ruff',
             'selenium',          # a browser looks at the server's page
             'setuptools>=70.1',  # builds the wheel that the tests install
