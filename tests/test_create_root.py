@@ -8,11 +8,17 @@ import sys
 
 import pytest
 import ZODB
+from persistent.mapping import PersistentMapping
+from persistent.TimeStamp import TimeStamp
+from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.utils import z64
+from ZODB.POSException import StorageError
+from ZODB.serialize import ObjectWriter
+from ZODB.utils import p64, z64
 
 import zeo_clone
+from tests.storage.helpers import BLOB_RECORD
 from tests.support.json_process import child_environment
 from tests.support.runzeo_process import Runzeo
 from tests.support.server_process import package_path
@@ -59,6 +65,7 @@ def test_the_transaction_says_what_it_is(tmp_path):
     create_roots({'1': storage})
     transaction, = storage.iterator()
     assert transaction.description == b'root object of a new database, created by the server'
+    assert TimeStamp(transaction.tid).timeTime() == 0
     create_roots({'1': storage})
     assert len(list(storage.iterator())) == 1
     with contextlib.closing(ZODB.DB(storage)) as db, db.transaction() as connection:
@@ -79,6 +86,58 @@ def test_it_can_be_switched_off(zeo_conf):
     with contextlib.closing(zeo_clone.client(address, read_only=True)) as storage:
         assert storage.lastTransaction() == z64
     stop()
+
+
+OLD = TimeStamp(2003, 5, 1, 0, 0, 0.0).raw()
+
+
+def old_database(directory):
+    """A database of 2003: a root object and a blob, then a change of it."""
+    storage = FileStorage(str(directory / 'Old.fs'), blob_dir=str(directory / 'old'))
+    tid, blob = OLD, directory / 'blob'
+    for number in range(2):
+        transaction = TransactionMetaData(description=f'change {number}')
+        storage.tpc_begin(transaction, tid)
+        serial = z64 if number == 0 else OLD
+        storage.store(z64, serial, root_record(number), '', transaction)
+        blob.write_bytes(b'content %d' % number)
+        storage.storeBlob(p64(1), serial, BLOB_RECORD, str(blob), '', transaction)
+        storage.tpc_vote(transaction)
+        storage.tpc_finish(transaction)
+        tid = TimeStamp(tid).laterThan(TimeStamp(tid)).raw()
+    return storage
+
+
+def transactions(storage):
+    """What was committed: ``[(tid, description, [(oid, data), ...]), ...]``."""
+    return [(transaction.tid, transaction.description, [(record.oid, record.data) for record in transaction])
+            for transaction in storage.iterator()]
+
+
+def root_record(number):
+    return ObjectWriter().serialize(PersistentMapping(number=number))
+
+
+def test_an_old_database_can_be_copied_into_a_new_one(tmp_path):
+    """C25: the root object of the copy takes the place of the server's, and all goes on after it."""
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 127.0.0.1:0\n</zeo>\n'
+                                       '<filestorage>\npath Data.fs\nblob-dir blobs\n</filestorage>\n')
+    with contextlib.closing(old_database(tmp_path)) as source, \
+            Runzeo('-C', 'zeo.conf', cwd=tmp_path) as server:
+        address = format_address(server.ready().address)
+        with contextlib.closing(zeo_clone.client(address, blob_dir=str(tmp_path / 'cache'))) as storage:
+            storage.copyTransactionsFrom(source)
+            first, *others = transactions(storage)
+            assert others == transactions(source) and len(others) == 2
+            assert first[1] == b'root object of a new database, created by the server'
+            with open(storage.loadBlob(p64(1), source.lastTransaction()), 'rb') as file:
+                assert file.read() == b'content 1'
+            with pytest.raises(StorageError, match='copied in order, into a storage that is empty or older'):
+                storage.copyTransactionsFrom(source)
+        with contextlib.closing(zeo_clone.DB(address)) as db, db.transaction() as connection:
+            assert connection.root()['number'] == 1
+            connection.root()['number'] = 2
+        assert server.stop() == 0
 
 
 def test_runzeo_leaves_a_storage_empty_that_is_to_be_filled(tmp_path):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from persistent.mapping import PersistentMapping
+from persistent.TimeStamp import TimeStamp
 from zc.lockfile import LockError
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError
@@ -26,6 +27,7 @@ from zeo_clone.addresses import Address, format_address
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
 from zeo_clone.process import StartError, notify
 from zeo_clone.server.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
+from zeo_clone.server.past import file_of
 from zeo_clone.statustable import format_bytes
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
@@ -35,6 +37,8 @@ ADDRESS_IN_USE = 2  # exit code
 PATIENCE_S = 10.0
 #: ... and the service manager is asked to wait so much longer each time.
 EXTENSION_S = 60
+#: In a FileStorage the root object is of 1970, before all other databases: a copy of one can follow (C25).
+ROOT_TID: bytes = TimeStamp(1970, 1, 1, 0, 0, 0.0).raw()
 
 logger = logging.getLogger('zeo_clone')
 
@@ -87,7 +91,10 @@ def _create_root(name: str, storage: Any) -> None:
 
 def _commit_root(storage: Any) -> None:
     transaction = TransactionMetaData(description='root object of a new database, created by the server')
-    storage.tpc_begin(transaction)
+    if file_of(storage) is not None:
+        storage.tpc_begin(transaction, ROOT_TID)
+    else:
+        storage.tpc_begin(transaction)
     try:
         storage.store(z64, z64, ObjectWriter().serialize(PersistentMapping()), '', transaction)
         storage.tpc_vote(transaction)
