@@ -179,6 +179,8 @@ def test_calls_that_wait_for_an_answer_are_counted(watched, peer):
             go_on.wait(20)
             return []
 
+        undoLog = undoInfo
+
     server = watched(storages={'1': Slow()}, memory_limit=8 * MB)
     sender = peer(server.address).register(read_only=True)
     for number in range(2, 6):
