@@ -33,6 +33,11 @@ from typing import IO, Any, NamedTuple
 import zc.lockfile
 
 try:
+    import _imp
+except ImportError:  # a Python of another kind
+    _imp = None  # type: ignore[assignment]
+
+try:
     import ctypes
 except ImportError:  # a Python that was built without
     ctypes = None  # type: ignore[assignment]
@@ -69,6 +74,15 @@ class Endpoint(NamedTuple):
             host, port = self.sockaddr[:2]
             return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
         return str(self.sockaddr)
+
+
+def _take_import_lock() -> bool:
+    """From Python 3.13 on the end of a fork releases the lock of imports, which its beginning took."""
+    if sys.version_info >= (3, 13) and _imp is not None:
+        if _imp.lock_held():
+            return False  # by a thread that is perhaps not in this process
+        _imp.acquire_lock()
+    return True
 
 
 def _addresses(host: str | None, port: int, flags: int) -> list[Endpoint]:
@@ -162,14 +176,14 @@ class Runtime:
         """In a process that a program in C has forked: have Python do what it does after a fork of its own.
 
         Without that, a thread that waited for the interpreter in the parent is waited for here.  With other
-        threads it is too late: nothing is done then.
+        threads it is too late: nothing is done then, nor if the program forked amid an import.
         """
         try:
             alone = len(os.listdir('/proc/self/task')) == 1
         except OSError:
             alone = False
         finish = getattr(getattr(ctypes, 'pythonapi', None), 'PyOS_AfterFork_Child', None)
-        if alone and finish is not None:
+        if alone and finish is not None and _take_import_lock():
             finish()
 
     # -- network --------------------------------------------------------------------------------
