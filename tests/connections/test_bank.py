@@ -59,7 +59,8 @@ def test_money_is_neither_made_nor_lost(server_process, client):
             except subprocess.TimeoutExpired:  # noqa: PERF203 - one fault per pause
                 make_trouble(rng, proxy, server_process)
         said = [customer.communicate(timeout=60) for customer in customers]
-    assert [errors for customer, (_, errors) in zip(customers, said) if customer.returncode] == []
+    failed = [errors for customer, (_, errors) in zip(customers, said, strict=True) if customer.returncode]
+    assert failed == []
     counts = [json.loads(text) for text, _ in said]
     db.storage.ping()  # the last invalidation has arrived then
     with db.transaction() as connection:
