@@ -33,20 +33,26 @@ class Script:
     def __init__(self):
         self.used = []  # names, since `arm`
         self.iterators = []  # that are open
-        self._at = None
+        self._at = None  # None: disarmed
+        self._armed = 0
         self._error = None
         self._after = False
 
     def arm(self, number, error, after=False):
         """Let use `number`, counted from 1, raise `error`: `after` it has been done, or instead."""
         self.used = []
-        self._at, self._error, self._after = number, error, after
+        self._at = self._armed = number
+        self._error, self._after = error, after
+
+    @property
+    def has_raised(self):
+        """Since it was armed the last time."""
+        return len(self.used) >= self._armed
 
     def disarm(self):
-        """Everything works.  Whether it had raised."""
-        raised = self._at is not None and len(self.used) >= self._at
-        self._at = None
-        return raised
+        """Everything works.  Whether it had raised.  The error's traceback keeps nothing open."""
+        armed, self._at, self._error = self._at is not None, None, None
+        return armed and self.has_raised
 
     def use(self, name, function, *args, **keywords):
         """``function(*args)``, as one use.  What closes a descriptor does so, whatever it raises."""

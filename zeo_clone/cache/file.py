@@ -316,9 +316,11 @@ class CacheFile:
     def close(self) -> None:
         """Close the file, then give up its lock.  May be called twice."""
         self.map = None
-        self._handle.close()
-        if self._lock_file is not None:
-            self._lock_file.close()
+        try:
+            self._handle.close()
+        finally:
+            if self._lock_file is not None:
+                self._lock_file.close()
 
     def forsake(self) -> None:
         """In a process that was forked: close the copies of the descriptors, keep the parent's lock."""

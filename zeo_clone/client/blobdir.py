@@ -109,9 +109,13 @@ class BlobDirectory:
         return self._runtime.open(path, 'wb')
 
     def discard(self, path: str) -> None:
-        """Remove the temporary file `path`, unless it has got another name (B2)."""
-        with contextlib.suppress(OSError):
+        """Remove the temporary file `path`, unless it has got another name (B2).  Never raises."""
+        try:
             self.scratch.give_back(path)
+        except OSError:
+            pass  # what is left of a process that has gone is removed at the next start
+        except Exception:
+            log.exception('%s cannot be removed', path)
 
     def forsake(self) -> None:
         """In a process that was forked: temporary files are its parent's."""
@@ -206,7 +210,12 @@ class SharedBlobs(BlobDirectory):
                 directory = self.fshelper.getPathForOID(oid)
                 make_directory(self._runtime, directory)
                 path = os.path.join(directory, f'0x{self._runtime.randbytes(12).hex()}.tmp')
-                self._runtime.rename(part, path)
+                try:
+                    self._runtime.rename(part, path)
+                except BaseException:  # a network file system may have done it all the same
+                    with contextlib.suppress(OSError):
+                        self._runtime.remove(path)
+                    raise
                 return path
         finally:
             self.discard(part)
@@ -358,6 +367,8 @@ class BlobCache(BlobDirectory):
                 enough = self._remove_oldest()
         except OSError as error:
             log.warning('the blob cache %s could not be cleaned up: %s', self.path, error)
+        except Exception:
+            log.exception('the blob cache %s could not be cleaned up', self.path)
         if not enough and not self._closing.wait(PAUSE_S):
             return True
         with self._lock:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zope.interface
@@ -13,7 +14,7 @@ from ZODB import interfaces
 from ZODB.POSException import ReadOnlyError, Unsupported
 from ZODB.utils import z64
 
-from zeo_clone.client.commit import Committing
+from zeo_clone.client.commit import Committing, Phase
 from zeo_clone.client.copying import copy_transactions
 from zeo_clone.client.identity import Identity
 from zeo_clone.client.link import Link
@@ -23,6 +24,7 @@ from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.reading import StorageReader
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.loop.runtime import REAL
+from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +160,7 @@ class ClientStorage(StorageReader):
                     log.exception('committed blobs cannot be kept in the blob cache')
             return tid
         finally:
-            self._committing.end()  # others wait for it
-            if voted.blobs:
-                self._blobs.discard(voted.blobs)
+            self._end(voted)
 
     def _inquire(self, doubtful: Doubtful) -> Inquiry:
         return Inquiry(doubtful, self._identity, self._manager.link, self._runtime,
@@ -174,9 +174,13 @@ class ClientStorage(StorageReader):
         try:
             phase.abort()
         finally:
-            self._committing.end()
-            if phase.blobs:
-                self._blobs.discard(phase.blobs)
+            self._end(phase)
+
+    def _end(self, phase: Phase) -> None:
+        self._committing.end()  # others wait for it
+        if phase.blobs:
+            take_steps(f'the end of a transaction of {self.__name__}',
+                       partial(self._blobs.discard, phase.blobs))
 
     def tpc_transaction(self) -> Any:
         """The transaction that is being committed, or None."""

@@ -63,9 +63,11 @@ def locked(runtime: Runtime, path: str, wait: bool = True) -> Iterator[bool]:
         yield fd is not None
     finally:
         if fd is not None:
-            with contextlib.suppress(OSError):
-                runtime.remove(path)  # while it is locked: who waits for it will see that it has gone
-            runtime.close_fd(fd)
+            try:
+                with contextlib.suppress(OSError):
+                    runtime.remove(path)  # while it is locked: who waits for it will see that it has gone
+            finally:
+                runtime.close_fd(fd)
 
 
 def _lock(runtime: Runtime, path: str, wait: bool) -> int | None:
