@@ -152,7 +152,7 @@ def hold_the_lock(address, page):
         storage.store(b'1' * 8, z64, b'cN\nN\n.', '', meta)
         storage.tpc_vote(meta)
         # Until the page is renewed it shows who held the lock during the load before.
-        page.wait(lambda: '(holder), voted; user jane, <i>moves</i> the world' in page.text('.lock + .soft'))
+        page.wait(lambda: '(holder), voted; user jane, <i>moves</i> the world' in page.text('.lock ~ .soft'))
         assert page.text('.lock').startswith('held for ')
         storage.tpc_abort(meta)
     page.wait(lambda: page.text('.lock') == 'free')
