@@ -26,8 +26,8 @@ from ZODB.utils import z64
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
 from zeo_clone.process import StartError, notify
-from zeo_clone.server.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
-from zeo_clone.server.past import file_of
+from zeo_clone.server.backend.past import file_of
+from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.statustable import format_bytes
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT

@@ -12,7 +12,7 @@ from tests.server.desk import ClockRuntime, HandLoop
 from zeo_clone.client import heartbeat as client_heartbeat
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.server import heartbeat as server_heartbeat
+from zeo_clone.server.clients import heartbeat as server_heartbeat
 
 #: So short an interval that a test need not wait for long.
 INTERVAL_S = 0.1

@@ -17,7 +17,7 @@ from tests.connections.wire import Peer, call, oneway
 from tests.support.memory import Peak
 from tests.support.runzeo_process import Runzeo
 from tests.support.server_process import ServerProcess
-from zeo_clone.server import heartbeat
+from zeo_clone.server.clients import heartbeat
 
 MB = 1 << 20
 

@@ -11,7 +11,7 @@ import pytest
 from tests.monitor.conftest import get
 from zeo_clone.health import ask
 from zeo_clone.monitor.web import MAX_CONNECTIONS
-from zeo_clone.server import strangers
+from zeo_clone.server.clients import strangers
 
 KEPT = 4 * MAX_CONNECTIONS
 MAX_STRANGERS = 3 * MAX_CONNECTIONS

@@ -23,12 +23,12 @@ from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.timers import Timers
+from zeo_clone.server.backend.workers import run_slice
+from zeo_clone.server.clients.limits import find_limits
+from zeo_clone.server.clients.session import Session
 from zeo_clone.server.deferred import Deferred
-from zeo_clone.server.limits import find_limits
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.server import StorageServer
-from zeo_clone.server.session import Session
-from zeo_clone.server.workers import run_slice
 from zeo_clone.zrpc import faults
 from zeo_clone.zrpc.channel.memory import Share, unlimited
 from zeo_clone.zrpc.connection import ServerCore

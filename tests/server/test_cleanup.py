@@ -25,11 +25,12 @@ from ZODB.utils import p64, z64
 from tests.server.desk import ClockRuntime, Desk, HandLoop
 from tests.support.brittle import Script, brittle, brittle_files
 from zeo_clone.Exceptions import CommitOutcomeUnknown
-from zeo_clone.server import downloads, operations
 from zeo_clone.server import served as served_module
-from zeo_clone.server.heartbeat import Heartbeat
+from zeo_clone.server.clients import downloads
+from zeo_clone.server.clients.heartbeat import Heartbeat
+from zeo_clone.server.commits import operations
+from zeo_clone.server.commits.watchdog import Watchdog
 from zeo_clone.server.server import StorageServer
-from zeo_clone.server.watchdog import Watchdog
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.connection import ServerCore
 

@@ -9,7 +9,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import UndoError
 
 from tests.server.desk import Desk
-from zeo_clone.server.listen import origin
+from zeo_clone.server.clients.listen import origin
 from zeo_clone.zrpc.frames import frame
 
 OID = b'\0' * 7 + b'\1'

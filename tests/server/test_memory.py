@@ -8,7 +8,8 @@ from ZODB.FileStorage import FileStorage
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
-from zeo_clone.server import downloads, operations
+from zeo_clone.server.clients import downloads
+from zeo_clone.server.commits import operations
 
 MB = 1 << 20
 

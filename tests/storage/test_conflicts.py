@@ -21,10 +21,10 @@ from ZODB.POSException import ConflictError
 from tests.support.record_fuzz import record
 from tests.support.server_process import ServerProcess
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.server.family import Family
-from zeo_clone.server.guard import Guard
-from zeo_clone.server.records import read
-from zeo_clone.server.resolvable import Resolvable
+from zeo_clone.server.backend.family import Family
+from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.records import read
+from zeo_clone.server.backend.resolvable import Resolvable
 
 
 class Visits(Persistent):
@@ -150,7 +150,7 @@ def test_a_mapping_is_a_conflict(pair):
 def test_a_class_of_an_application_is_merged_if_its_key_is_there(new_server, client, tmp_path, caplog,
                                                                  keys, merged):
     """S9: it and what its states hold; the log says what is missing."""
-    caplog.set_level(logging.INFO, 'zeo_clone.server.guard')
+    caplog.set_level(logging.INFO, 'zeo_clone.server.backend.guard')
     server = new_server({'1': FileStorage(str(tmp_path / 'Data.fs'))}, resolve=keys)
     pair = Pair(client, server.addr)
     pair.put(visits=Visits())

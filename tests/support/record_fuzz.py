@@ -30,9 +30,9 @@ from ZODB.POSException import ConflictError
 from zodbpickle import pickle
 
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.server.guard import Guard
-from zeo_clone.server.references import UnreadableRecord, references
-from zeo_clone.server.resolvable import Resolvable
+from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.references import UnreadableRecord, references
+from zeo_clone.server.backend.resolvable import Resolvable
 
 MAX_MS_PER_KB = 10
 MAX_BYTES = 10 << 20

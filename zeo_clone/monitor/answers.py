@@ -24,7 +24,7 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.inquiry import PATIENCE_S, Inquiry, Report
 from zeo_clone.monitor.web import Request, Response, text
-from zeo_clone.server.operator import NotDone, Wish
+from zeo_clone.server.clients.operator import NotDone, Wish
 
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'

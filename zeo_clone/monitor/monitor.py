@@ -14,7 +14,7 @@ from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.monitor.answers import Answers
 from zeo_clone.monitor.hosts import Hosts
 from zeo_clone.monitor.web import Door, Rules
-from zeo_clone.server.listen import open_listeners
+from zeo_clone.server.clients.listen import open_listeners
 
 
 class Monitor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from zeo_clone.server.transactor import Transactor
+from zeo_clone.server.commits.transactor import Transactor
 
 #: So many clients are described, those that came first; ``connections`` tells how many there are.
 MAX_CLIENTS = 100

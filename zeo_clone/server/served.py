@@ -17,21 +17,22 @@ from ZODB.POSException import StorageError, StorageTransactionError
 from ZODB.utils import z64
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server import failure, numbers, past, portrait
-from zeo_clone.server.absence import is_recent
-from zeo_clone.server.blobfiles import BlobFiles
-from zeo_clone.server.commit import Meta, StorageCommit, later_tid
-from zeo_clone.server.commit_queue import CommitQueue
-from zeo_clone.server.guard import Guard
-from zeo_clone.server.history import History
+from zeo_clone.server import portrait
+from zeo_clone.server.audience.history import History
+from zeo_clone.server.backend import failure, numbers, past
+from zeo_clone.server.backend.absence import is_recent
+from zeo_clone.server.backend.blobfiles import BlobFiles
+from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.resolvable import Resolvable
+from zeo_clone.server.backend.wrapper import StorageWrapper
+from zeo_clone.server.clients.listen import origin
+from zeo_clone.server.commits.commit import Meta, StorageCommit, later_tid
+from zeo_clone.server.commits.commit_queue import CommitQueue
+from zeo_clone.server.commits.outcomes import Outcomes
+from zeo_clone.server.commits.transactor import Client, Transactor
+from zeo_clone.server.commits.watchdog import Watchdog
 from zeo_clone.server.latency import Latency, TimedReader
-from zeo_clone.server.listen import origin
-from zeo_clone.server.outcomes import Outcomes
-from zeo_clone.server.resolvable import Resolvable
 from zeo_clone.server.stats import Stats
-from zeo_clone.server.transactor import Client, Transactor
-from zeo_clone.server.watchdog import Watchdog
-from zeo_clone.server.wrapper import StorageWrapper
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.frames import frame
 from zeo_clone.zrpc.messages import encode_oneway

@@ -19,16 +19,16 @@ from zeo_clone.loop.runtime import REAL, Runtime, Socket
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
-from zeo_clone.server.heartbeat import INTERVAL_S, Heartbeat
-from zeo_clone.server.limits import MAX_CONNECTIONS, find_limits
-from zeo_clone.server.listen import open_listeners, origin, remove_unix_socket, warn_if_open
-from zeo_clone.server.operator import Wish
-from zeo_clone.server.operator import find as find_session
-from zeo_clone.server.resolvable import Resolvable
+from zeo_clone.server.backend.resolvable import Resolvable
+from zeo_clone.server.backend.workers import Workers
+from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat
+from zeo_clone.server.clients.limits import MAX_CONNECTIONS, find_limits
+from zeo_clone.server.clients.listen import open_listeners, origin, remove_unix_socket, warn_if_open
+from zeo_clone.server.clients.operator import Wish
+from zeo_clone.server.clients.operator import find as find_session
+from zeo_clone.server.clients.session import Session
+from zeo_clone.server.clients.strangers import Strangers
 from zeo_clone.server.served import ServedStorage
-from zeo_clone.server.session import Session
-from zeo_clone.server.strangers import Strangers
-from zeo_clone.server.workers import Workers
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.channel.memory import Memory
 from zeo_clone.zrpc.channel.server import OUTPUT_LIMIT, ServerChannel

@@ -1,0 +1,57 @@
+"""The commit queue."""
+from __future__ import annotations
+
+import pytest
+
+from zeo_clone.server.commits.commit_queue import CommitQueue
+
+
+class Member:
+    """Somebody who wants the lock."""
+
+
+@pytest.fixture
+def queue():
+    return CommitQueue()
+
+
+@pytest.fixture
+def members():
+    return [Member() for _ in range(4)]
+
+
+def test_the_first_gets_the_lock_at_once(queue, members):
+    assert queue.request(members[0]) is True
+    assert queue.holder is members[0]
+
+
+def test_first_come_first_served(queue, members):
+    """L2."""
+    assert list(map(queue.request, members)) == [True, False, False, False]
+    assert list(map(queue.leave, members)) == [*members[1:], None]
+    assert queue.holder is None
+
+
+def test_waiting_members_that_vanish_do_not_stall_the_queue(queue, members):
+    """L2."""
+    a, b, c, d = members
+    for member in members:
+        queue.request(member)
+    assert queue.leave(b) is None
+    assert queue.leave(c) is None
+    assert queue.waiting == 1
+    assert queue.leave(a) is d
+
+
+def test_leaving_without_being_there_changes_nothing(queue, members):
+    queue.request(members[0])
+    assert queue.leave(members[1]) is None
+    assert queue.holder is members[0]
+
+
+def test_nobody_stands_in_the_queue_twice(queue, members):
+    for member in members[:2]:
+        queue.request(member)
+    for member in members[:2]:
+        with pytest.raises(ValueError, match='in the queue already'):
+            queue.request(member)

@@ -1,0 +1,1 @@
+"""Who is told what has happened, in the order of the storage.  This wing knows no storage."""

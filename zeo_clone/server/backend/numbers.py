@@ -1,0 +1,75 @@
+"""Which tids and oids a storage is given, and what is said of one that has others already (C25).
+
+A tid of the past would leave other clients stale for ever, one of the far future, or an oid at the end of
+their space, would be the last that anybody gets.  In: what a client has chosen, what the storage says.  Out:
+`StorageError`, or the value.  Loop thread only; oids that arguments name are checked in `arguments`.
+"""
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from persistent.TimeStamp import TimeStamp
+from ZODB.POSException import StorageError
+from ZODB.utils import maxtid, oid_repr, readable_tid_repr, u64
+
+from zeo_clone.server.clients.arguments import END_OF_OIDS
+
+#: A tid that a client has chosen may be so far ahead of the clock, in seconds: clocks differ.
+AHEAD_S = 86_400.0
+#: With fewer oids left the log has a word about it at the start.
+FEW_OIDS = 1 << 32
+
+
+def ahead_s(tid: bytes, now: float) -> float:
+    """How far `tid` lies in the future of ``now`` seconds since the epoch."""
+    return float(TimeStamp(tid).timeTime()) - now
+
+
+def check_tid(tid: bytes | None, last_tid: bytes, now: float) -> None:
+    """May a transaction follow `last_tid`, with the tid that a client has chosen, if one has?  Raises
+    StorageError."""
+    if last_tid >= maxtid:
+        raise StorageError('the storage has no tids left: it has a transaction with the last possible one. '
+                           'Copy the database to a new one without it')
+    if tid is not None and tid <= last_tid:
+        raise StorageError(
+            f'a transaction cannot have the tid {readable_tid_repr(tid)}, because the storage is at '
+            f'{readable_tid_repr(last_tid)} already: transactions are copied in order, into a storage that '
+            f'is empty or older')
+    if tid is not None and ahead_s(tid, now) > AHEAD_S:
+        raise StorageError(f'a transaction cannot have the tid {readable_tid_repr(tid)}: that is more than a '
+                           f"day ahead of the server's clock")
+
+
+def new_oids(storage: Any, count: int) -> list[bytes]:
+    """At most `count` oids that nobody has.  Raises StorageError when there are none left."""
+    oids: list[bytes] = []
+    for _ in range(count):
+        try:
+            oid = storage.new_oid()
+        except (struct.error, ValueError):  # beyond eight bytes
+            oid = END_OF_OIDS
+        if oid >= END_OF_OIDS and oids:
+            break
+        if oid >= END_OF_OIDS:
+            raise StorageError('the storage has no oids left: there is an object at the end of their space, '
+                               '2**63. Copy the database to a new one without it')
+        oids.append(oid)
+    return oids
+
+
+def complaints(storage: Any, last_tid: bytes, now: float) -> Iterator[str]:
+    """What is wrong with the numbers that are in the storage already."""
+    seconds = ahead_s(last_tid, now)
+    if seconds > AHEAD_S:
+        yield (f'its last transaction has the tid {readable_tid_repr(last_tid)}, which is '
+               f'{seconds / 86_400:.0f} days ahead of the clock. New transactions can only come right after '
+               f'it, whatever the time; if the clock is right, copy the database to a new one up to the '
+               f'transaction before')
+    oid = getattr(storage, '_oid', None)  # of all of the kind of BaseStorage: the highest one
+    if type(oid) is bytes and len(oid) == 8 and u64(oid) >= (1 << 63) - FEW_OIDS:
+        left = max(0, (1 << 63) - 1 - u64(oid))
+        yield (f'its highest oid is {oid_repr(oid)}: {left} new objects can be made until there are no oids '
+               f'left. Copy the database to a new one without that object')

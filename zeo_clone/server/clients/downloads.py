@@ -1,0 +1,158 @@
+"""Blobs that a client asks for: sent in chunks, one blob after another, as fast as the client reads.
+
+In: requests, and word from the channel that there is room.  Out: ``receiveBlob...`` calls of the
+client, then the reply.  Files are opened and read in a worker thread, a piece at a time and one ahead of
+what is being sent, so that memory stays flat and the loop goes on (B9).  Loop thread only.
+"""
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import IO, TYPE_CHECKING
+
+from ZODB.POSException import StorageError
+
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.backend.workers import TooBusy
+from zeo_clone.server.deferred import Deferred
+
+if TYPE_CHECKING:
+    from zeo_clone.server.clients.session import Session
+
+#: What clients get at once, in bytes: ZEO's figure.
+CHUNK = 59_000
+#: What is read at once and queued for the client.
+PIECE = 16 * CHUNK
+#: Blobs that a client may ask for before it has got the first.
+MAX_REQUESTS = 10_000
+#: A storage's ``loadBlob``.
+Find = Callable[[bytes, bytes], str]
+
+
+class Downloads:
+    """The blobs on their way to one client."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._requests: deque[tuple[bytes, bytes, Deferred]] = deque()  # the first one is under way
+        self._file: IO[bytes] | None = None
+        self._next: bytes | None = None  # the piece that was read ahead
+        self._has_room = False  # the client can take it
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f'<Downloads, {len(self._requests)} to go>'
+
+    def request(self, oid: bytes, serial: bytes) -> Deferred:
+        """Send the blob of a revision; the result, None, comes after it."""
+        if len(self._requests) >= MAX_REQUESTS:
+            raise StorageError(f'{MAX_REQUESTS} blobs are on their way to this client already')
+        deferred = Deferred()
+        self._requests.append((oid, serial, deferred))
+        if len(self._requests) == 1:
+            self._begin()
+        return deferred
+
+    def go_on(self) -> None:
+        """There is room for more."""
+        self._has_room = True
+        if self._next is not None:
+            self._send(self._next)
+
+    def close(self) -> None:
+        """The client has gone."""
+        self._closed = True
+        self._next = None
+        self._requests.clear()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # of a network file system; it was only read
+                file.close()
+
+    def _begin(self) -> None:
+        while self._requests:
+            oid, serial, deferred = self._requests[0]
+            try:
+                self._session.check_room()
+                opening = self._session.slow(partial(
+                    open_blob, self._session.server.runtime, self._session.storage.loadBlob, oid, serial))
+            except (TooBusy, OSError) as error:
+                self._requests.popleft()
+                deferred.fail(error)
+                continue
+            opening.when_settled(self._opened)
+            break
+
+    def _opened(self, file: IO[bytes], error: BaseException | None) -> None:
+        if self._closed:
+            if error is None:
+                self._file = file
+                self._close_file()
+        elif error is not None:
+            self._end(error)
+        else:
+            oid, serial, _ = self._requests[0]
+            self._file = file
+            self._session.send_oneway('receiveBlobStart', (oid, serial))
+            self._has_room = True
+            self._read()
+
+    def _read(self) -> None:
+        if self._file is None:
+            return  # the client has gone while something was sent to it
+        try:
+            reading = self._session.slow(partial(self._file.read, PIECE))
+        except TooBusy as error:
+            self._end(error)
+        else:
+            reading.when_settled(self._got_piece)
+
+    def _got_piece(self, piece: bytes, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        if error is not None:
+            self._end(error)
+        elif self._has_room:
+            self._send(piece)
+        else:
+            self._next = piece
+
+    def _send(self, piece: bytes) -> None:
+        self._next, self._has_room = None, False
+        oid, serial, _ = self._requests[0]
+        for start in range(0, len(piece), CHUNK):
+            self._session.queue_oneway('receiveBlobChunk', (oid, serial, piece[start:start + CHUNK]))
+        if len(piece) == PIECE:
+            self._session.want_room()
+            self._read()
+        else:
+            self._session.send_oneway('receiveBlobStop', (oid, serial))
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        self._close_file()
+        _, _, deferred = self._requests.popleft()
+        if error is None:
+            deferred.succeed(None)
+        else:
+            deferred.fail(error)
+        self._begin()
+
+
+# ---- worker thread ------------------------------------------------------------------------------
+
+def open_blob(runtime: Runtime, find: Find, oid: bytes, serial: bytes) -> IO[bytes]:
+    """The file of a blob.  Raises POSKeyError."""
+    return runtime.open(find(oid, serial), 'rb')
+
+
+def size_of_blob(runtime: Runtime, find: Find, oid: bytes, serial: bytes) -> int:
+    """Its size in bytes.  Raises POSKeyError."""
+    return runtime.stat(find(oid, serial)).st_size

@@ -1,0 +1,221 @@
+"""One session's transactions, one at a time: which phase, under which id, and what is said about it.
+
+In: the transaction methods of the protocol.  Out: results, `Deferred` ones for votes; to the client,
+through `Client`, what a commit tells it.  Loop thread only.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.server.commits.commit import Meta, StorageCommit
+from zeo_clone.server.commits.operations import Operation, Operations
+from zeo_clone.server.commits.phases import Idle, NothingCommitted, Phase
+from zeo_clone.server.commits.uploads import Uploads
+from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.latency import Laps
+from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.channel.memory import Share
+
+if TYPE_CHECKING:
+    from zeo_clone.server.served import ServedStorage
+
+log = logging.getLogger(__name__)
+
+#: So many time-outs of a storage are told in a minute, and how many there were (S16).
+MAX_TIMEOUTS = 10
+
+
+class Client(Protocol):
+    """What a transaction wants to know of, and tell, its client."""
+
+    #: Peer and label, for log lines.
+    name: str
+
+    @property
+    def connected(self) -> bool:
+        """Is it still there?"""
+
+    @property
+    def share(self) -> Share:
+        """What it has waiting."""
+
+    def check_room(self) -> None:
+        """Raises OSError if there is no descriptor for a file of its."""
+
+    @property
+    def wants_early_tid(self) -> bool:
+        """Whether tids must be known at the vote (ZEO 4)."""
+
+    def report_vote(self, commit: StorageCommit) -> object:
+        """Say what the storage made of the stores; the value of the vote's reply."""
+
+    def report_failed_store(self, commit: StorageCommit, error: Exception) -> bool:
+        """Say that a store failed, if that is how this client learns it; else False."""
+
+    def run_sync(self, function: Callable[[], object]) -> Deferred:
+        """Have `function`, which waits for the disk, called in a worker thread."""
+
+    def send_oneway(self, name: str, args: tuple[object, ...]) -> None:
+        """Call a method of the client."""
+
+    def note_outcome(self, transaction_id: object, tid: bytes | None) -> None:
+        """Remember that a transaction was committed; `tid` None: it is not known whether."""
+
+    def note_nothing(self, transaction_id: object) -> None:
+        """After `note_outcome` with None: remember that nothing was committed."""
+
+    def disconnect(self, reason: str) -> None:
+        """Close the connection; logs `reason`."""
+
+
+class Transactor:
+    """The transactions of `client` in `served`."""
+
+    def __init__(self, served: ServedStorage, client: Client, read_only: bool) -> None:
+        self.served = served
+        self.client = client
+        self.loop: Loop = served.loop
+        self.runtime = served.loop.runtime
+        self._read_only = read_only
+        self._laps = Laps(served.latency) if served.latency is not None else None
+        self.meta: Meta | None = None  # of the transaction under way
+        self.idle = Idle(self)
+        self.phase: Phase = self.idle
+
+    def __repr__(self) -> str:
+        return f'<Transactor of {self.client.name}: {self.phase!r}>'
+
+    def move(self, phase: Phase) -> None:
+        """The one function that changes the phase."""
+        if self.phase is self.idle:
+            self.served.stats.active_txns += 1
+        if phase is self.idle:
+            self.served.stats.active_txns -= 1
+        if self._laps is not None:
+            self._laps.moved(self.phase.name, phase.name)
+        self.phase = phase
+
+    @property
+    def phase_name(self) -> str:
+        """``idle``, ``begun``, ``syncing``, ``waiting``, ``replaying``, ``resolving``, ``voted`` or
+        ``doomed``."""
+        return self.phase.name
+
+    def new_operations(self) -> Operations:
+        """A place to keep operations until the vote."""
+        client = self.client
+        uploads = Uploads(self.served.blobs, client.run_sync, client.check_room)
+        return Operations(self.runtime, uploads, client.share, client.check_room)
+
+    def note_failure(self, error: Exception) -> None:
+        """Count a conflict, which is ordinary (L4).  Other failures are logged with the vote's reply."""
+        if isinstance(error, ConflictError):
+            self.served.stats.conflicts += 1
+            oid = error.oid.hex() if isinstance(error.oid, bytes) else error.oid
+            log.debug('%s: conflict at oid %s of class %s', self.client.name, oid, error.class_name)
+
+    # ---- the protocol's methods -------------------------------------------------------------------
+
+    def begin(self, meta: Meta) -> None:
+        """``tpc_begin``."""
+        self.phase.begin(meta)
+        self.meta = meta
+        if self._read_only:
+            self.phase.doom(ReadOnlyError())
+
+    def _check(self, transaction_id: object) -> None:
+        if self.meta is None or self.meta.id != transaction_id or self.phase is self.idle:
+            raise StorageTransactionError('this transaction is not under way in this session')
+
+    def add(self, transaction_id: object, operation: Operation) -> None:
+        """Any operation that waits for the vote."""
+        phase, meta = self.phase, self.meta
+        if meta is None or meta.id != transaction_id or phase is self.idle:
+            self._check(transaction_id)
+        phase.add(operation)
+
+    def start_blob(self) -> None:
+        """``storeBlobStart``."""
+        self.phase.start_blob()
+
+    def write_blob(self, chunk: bytes) -> None:
+        """``storeBlobChunk``."""
+        self.phase.write_blob(chunk)
+
+    def end_blob(self, transaction_id: object, operation: Operation) -> None:
+        """``storeBlobEnd``."""
+        self._check(transaction_id)
+        self.phase.end_blob(operation)
+
+    def share_blob(self, transaction_id: object, operation: Operation) -> None:
+        """``storeBlobShared``."""
+        self._check(transaction_id)
+        self.phase.share_blob(operation)
+
+    def doom(self, error: Exception) -> bool:
+        """An operation was bad: remember that until the vote.  False if there is nothing to doom."""
+        try:
+            self.phase.doom(error)
+        except StorageTransactionError:
+            return False
+        return True
+
+    def vote(self, transaction_id: object) -> Deferred:
+        """``vote``."""
+        self._check(transaction_id)
+        return self.phase.vote()
+
+    def finish(self, transaction_id: object) -> bytes:
+        """``tpc_finish``; the tid."""
+        self._check(transaction_id)
+        self.client.note_outcome(transaction_id, None)  # until it is known
+        laps = self._laps
+        since = laps.now() if laps is not None else 0.0
+        try:
+            tid = self.phase.finish()
+        except NothingCommitted as error:
+            self.client.note_nothing(transaction_id)
+            raise error.cause from None
+        if laps is not None:
+            laps.finished(since)
+        self.client.note_outcome(transaction_id, tid)
+        return tid
+
+    def abort(self, transaction_id: object) -> None:
+        """``tpc_abort``.  Nothing happens for a transaction that is not under way."""
+        if self.meta is not None and self.meta.id == transaction_id and self.phase is not self.idle:
+            self.served.stats.aborts += 1
+            self.phase.abort()
+
+    def close(self) -> None:
+        """The session ends: whatever is under way is aborted."""
+        if self.phase is not self.idle:
+            self.served.stats.aborts += 1
+            self.phase.abort()
+
+    def held_long(self, held_s: float) -> None:
+        """The commit lock is held for long: others may wonder who keeps them waiting."""
+        if not self.client.connected:
+            log.error('%s: its connection is closed, but it held the commit lock of storage %r: it loses it',
+                      self.client.name, self.served.name)
+            self.close()
+            return
+        log.warning('%s: has held the commit lock of storage %r for %.0f s (%s, %s), %d more wait for it',
+                    self.client.name, self.served.name, held_s, self.meta, self.phase_name,
+                    self.served.waiting)
+
+    def timed_out(self, timeout_s: float) -> None:
+        """The commit lock was held too long."""
+        self.loop.throttle.report(
+            log, logging.CRITICAL, 'timeout', self.served.name,
+            'Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is disconnected',
+            self.client.name, self.served.name, timeout_s, self.meta, burst=MAX_TIMEOUTS)
+        # The end of the connection ends the transaction, unless that has been missed: then it is ended here.
+        take_steps(f'the timeout of {self.client.name}',
+                   partial(self.client.disconnect, 'transaction timeout'), self.close)
