@@ -6,7 +6,7 @@ transaction is simply repeated; how far each program has read is kept in a volat
 
 How to start it: a server, and then the chat in two or more terminals, on as many machines as you like.
 
-    runzeo -a localhost:9100 -f chat.fs
+    zeo-clone serve -a localhost:9100 -f chat.fs
     python examples/chatter.py localhost:9100 general Ada
     python examples/chatter.py localhost:9100 general Bob
 

@@ -7,7 +7,7 @@ refused, by us or by a ConflictError, and never lands on the wrong board.
 How to start it: a server, and then the game in three terminals.  It needs ``pip install '.[examples]'``,
 whose library `chess` knows the rules.
 
-    runzeo -a localhost:9100 -f chess.fs
+    zeo-clone serve -a localhost:9100 -f chess.fs
     python examples/chess.py localhost:9100 friday Ada
     python examples/chess.py localhost:9100 friday Bob
     python examples/chess.py localhost:9100 friday Eve

@@ -10,8 +10,8 @@ How to start it: with a configuration.  Each entry moves money between accounts,
     python examples/ledger.py examples/ledger.conf balance
     python examples/ledger.py examples/ledger.conf history cash
 
-Then start a server for the file, `runzeo -a localhost:9100 -f ledger.fs`, and write ledger-server.conf in
-place of ledger-local.conf in ledger.conf.
+Then start a server for the file, `zeo-clone serve -a localhost:9100 -f ledger.fs`, and write
+ledger-server.conf in place of ledger-local.conf in ledger.conf.
 
 What to look at: an entry that does not sum to 0 is refused.  With a file, a second program that is started
 meanwhile is refused, too; with a server any number of them can post to the same account at the same moment.

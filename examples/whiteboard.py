@@ -6,7 +6,7 @@ and then draws the strokes that are new.  Nothing here waits for the server whil
 
 How to start it: a server, and then as many windows as you like, on as many machines.
 
-    runzeo -a localhost:9100 -f whiteboard.fs
+    zeo-clone serve -a localhost:9100 -f whiteboard.fs
     python examples/whiteboard.py localhost:9100
     python examples/whiteboard.py localhost:9100
 

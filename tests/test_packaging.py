@@ -113,9 +113,9 @@ def test_wheel_has_one_version(wheel):
 
 
 @pytest.mark.parametrize('arguments', [[], ['-C', CHECKOUT / 'zeo.conf.example']])
-def test_installed_runzeo_serves(environment, tmp_path, arguments):
+def test_installed_server_serves(environment, tmp_path, arguments):
     """T1"""
-    command = [environment / 'runzeo', '-a', '127.0.0.1:0']
+    command = [environment / 'zeo-clone', 'serve', '-a', '127.0.0.1:0']
     with Runzeo(*arguments, command=command, cwd=tmp_path, path=tmp_path) as server:
         assert list(server.ready().ruok()) == ['1']
         assert server.stop() == 0
@@ -224,7 +224,7 @@ def commands():
 def test_readme_opens_with_a_line_that_serves_and_a_line_that_tests():
     serve, tests = commands()[:2]
     assert re.fullmatch(r'python3 -m venv \S+ && \S+/pip install \S+ && '
-                        r'\S+/runzeo -a localhost:9100 -f Data.fs', serve)
+                        r'\S+/zeo-clone serve -a localhost:9100 -f Data.fs', serve)
     assert re.fullmatch(r'python3 -m venv .* -m pytest', tests)
     assert serve.split(' && ')[0] == tests.split(' && ')[0]
 

@@ -7,7 +7,7 @@ Both answer most of them from their caches, so that the world costs the owner's 
 
 How to start it: the owner's server at an address that only the owner reaches, something to see, and this.
 
-    runzeo -a ./owner.sock -f cds.fs
+    zeo-clone serve -a ./owner.sock -f cds.fs
     python examples/cds/fill.py ./owner.sock examples/cds/cds.csv
     python examples/cds/serve.py ./owner.sock --zeo localhost:9101 --http localhost:8000
 

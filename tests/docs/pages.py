@@ -28,8 +28,6 @@ CHECKOUT = Path(__file__).parent.parent.parent
 DOCS = CHECKOUT / 'docs'
 LIMIT_S = 60
 PORTS = ('9100', '9180')
-COMMANDS = {'runzeo': 'runzeo', 'zeoctl': 'zeoctl', 'zeo-nagios': 'nagios', 'zeo-status': 'status',
-            'zeopack': 'scripts.zeopack'}
 BLOCK = re.compile(r'^```(\w+)([^\n]*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -62,10 +60,9 @@ class Reader:
         self._servers = contextlib.ExitStack()
         self._path = directory.parent / f'{directory.name}-bin'
         self._path.mkdir()
-        for name, module in COMMANDS.items():
-            script = self._path / name
-            script.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m zeo_clone.{module} "$@"\n')
-            script.chmod(0o755)
+        script = self._path / 'zeo-clone'
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m zeo_clone "$@"\n')
+        script.chmod(0o755)
 
     def __enter__(self):
         return self

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -24,6 +25,7 @@ ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml'}
 #: Commands that are not ours, which pages need.
 FOREIGN = {'tls.md': 'openssl', 'operations.md': 'curl'}
 INSTALL = ('install',)
+CLASSIC_NAMES = 'runzeo|zeopack|zeoctl|zeo-nagios|zeo-status'
 FOLLOWABLE = {'sh', 'python', 'conf'}
 
 
@@ -111,11 +113,11 @@ def test_unit_for_systemd_is_one(reader):
     unit.optionxform = str
     text = only_block('operations.md', 'unit').text
     unit.read_string(text)
-    program, *arguments = shlex.split(unit['Service']['ExecStart'])
-    assert program.endswith('/bin/runzeo')
+    program, command, *arguments = shlex.split(unit['Service']['ExecStart'])
+    assert program.endswith('/bin/zeo-clone') and command == 'serve'
     (reader.directory / 'zeo.conf').write_text(
         next(block.text for block in blocks('operations.md') if block.words == ('zeo.conf',)))
-    reader.run('runzeo', '--check', *arguments)
+    reader.run('zeo-clone', 'check', *arguments)
     assert unit['Service']['Type'] == 'notify'
     if shutil.which('systemd-analyze'):
         # The user and the files are not on this machine; everything else must be known to systemd.
@@ -149,12 +151,21 @@ def test_prometheus_is_told_where_the_metrics_are_and_rules_use_those_that_there
             reader.run('promtool', 'check', kind, block.words[0])
 
 
-def test_container_runs_what_runzeo_understands(reader):
+def test_container_runs_what_the_server_understands(reader):
     text = only_block('operations.md', 'dockerfile').text
-    program, *arguments = re.search(r'^CMD (\[.*\])$', text, re.MULTILINE)[1].strip('[]').split(', ')
-    assert program == '"runzeo"'
-    reader.run('runzeo', '--check', *(argument.strip('"') for argument in arguments))
-    assert re.search(r'^HEALTHCHECK CMD zeo-nagios ', text, re.MULTILINE)
+    program, command, *arguments = json.loads(re.search(r'^CMD (\[.*\])$', text, re.MULTILINE)[1])
+    assert (program, command) == ('zeo-clone', 'serve')
+    reader.run('zeo-clone', 'check', *arguments)
+    assert re.search(r'^HEALTHCHECK CMD zeo-clone nagios ', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize('path', [CHECKOUT / 'README.md', CHECKOUT / 'zeo.conf.example', *DOCS.glob('*.md'),
+                                  *(path for path in (CHECKOUT / 'examples').rglob('*.*')
+                                    if path.suffix in {'.md', '.py', '.conf'})], ids=lambda path: path.name)
+def test_nobody_is_told_to_type_a_name_that_zeo_installs_too(path):
+    """Where it is typed, options or an address follow; pages may mention it otherwise."""
+    text = path.read_text(encoding='utf-8')
+    assert re.findall(fr'\b(?:{CLASSIC_NAMES})"?[ ,]+(?:["-]|\w+:\d).*', text) == []
 
 
 @pytest.mark.parametrize('page', PAGES)
