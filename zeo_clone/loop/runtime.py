@@ -322,6 +322,7 @@ class Runtime:
     symlink = staticmethod(os.symlink)
     readlink = staticmethod(os.readlink)
     close_fd = staticmethod(os.close)
+    dup = staticmethod(os.dup)
     fsync = staticmethod(os.fsync)
 
     def entries(self, directory: str) -> list[os.DirEntry[str]]:

@@ -1,0 +1,250 @@
+"""A FileStorage whose commits can share syncs: the same file, the same format (D2, D3).
+
+ZODB's own syncs the file within ``tpc_finish``, under its locks, once for each commit.  Here `finish_later`
+ends a commit without that, and `sync` then does it for all that have ended, outside of the locks: loads go
+on, and so does the next commit, up to its own end.  After ``tpc_finish`` the transaction is on the disk, as
+ever.
+
+In: the calls of a storage; `sync`, from any thread.  Out: the tid of the last transaction that is durable.
+What is not durable yet is in the file and in the index, as the next commit has to see it; whom else to show
+it is the caller's business.
+
+After a sync that failed nobody knows what is on the disk, and a second one would not tell: the system drops
+what it could not write.  So nothing later is ever called durable, and no transaction begins any more (D3).
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import StorageError
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import REAL, Runtime
+
+#: How often the file that a pack writes is synced, in seconds: commits wait for the last of these syncs.
+PACK_SYNC_S = 1.0
+#: Syncs that take no longer, in seconds, are not worth a change of threads ...
+QUICK_S = 0.0003
+#: ... and this share of what is expected of the next one is what the last one took.
+WEIGHT = 0.2
+
+
+class GroupCommitStorage(FileStorage):  # type: ignore[misc]
+    """A FileStorage; takes what that takes."""
+
+    def __init__(self, *args: Any, runtime: Runtime = REAL, packer: Any = None, **keywords: Any) -> None:
+        self._runtime = runtime
+        self._pack_file = packer or FileStorage.packer
+        self._later = False  # the commit that ends just now is synced by others
+        self._sync_lock = runtime.lock()  # protects against two syncs at once; taken before the storage's own
+        self._sync_failure: OSError | None = None
+        self._named: object = None  # the open file whose name in the directory is on the disk
+        #: The tid of the last transaction that is known to be on the disk.
+        self.durable: bytes | None = None
+        super().__init__(*args, **keywords)
+        if not self._is_read_only:
+            self._sync_under_lock()  # whoever was killed may have left what he has not synced
+        self.durable = self._ltid
+
+    # ---- the thread that commits ------------------------------------------------------------------
+
+    def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
+        """Raises StorageError after a sync that has failed."""
+        if self._sync_failure is not None:
+            raise StorageError(
+                f'{self._file_name} takes no more transactions, for it could not be synced: '
+                f'{self._sync_failure}. Look after the disk, then restart the server'
+            ) from self._sync_failure
+        super().tpc_begin(transaction, tid, status)
+
+    def finish_later(self, transaction: Any) -> bytes:
+        """``tpc_finish`` without the sync; the tid.  The transaction is durable when `sync` says so."""
+        self._later = True
+        try:
+            tid: bytes = self.tpc_finish(transaction)
+        finally:
+            self._later = False
+        return tid
+
+    def _finish_finish(self, tid: bytes) -> None:
+        """As ZODB's, but for where it syncs.  Its lock is held."""
+        self._file.flush()
+        if not self._later:
+            self._sync_under_lock()
+        self._pos = self._nextpos
+        self._index.update(self._tindex)
+        self._ltid = tid
+        if not self._later:
+            self.durable = tid
+        self._blob_tpc_finish()
+
+    # ---- any thread -------------------------------------------------------------------------------
+
+    def sync(self) -> bytes:
+        """Return when all that was finished before the call is on the disk: the last of its tids.
+
+        Raises OSError, and from then on each time.
+        """
+        with self._sync_lock:
+            while True:
+                with self._lock:
+                    if self._sync_failure is not None:
+                        raise self._sync_failure
+                    tid, file = self._ltid, self._file
+                    if tid == self.durable:
+                        return tid
+                    fd = self._runtime.dup(file.fileno())  # a pack may close the file meanwhile
+                try:
+                    self._sync_file(file, fd)
+                finally:
+                    self._runtime.close_fd(fd)
+                with self._lock:
+                    if self._file is file:  # and not another one that a pack has put into its place
+                        self.durable = max(tid, self.durable or b'')
+                        return tid
+
+    def _sync_under_lock(self) -> None:
+        if self._sync_failure is not None:
+            raise self._sync_failure
+        self._sync_file(self._file, self._file.fileno())
+
+    def _sync_file(self, file: object, fd: int) -> None:
+        """Sync an open file of the database, and its name if that is new."""
+        try:
+            self._runtime.fsync(fd)
+            if self._named is not file:
+                self._runtime.sync_directory(os.path.dirname(self._file_name))
+                self._named = file
+        except OSError as error:
+            self._sync_failure = error
+            raise
+
+    # ---- packing, the index, the end --------------------------------------------------------------
+
+    def packer(self, storage: Any, referencesf: Any, stop: bytes, gc: bool) -> Any:
+        """ZODB's own leaves a new file that is not on the disk, to take the place of one that is.
+
+        In: nothing is locked.  Out: with the commit lock, unless there is nothing to pack.
+        """
+        path = self._file_name + '.pack'
+        with self._syncing(path):
+            packed = self._pack_file(storage, referencesf, stop, gc)
+        if packed is not None:
+            try:
+                self._runtime.sync_file(path)
+            except BaseException:
+                self._commit_lock.release()
+                raise
+        return packed
+
+    @contextlib.contextmanager
+    def _syncing(self, path: str) -> Iterator[None]:
+        """While the block runs, what it writes to `path` is synced now and then."""
+        enough = self._runtime.event()
+
+        def sync() -> None:
+            while not enough.wait(PACK_SYNC_S):
+                with contextlib.suppress(OSError):  # the last sync tells
+                    self._runtime.sync_file(path)
+
+        thread = self._runtime.start_thread(sync, 'zeo-server-pack-sync')
+        try:
+            yield
+        finally:
+            enough.set()
+            thread.join()
+
+    def _save_index(self) -> None:
+        """The index is believed when the file is opened: nothing is in it that a loss of power would take.
+
+        The storage's lock is held, or nobody has the storage yet.
+        """
+        if self.durable is not None and self._ltid != self.durable:
+            try:
+                self._sync_under_lock()
+            except OSError:
+                return  # the one of before is as good
+            self.durable = self._ltid
+        super()._save_index()
+
+    def close(self) -> None:
+        """What was finished is synced before, unless a sync has failed."""
+        try:
+            with self._lock:
+                done = self._file.closed or self._is_read_only or self._sync_failure is not None
+                if not done and self._ltid != self.durable:
+                    self._sync_under_lock()
+                    self.durable = self._ltid
+        finally:
+            super().close()
+
+
+class Syncer:
+    """The thread that syncs `storage` whenever `request` was called, and calls `synced` in the loop's thread:
+    with the last tid that is durable by then, or with the error of a sync that has failed.
+
+    Loop thread, apart from what runs under the banner.
+    """
+
+    def __init__(self, loop: Loop, storage: GroupCommitStorage,
+                 synced: Callable[[bytes | None, Exception | None], None]) -> None:
+        self._loop = loop
+        self._storage = storage
+        self._synced = synced
+        self._thread: Any = None
+        self._change = loop.runtime.condition()  # protects the next three
+        self._requested = False
+        self._closed = False
+        self._expected_s = 0.0  # what a sync takes
+
+    @property
+    def quick(self) -> bool:
+        """Are syncs so quick that it is best to wait for them?"""
+        return self._expected_s <= QUICK_S
+
+    def sync(self) -> bytes:
+        """Sync at once and wait for it; any thread.  Raises OSError."""
+        now = self._loop.runtime.monotonic
+        since = now()
+        tid = self._storage.sync()
+        with self._change:
+            self._expected_s += WEIGHT * (now() - since - self._expected_s)
+        return tid
+
+    def request(self) -> None:
+        """Have all that is finished by now synced."""
+        with self._change:
+            self._requested = True
+            self._change.notify()
+        if self._thread is None:
+            self._thread = self._loop.runtime.start_thread(self._run, 'zeo-server-group-commit')
+
+    def close(self) -> None:
+        """What was requested is done, though nobody is told any more.  May be called twice."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    # ---- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._take():
+            try:
+                told = partial(self._synced, self.sync(), None)
+            except Exception as error:
+                told = partial(self._synced, None, error)
+            self._loop.door(told)
+
+    def _take(self) -> bool:
+        with self._change:
+            while not self._requested and not self._closed:
+                self._change.wait()
+            requested, self._requested = self._requested, False
+            return requested
