@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / 'zeo_clone'
 #: Room or module, from the first name that fits: its floor.  Everything else is on floor 5.
 FLOORS = {
     'Exceptions': 0, 'interfaces': 0, 'addresses': 0, 'steps': 0,
+    'thresholds': 0,
     'loop': 1,
     'zrpc.channel': 3, 'zrpc': 2,
     'cache': 3,
@@ -21,7 +22,7 @@ TOP_FLOOR = 5
 #: The faces belong to the rooms behind them; the vocabulary is one room.
 ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
          'Exceptions': 'vocabulary', 'interfaces': 'vocabulary', 'addresses': 'vocabulary',
-         'steps': 'vocabulary'}
+         'steps': 'vocabulary', 'thresholds': 'vocabulary'}
 
 #: Modules that the examples below import.
 PLAN = {

@@ -17,6 +17,8 @@ from zeo_clone.addresses import Address, parse_address
 from zeo_clone.health import NoAnswer, Status, ask
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.tooloptions import add_tls_options, add_version, argument, positive, tls_from
+from zeo_clone.troubles import Trouble, find
+from zeo_clone.wording import clean
 
 PROGRAM = 'zeo-nagios'
 OK, WARNING, CRITICAL = 0, 1, 2
@@ -32,8 +34,10 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """The parser of zeo-nagios' options; mistakes exit with 2, which is critical."""
     parser = argparse.ArgumentParser(
         prog=prog, description='Check a server, as a plugin for Nagios.',
-        epilog='Exit codes: 0 all is well; 1 a storage is empty; 2 the server cannot be reached, does not '
-               'answer in time, or has a storage that has failed.')
+        epilog='Exit codes: 0 all is well; 1 a storage is empty, or something is to be looked at, such as a '
+               'commit lock that is held, a client that does not read, a disk that fills up; 2 the server '
+               'cannot be reached or does not answer in time, a storage has failed, commits stand still, a '
+               'disk is full.')
     parser.add_argument('address', metavar='ADDRESS', type=argument(parse_address),
                         help='PORT, HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, with a / in it')
     parser.add_argument('-m', '--output-metrics', action='store_true',
@@ -52,17 +56,23 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
 
 def judge(status: Status) -> tuple[list[str], int]:
     """What is remarkable, in words, and the exit code."""
-    messages, code = [], OK
-    for name, values in sorted(status.items()):
-        if values.get('failed'):
-            messages.append(f"Storage {name!r} failed: {values['failed']}")
-            code = CRITICAL
-        elif values.get('last-transaction') == NO_TRANSACTION:
-            messages.append(f'Empty storage {name!r}')
-            code = max(code, WARNING)
     if not status:
         return ['The server has no storage'], CRITICAL
+    messages, code = [], OK
+    for trouble in find(status):
+        messages.append(_in_words(trouble))
+        code = max(code, CRITICAL if trouble.bad else WARNING)
+    for name, values in sorted(status.items()):
+        if values.get('last-transaction') == NO_TRANSACTION and not values.get('failed'):
+            messages.append(f'Empty storage {name!r}')
+            code = max(code, WARNING)
     return messages or ['OK'], code
+
+
+def _in_words(trouble: Trouble) -> str:
+    """A line for the monitor, for which a | ends the text."""
+    where = 'Server' if trouble.storage is None else f'Storage {trouble.storage!r}'
+    return clean(f'{where}: {trouble.text}').replace('|', '/')
 
 
 def levels(status: Status) -> list[str]:

@@ -28,8 +28,8 @@ from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
 from zeo_clone.process import StartError, notify
 from zeo_clone.server.backend.past import file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
-from zeo_clone.statustable import format_bytes
 from zeo_clone.steps import take_steps
+from zeo_clone.wording import format_bytes
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
 
 ADDRESS_IN_USE = 2  # exit code

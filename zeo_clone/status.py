@@ -7,11 +7,11 @@ an exit code.  Asks by a health check, which is cheap and leaves nothing in the 
 from __future__ import annotations
 
 import argparse
+import datetime
 import getpass
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -19,15 +19,15 @@ from zeo_clone import health
 from zeo_clone.addresses import Address, format_address, parse_address
 from zeo_clone.health import TLS, NoAnswer, Refused, Status, ask
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.statustable import Sample, clean, table
+from zeo_clone.screen import Screen
+from zeo_clone.statustable import Sample, table
 from zeo_clone.tooloptions import add_tls_options, add_version, argument, positive, tls_from
+from zeo_clone.wording import clean
 
 PROGRAM = 'zeo-status'
 NO_ANSWER, NOBODY_DISCONNECTED = 1, 3  # exit codes
 TIMEOUT_S = 10.0
 WATCH_S = 2.0
-#: What a terminal is told: go home, and clear from there on.
-CLEAR = '\033[H\033[J'
 
 
 def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
@@ -55,35 +55,16 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     return parser
 
 
-class Screen:
-    """Prints reports; on a terminal each takes the place of the one before."""
-
-    def __init__(self, watching: bool) -> None:
-        self._terminal = sys.stdout.isatty()
-        self._watching = watching
-        self._printed = 0
-
-    def show(self, lines: Sequence[str]) -> None:
-        """A report."""
-        if self._terminal:
-            columns = shutil.get_terminal_size().columns  # 0: it does not know (Python 3.10)
-            lines = [line[:columns or None] for line in lines]
-            if self._watching:
-                print(CLEAR, end='')
-        elif self._printed:
-            print()
-        self._printed += 1
-        print('\n'.join(lines), flush=True)
-
-
 class Watcher:
     """Asks one server and keeps its last answer, to tell rates."""
 
-    def __init__(self, address: Address, timeout_s: float, tls: TLS | None, as_json: bool) -> None:
+    def __init__(self, address: Address, timeout_s: float, tls: TLS | None, as_json: bool,
+                 interval_s: float | None) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._tls = tls
         self._as_json = as_json
+        self._interval_s = interval_s  # None: once
         self._before: Sample | None = None
         self.answered = False  # the last time
 
@@ -100,7 +81,15 @@ class Watcher:
     def _table(self, status: Status) -> list[str]:
         now = Sample(status, REAL.monotonic())
         before, self._before = self._before, now
-        return table(f'server at {format_address(self._address)}', now, before)
+        title = f'server at {format_address(self._address)}'
+        if self._interval_s is not None:
+            title += f', {clock()}, every {self._interval_s:g} s'
+        return table(title, now, before)
+
+
+def clock() -> str:
+    """The time of day, for people."""
+    return datetime.datetime.fromtimestamp(REAL.time()).isoformat(' ', 'seconds')
 
 
 def watch(watcher: Watcher, as_json: bool, interval_s: float, count: int | None) -> None:
@@ -110,8 +99,10 @@ def watch(watcher: Watcher, as_json: bool, interval_s: float, count: int | None)
         lines = watcher.report()
         if as_json:
             print(lines[0], file=sys.stdout if watcher.answered else sys.stderr, flush=True)
+        elif watcher.answered:
+            screen.show(lines, clock())
         else:
-            screen.show(lines)
+            screen.complain(lines[0])
         if count is not None:
             count -= 1
         if count != 0:
@@ -156,7 +147,7 @@ def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
         return disconnect(parser.prog, given, tls)
     if given.storage is not None:
         parser.error('--storage is for --disconnect')
-    watcher = Watcher(given.address, given.timeout, tls, given.json)
+    watcher = Watcher(given.address, given.timeout, tls, given.json, given.watch)
     try:
         if given.watch is not None:
             watch(watcher, given.json, given.watch, given.count)

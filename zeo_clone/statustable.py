@@ -1,14 +1,17 @@
 """The table of zeo-status: from a server's answer to lines of text.
 
-In: what `ruok` answered, now and perhaps before.  Out: lines.  Pure functions.  Keys that a server does not
-know, another ZEO for instance, are left out; texts of clients cannot do anything to a terminal.
+In: what `ruok` answered, now and perhaps before.  Out: lines, some of them loud.  Pure functions.  Keys that
+a server does not know, another ZEO for instance, are left out; texts of clients cannot do anything to a
+terminal.
 """
 from __future__ import annotations
 
 import datetime
 from typing import Any, NamedTuple
 
+from zeo_clone import troubles
 from zeo_clone.health import Status
+from zeo_clone.wording import clean, format_age, format_bytes
 
 #: Counters in the order in which they are shown; all get a rate.
 COUNTERS = ('loads', 'stores', 'commits', 'aborts', 'conflicts', 'conflicts_resolved', 'invalidations',
@@ -19,6 +22,17 @@ TICKS_PER_MINUTE = 1 << 32
 NEVER = '0' * 16
 
 
+class Loud(str):
+    """A line that is to be seen: of trouble, or of what is `bad`."""
+
+    def __new__(cls, text: str, bad: bool) -> Loud:
+        line = super().__new__(cls, text)
+        line.bad = bad
+        return line
+
+    bad: bool
+
+
 class Sample(NamedTuple):
     """An answer, and when it came, in seconds of a monotonic clock."""
 
@@ -27,15 +41,29 @@ class Sample(NamedTuple):
 
 
 def table(title: str, now: Sample, before: Sample | None) -> list[str]:
-    """The whole report."""
-    lines = [title]
-    for name, values in sorted(now.status.items()):
-        then = before.status.get(name) if before is not None else None
-        elapsed_s = now.time - before.time if before is not None else 0.0
-        lines += ['', *_storage(name, values), *_counters(values, then, elapsed_s), *_lock(values),
-                  *_clients(values)]
+    """The whole report: trouble first, in `Loud` lines, then the storages that have some, then the others."""
+    found = troubles.find(now.status)
+    loud = [Loud(clean(f'{"ALARM" if trouble.bad else "warning"}: {trouble}'), trouble.bad)
+            for trouble in found]
+    in_trouble = {trouble.storage for trouble in found}
+    idle = [name for name, values in now.status.items() if name not in in_trouble and _is_idle(values)]
+    folded = sorted(idle) if len(idle) < len(now.status) else []
+    lines = []
+    for name, values in sorted(now.status.items(), key=lambda item: (item[0] not in in_trouble, item[0])):
+        if name not in folded:
+            then = before.status.get(name) if before is not None else None
+            elapsed_s = now.time - before.time if before is not None else 0.0
+            lines += ['', *_storage(name, values), *_counters(values, then, elapsed_s), *_lock(values),
+                      *_clients(values)]
+    if folded:
+        lines += ['', f'empty, without clients: {", ".join(folded)}']
     lines += _server(next(iter(now.status.values()), {}))
-    return [clean(line) for line in lines]
+    return [clean(title), *loud, *(line if isinstance(line, Loud) else clean(line) for line in lines)]
+
+
+def _is_idle(values: dict[str, Any]) -> bool:
+    """Is there nothing to be seen?"""
+    return values.get('last-transaction') == NEVER and not values.get('connections')
 
 
 def _server(values: dict[str, Any]) -> list[str]:
@@ -58,7 +86,7 @@ def _storage(name: str, values: dict[str, Any]) -> list[str]:
         parts.append(f"being packed for {format_age(values['packing'])}")
     lines = [line + ', '.join(parts)]
     if values.get('failed'):
-        lines.append(f"  FAILED: {values['failed']}")
+        lines.append(Loud(clean(f"  FAILED: {values['failed']}"), True))
     return lines
 
 
@@ -130,29 +158,3 @@ def _client(client: dict[str, Any]) -> tuple[str, ...]:
     return (str(client.get('address', '')), str(client.get('label', '')), format_age(client.get('age', 0)),
             format_bytes(client.get('received', 0)), format_bytes(client.get('sent', 0)),
             format_bytes(client.get('queued', 0)), ('read-only' if client.get('read_only') else transaction))
-
-
-def format_age(seconds: float) -> str:
-    """A duration: ``3 s``, ``4:05 min``, ``1:02:03 h``, ``5 d 1:02 h``."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f'{days} d {hour}:{minute:02} h'
-    if hours:
-        return f'{hours}:{minute:02}:{second:02} h'
-    return f'{minute}:{second:02} min' if minute else f'{second} s'
-
-
-def format_bytes(size: float) -> str:
-    """A number of bytes for people: ``999 B``, ``1.5 KB``."""
-    for unit in ('B', 'KB', 'MB', 'GB'):
-        if size < 1000 or unit == 'GB':
-            break
-        size /= 1000
-    return f'{size:.0f} B' if unit == 'B' else f'{size:.1f} {unit}'
-
-
-def clean(line: str) -> str:
-    """`line` without what a terminal could take for a command."""
-    return ''.join(char if char.isprintable() else '?' for char in line)

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import zeo_clone
 from tests.docs.pages import CHECKOUT, DOCS, Reader, blocks
 from zeo_clone.addresses import parse_address
+from zeo_clone.thresholds import HELD_S, RECENT_S, WAITING
 
 PAGES = sorted(path.name for path in DOCS.glob('*.md'))
 #: Pages whose blocks are all followed, one after the other.
@@ -142,6 +143,9 @@ def test_prometheus_is_told_where_the_metrics_are_and_rules_use_those_that_there
     there = {name for family in families
              for name in (family.name, *(sample.name for sample in family.samples))}
     page = (DOCS / 'operations.md').read_text(encoding='utf-8')
+    for limit in (f'zeo_commit_lock_held_seconds >= {HELD_S:g}\n', f'zeo_waiting_transactions >= {WAITING}\n',
+                  f'increase(zeo_verifications_failed_total[{RECENT_S / 60:g}m]) > 0\n'):
+        assert f'expr: {limit}' in rules.text
     named = set(re.findall(r'\bzeo_(?!clone)\w+', page))
     assert len(named) > 8
     assert named <= there

@@ -6,7 +6,9 @@ import os
 import re
 
 import pytest
+from ZODB.Connection import TransactionMetaData
 from ZODB.MappingStorage import MappingStorage
+from ZODB.utils import z64
 
 import zeo_clone
 from tests.support.certificates import revocation_list
@@ -138,7 +140,30 @@ def test_whatever_a_server_says_is_judged(saying_server, check, data, message):
 def test_storage_that_has_failed_is_critical(server, check):
     commit(server.addr)
     server.served['1'].failure = 'tpc_finish: OSError: disk full'
-    assert check(format_address(server.addr)) == (2, "Storage '1' failed: tpc_finish: OSError: disk full\n")
+    assert check(format_address(server.addr)) == (
+        2, "Storage '1': it has failed in tpc_finish: OSError: disk full\n")
+
+
+def test_commit_lock_that_is_held_is_a_warning_and_critical_if_others_wait(server, client, check):
+    """L1.  The limits are those of the log; a | would end the text."""
+    storage = client(server.addr, client_label='holder')
+    meta = TransactionMetaData('jane', 'this | that')
+    storage.tpc_begin(meta)
+    storage.store(z64, z64, b'cN\nN\n.', '', meta)
+    storage.tpc_vote(meta)
+    served = server.served['1']
+    assert check(format_address(server.addr))[1] == "Empty storage '1'\n"
+    served.stats.lock_time -= 39
+    code, out = check(format_address(server.addr))
+    assert code == 1
+    assert re.match(r"Storage '1': the commit lock has been held for 39 s by 127.0.0.1:\d+ \(holder\), "
+                    r'voted, user jane, this / that; nobody waits\n', out)
+    served._queue._waiting.append(served._queue.holder)
+    code, out = check(format_address(server.addr))
+    served._queue._waiting.clear()
+    assert code == 2
+    assert '; 1 transaction waits\n' in out
+    storage.tpc_abort(meta)
 
 
 def test_each_empty_storage_is_named(new_server, check):

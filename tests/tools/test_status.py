@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 
 import pytest
 import transaction
@@ -80,6 +81,7 @@ def test_watch_writes_over_itself_on_a_terminal(server):
     assert code == 0
     assert shown.count('\033[H\033[J') == 2
     assert 'loads 0 (0.0/s)' in shown
+    assert re.search(r'server at \S+, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, every 0.01 s\r\n', shown)
 
 
 def test_unix_socket_and_tls(new_server, tls_server, tls_options, tmp_path):
@@ -106,6 +108,13 @@ def test_holder_of_the_commit_lock_is_named(server, voted, show):
     assert '  commit lock: held by 127.0.0.1:' in out
     assert " (holder) for 0." in out
     assert " s, voted: user 'jane', 'moves the world'; transactions: 1, waiting: 0\n" in out
+
+
+def test_commit_lock_that_is_held_for_long_is_an_alarm(server, voted):
+    server.served['1'].stats.lock_time -= 39
+    code, shown = run_at_terminal('status', format_address(server.addr))
+    assert code == 0
+    assert re.search(r'\r\n\033\[1mwarning: storage 1: the commit lock has been held for 39 s by 127', shown)
 
 
 def test_rates_are_shown_from_the_second_time_on(server, show):
@@ -277,7 +286,8 @@ def test_time_of_a_tid_is_that_of_zodb():
     {'failed': 'tpc_finish: broken'}, {'clients': [{}], 'connections': 1}, {'loads': 'many'},
 ])
 def test_table_takes_whatever_a_server_tells(values):
-    assert statustable.table('', statustable.Sample({'1': values}, 0), None)[2].startswith('storage 1: ')
+    lines = statustable.table('', statustable.Sample({'1': values}, 0), None)
+    assert [line for line in lines if line.startswith('storage 1: ')]
 
 
 def test_labels_cannot_do_anything_to_the_terminal():

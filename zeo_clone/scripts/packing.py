@@ -14,7 +14,7 @@ from zeo_clone.addresses import Address, format_address
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.health import TLS, NoAnswer, ask
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.statustable import format_bytes
+from zeo_clone.wording import format_bytes
 
 #: Pause between two attempts to reach a server, and between two signs of progress, in seconds.
 RETRY_S = 0.5

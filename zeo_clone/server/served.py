@@ -34,14 +34,13 @@ from zeo_clone.server.commits.watchdog import Watchdog
 from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.stats import Stats
 from zeo_clone.steps import take_steps
+from zeo_clone.thresholds import WAITING
 from zeo_clone.zrpc.frames import frame
 from zeo_clone.zrpc.messages import encode_oneway
 
 log = logging.getLogger(__name__)
 
-#: From this many waiting transactions on, the log has a warning when one more waits ...
-WAITING_TO_WARN = 4
-#: ... once a minute (N15).  So often in a minute it says that a cache was dropped.
+#: So often in a minute (N15) the log says that a cache was dropped.
 WARN_BURST = 6
 #: A storage that does not let go of a transaction is asked so often each time: a file system may have been
 #: away for a moment.
@@ -239,7 +238,7 @@ class ServedStorage:
         text = '%s: storage %r has %d transactions waiting; the commit lock is held by %s (%s)'
         args = (transactor.client.name, self.name, waiting, holder and holder.client.name,
                 holder and holder.meta)
-        if waiting >= WAITING_TO_WARN:
+        if waiting >= WAITING:
             self.loop.throttle.report(log, logging.WARNING, 'waiting', self.name, text, *args)
         else:
             log.debug(text, *args)

@@ -10,10 +10,9 @@ import math
 from typing import Protocol
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.thresholds import HELD_S
 
-#: The log names who holds the lock for so long, in seconds, ...
-WARN_AFTER_S = 5.0
-#: ... and again each time when so much more has passed.
+#: Whoever holds the lock for long (`HELD_S`) is named in the log, and again each time so much later.
 WARN_INTERVAL_S = 10.0
 
 
@@ -37,14 +36,14 @@ class Watchdog:
         self._timeout_s = timeout_s or math.inf
         self._holder: Holder | None = None
         self._since = 0.0  # when it got the lock
-        self._warn_s = WARN_AFTER_S  # when it has held the lock so long, it is named
+        self._warn_s = HELD_S  # when it has held the lock so long, it is named
         self._ticking = False
 
     def start(self, holder: Holder) -> None:
         """`holder` has `timeout_s` from now."""
         self._holder = holder
         self._since = self._loop.runtime.monotonic()
-        self._warn_s = WARN_AFTER_S
+        self._warn_s = HELD_S
         if not self._ticking:
             self._tick(0.0)
 

@@ -1,0 +1,31 @@
+"""Numbers and texts for people: durations, sizes, what others have written.
+
+Pure functions, for the commands, the page's server side and the log.
+"""
+from __future__ import annotations
+
+
+def format_age(seconds: float) -> str:
+    """A duration: ``3 s``, ``4:05 min``, ``1:02:03 h``, ``5 d 1:02 h``."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f'{days} d {hour}:{minute:02} h'
+    if hours:
+        return f'{hours}:{minute:02}:{second:02} h'
+    return f'{minute}:{second:02} min' if minute else f'{second} s'
+
+
+def format_bytes(size: float) -> str:
+    """A number of bytes for people: ``999 B``, ``1.5 KB``."""
+    for unit in ('B', 'KB', 'MB', 'GB'):
+        if size < 1000 or unit == 'GB':
+            break
+        size /= 1000
+    return f'{size:.0f} B' if unit == 'B' else f'{size:.1f} {unit}'
+
+
+def clean(line: str) -> str:
+    """`line` without what a terminal could take for a command."""
+    return ''.join(char if char.isprintable() else '?' for char in line)
