@@ -5,7 +5,6 @@ import ast
 import contextlib
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import venv
@@ -17,28 +16,19 @@ import pytest
 
 import zeo_clone
 from tests.support.certificates import make_certificates
-from tests.support.json_process import child_environment
 from tests.support.runzeo_process import Runzeo
-from tests.support.tool_process import run_tool
+from tests.support.tool_process import call, run_tool
 from zeo_clone.addresses import format_address
 
 CHECKOUT = Path(__file__).parent.parent
 PACKAGE = CHECKOUT / 'zeo_clone'
 README = (CHECKOUT / 'README.md').read_text(encoding='utf-8')
-LIMIT_S = 120
+CI = (CHECKOUT / '.ci' / 'run').read_text(encoding='utf-8')
 
 #: Distributions whose name is not that of the package that they install.
 DISTRIBUTIONS = {'zc': 'zc.lockfile', 'zope': 'zope.interface'}
 #: What single functions can do without, or say how to install.
 OPTIONAL = {'matplotlib', 'prometheus_client'}
-
-
-def call(*command, cwd=None):
-    """Run a command that must succeed; its standard output."""
-    done = subprocess.run([str(word) for word in command], cwd=cwd, env=child_environment(), text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def pip(*arguments):
@@ -51,7 +41,7 @@ def wheel(tmp_path_factory):
     """The wheel, built from a copy of what belongs to it."""
     source = tmp_path_factory.mktemp('source')
     shutil.copytree(PACKAGE, source / 'zeo_clone', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+    for name in ('pyproject.toml', 'README.md', 'LICENSE'):
         shutil.copy(CHECKOUT / name, source)
     pip('wheel', '--no-build-isolation', '--wheel-dir', source / 'dist', source)
     built, = (source / 'dist').glob('*.whl')
@@ -90,9 +80,10 @@ def requirements(wheel):
 def test_wheel_has_every_module_and_every_schema(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if '.dist-info/' not in name}
-    paths = [path for kind in ('py', 'xml', 'html') for path in PACKAGE.rglob(f'*.{kind}')]
+    paths = [path for kind in ('py', 'xml', 'html', 'typed') for path in PACKAGE.rglob(f'*.{kind}')]
     assert packed == {str(path.relative_to(CHECKOUT)) for path in paths}
-    assert {'zeo_clone/schema.xml', 'zeo_clone/server.xml', 'zeo_clone/component.xml'} <= packed
+    assert {'zeo_clone/schema.xml', 'zeo_clone/server.xml', 'zeo_clone/component.xml',
+            'zeo_clone/py.typed'} <= packed
 
 
 def test_wheel_requires_what_the_package_imports(wheel):
@@ -110,6 +101,18 @@ def test_wheel_requires_what_the_package_imports(wheel):
 def test_wheel_has_one_version(wheel):
     assert metadata(wheel)['Version'] == zeo_clone.__version__
     assert f'## {zeo_clone.__version__} ' in (CHECKOUT / 'CHANGES.md').read_text(encoding='utf-8')
+
+
+def test_wheel_states_its_licence_and_its_pythons(wheel):
+    """The Pythons are those of which continuous integration takes the oldest and the newest."""
+    stated = metadata(wheel)
+    assert (stated['License-Expression'], stated.get_all('License-File')) == ('MIT', ['LICENSE'])
+    oldest, newest = re.search(r'^OLDEST=(\d+) NEWEST=(\d+)', CI, re.MULTILINE).groups()
+    classifiers = '\n'.join(stated.get_all('Classifier'))
+    minors = re.findall(r'^Programming Language :: Python :: 3\.(\d+)$', classifiers, re.MULTILINE)
+    assert minors == [str(minor) for minor in range(int(oldest), int(newest) + 1)]
+    assert stated['Requires-Python'] == f'>=3.{oldest}'
+    assert f'Python 3.{oldest} to 3.{newest}' in re.sub(r'\s+', ' ', README)
 
 
 @pytest.mark.parametrize('arguments', [[], ['-C', CHECKOUT / 'zeo.conf.example']])
@@ -140,9 +143,9 @@ def test_package_run_as_a_script_prints_where_to_start(environment, tmp_path):
 
 
 def commands_of_the_wheel():
-    """Names of the commands that setup.py declares."""
-    setup = (CHECKOUT / 'setup.py').read_text(encoding='utf-8')
-    return re.findall(r"^ *'([\w-]+) = zeo_clone[\w.]*:main',$", setup, re.MULTILINE)
+    """Names of the commands that pyproject.toml declares."""
+    project = (CHECKOUT / 'pyproject.toml').read_text(encoding='utf-8')
+    return re.findall(r'^([\w-]+) = "zeo_clone[\w.]*:main"$', project, re.MULTILINE)
 
 
 def test_wheel_has_all_commands():
@@ -244,7 +247,7 @@ def test_first_steps_of_readme_work_as_they_stand(tmp_path):
 
 def test_continuous_integration_runs_the_line_of_readme():
     """It finds the line by this pattern; another line that fits would be run in its place."""
-    pattern = re.search(r"grep -m 1 -E '(.*)' README.md", (CHECKOUT / '.ci' / 'run').read_text())[1]
+    pattern = re.search(r"grep -m 1 -E '(.*)' README.md", CI)[1]
     assert re.findall(pattern, README, re.MULTILINE) == [commands()[1]]
 
 

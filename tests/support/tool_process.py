@@ -2,7 +2,8 @@
 
     code, out, err = run_tool('nagios', '127.0.0.1:9100')
 
-Belongs to one thread of the test.  A process that hangs is ended, and the test fails.
+and, by `call`, other commands, which must succeed.  Belongs to one thread of the test.  A process that hangs
+is ended, and the test fails.
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from tests.support.json_process import UNCAUGHT, child_environment
 from tests.support.server_process import package_path
 
 LIMIT_S = 60  # only a process that hangs meets it
+CALL_LIMIT_S = 240  # the same for commands that do much: a build, a part of the suite
 
 
 def tool_command(module):
@@ -31,6 +33,15 @@ def run_tool(module, *arguments, cwd=None, command=None, path=None, **environmen
     for complaint in UNCAUGHT:
         assert complaint not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+def call(*command, cwd=None, path=None, **environment):
+    """Run a command that must succeed, importing from `path` besides its own places; its standard output."""
+    done = subprocess.run([str(word) for word in command], cwd=cwd, text=True, stdin=subprocess.DEVNULL,
+                          env={**child_environment(path), **environment}, capture_output=True,
+                          timeout=CALL_LIMIT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def run_at_terminal(module, *arguments, cwd=None):
