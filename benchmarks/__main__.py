@@ -5,6 +5,7 @@
     python -m benchmarks cold warm --rounds 5      some of them
     python -m benchmarks --peer zeo6               against one peer that it knows how to get
     python -m benchmarks --peer mine=PATH          against what the interpreter PATH has installed
+    python -m benchmarks --sync 4                  as on a disk that takes 4 ms for each sync
     python -m benchmarks --scale                   how costs grow with ten times as much of everything
 
 The peers it knows: zeo6 is ZEO 6.2 with uvloop; relstorage is RelStorage on PostgreSQL, where that is
@@ -28,10 +29,11 @@ from pathlib import Path
 from benchmarks import catalog, growth, plot, table
 from benchmarks.arena import Sizes
 from benchmarks.runner import Suite
-from benchmarks.sides import DEFAULT_PEERS, SideError, find, ours
+from benchmarks.sides import DEFAULT_PEERS, RELSTORAGE, SideError, find, ours
 
 MEMORY = '/dev/shm'
 SHOWN_CHARACTERS = 2000
+LONGEST_SYNC_MS = 1000
 
 
 def make_parser():
@@ -54,6 +56,9 @@ def make_parser():
                         help='default 1000')
     parser.add_argument('--directory', metavar='PATH', help='where the data lie, default in memory',
                         default=MEMORY if os.path.isdir(MEMORY) else tempfile.gettempdir())
+    parser.add_argument('--sync', type=float, default=0.0, metavar='MS',
+                        help='let each sync of the file take so much longer, on all sides; RelStorage, whose '
+                             'files are written by PostgreSQL, is left out')
     parser.add_argument('--json', metavar='FILE', help='write medians, ratios and all rounds there')
     parser.add_argument('--plot', metavar='FILE', help='draw the ratios as bars there (PNG)')
     return parser
@@ -66,11 +71,12 @@ def report_progress(text):
 def conditions(options):
     """Under which conditions the figures were made, in one paragraph."""
     load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
+    syncs = f' Each sync takes {options.sync:g} ms longer.' if options.sync else ''
     where = 'in memory' if options.directory == MEMORY else 'on a file system'
     return (f'Python {platform.python_version()}, {platform.system()} {platform.release()}, '
             f'{os.cpu_count()} cores, load average at the start {load}.\n'
             f'Data in {options.directory} ({where}), {options.objects:,} objects of '
-            f'{options.object_size:,} bytes.\n'
+            f'{options.object_size:,} bytes.{syncs}\n'
             f'Median (lowest-highest) of {options.rounds} rounds of {options.seconds:g} s per workload.\n'
             'TCP on loopback unless the line says otherwise; RelStorage always on a unix socket, FileStorage '
             'in the client.')
@@ -121,6 +127,8 @@ def prepare(parser, options):
     for path in filter(None, [options.json, options.plot]):
         if not Path(path).parent.is_dir():
             parser.error(f'{path}: there is no such directory')
+    if not 0 <= options.sync <= LONGEST_SYNC_MS:
+        parser.error(f'--sync {options.sync:g}: it must be 0 to {LONGEST_SYNC_MS} milliseconds')
     alone = options.alone or options.scale and not options.peer
     if options.plot:
         if options.scale or alone:
@@ -129,7 +137,8 @@ def prepare(parser, options):
     if alone:
         return [ours()]
     try:
-        return find(options.peer, report_progress)
+        sides = find(options.peer, report_progress)
+        return [side for side in sides if side.kind != RELSTORAGE] if options.sync else sides
     except SideError as error:
         parser.error(str(error))
 
@@ -146,7 +155,7 @@ def main(args=None):
             print(f'{workload.name:18}{workload.figures[0].title}')
         return 0
     sides = prepare(parser, options)
-    sizes = Sizes(options.objects, options.object_size, seconds=options.seconds)
+    sizes = Sizes(options.objects, options.object_size, seconds=options.seconds, sync_ms=options.sync)
     print(conditions(options), end='\n\n', flush=True)
     with many_files():
         failures = (scale if options.scale else compare)(workloads, sides, sizes, options)

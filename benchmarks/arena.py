@@ -13,13 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.sides import CLIENT, RELSTORAGE
+from benchmarks.sides import CLIENT, FILE, RELSTORAGE
 from tests.support.json_process import ChildError, JsonProcess
 from tests.support.server_process import ANY_PORT, address_of
 
 HERE = Path(__file__).parent
 SERVE = HERE.parent / 'tests' / 'support' / 'serve.py'
 CHILD = HERE / 'child' / 'main.py'
+SLOW_DISK = HERE / 'slowdisk.py'
 
 
 class Sizes(NamedTuple):
@@ -32,14 +33,21 @@ class Sizes(NamedTuple):
     blob_mb: int = 64
     cache_objects: int = 200_000
     transaction_objects: int = 1000
+    writers: int = 32
+    sync_ms: float = 0.0
+
+
+def start(side, program, argument, sync_ms):
+    """A process of `side` with a disk that takes `sync_ms` longer for each sync."""
+    slow = (SLOW_DISK, str(sync_ms)) if sync_ms else ()
+    return JsonProcess(*slow, program, argument, python=side.python, path=side.path, strict=False)
 
 
 class Client:
     """A client process of a side."""
 
-    def __init__(self, side, options):
-        self._process = JsonProcess(CHILD, json.dumps(options), python=side.python, path=side.path,
-                                    strict=False)
+    def __init__(self, side, options, sync_ms=0.0):
+        self._process = start(side, CHILD, json.dumps(options), sync_ms=sync_ms)
 
     def send(self, do, **arguments):
         """Ask for something; `receive` has the answer."""
@@ -101,7 +109,7 @@ class Arena:
         if self._blobs:
             storage['blob_dir'] = os.path.join(self._directory, 'blobs')
         side = self.side
-        server = JsonProcess(SERVE, side.package, python=side.python, path=side.path, strict=False)
+        server = start(side, SERVE, side.package, self.sizes.sync_ms)
         self._stack.callback(server.stop)
         address = os.path.join(self._directory, 'socket') if self._unix else ANY_PORT
         reply = server.call({'start': {'storages': [storage], 'address': address}})
@@ -120,9 +128,10 @@ class Arena:
         options = {'kind': self.side.kind, 'objects': self.sizes.objects, 'server': self.server_pid,
                    'record_bytes': self.sizes.record_bytes, 'seconds': self.sizes.seconds,
                    'directory': self._directory, **self._where}
+        sync_ms = self.sizes.sync_ms if self.side.kind == FILE else 0.0  # its client has the disk
         fresh = []
         while len(self._clients) + len(fresh) < count:
-            fresh.append(Client(self.side, options))
+            fresh.append(Client(self.side, options, sync_ms))
             self._stack.callback(fresh[-1].stop)
         together(fresh, 'warm_up')
         self._clients += fresh

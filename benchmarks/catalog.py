@@ -87,6 +87,10 @@ WORKLOADS = (
         Figure('slowest_ms', 'the slowest process, mean', 'ms', grows=(SIZE, CROWD)),
         Figure('longest_ms', 'the longest commit', 'ms', aim=None, grows=(SIZE, CROWD))),
         axes=(OBJECTS, SIZE, CROWD)),
+    Workload('commit-far-apart', commits.commit_far_apart, (
+        Figure('rate', 'commit of 1 object, 32 processes', 'txn/s', True),
+        Figure('slowest_ms', 'the slowest process, mean', 'ms'),
+        Figure('longest_ms', 'the longest commit', 'ms', aim=None)), axes=()),
     Workload('fan-out-30', commits.fan_out_few, (
         Figure('ms', 'commit until 30 clients are told', 'ms', aim=3.0, grows=(SIZE, CROWD)),),
         ZEO_ONLY, (CROWD,)),
@@ -108,6 +112,8 @@ WORKLOADS = (
         Figure('threads', 'threads of a process with 200 storages', '', aim=None, grows=(), limit=2)),
         ZEO_ONLY, (CROWD,)),
     Workload('latency-commits', others.latency_beside_commits, delays('beside large commits', 2.0)),
+    Workload('latency-committer', others.latency_beside_a_committer, delays('beside a committer', 1.0),
+             axes=()),
     Workload('latency-pack', others.latency_beside_pack, delays('beside a pack', 2.0)),
     Workload('latency-alone', others.latency_alone, delays('alone', 1.0)),
     Workload('flood-invalidations', others.latency_beside_invalidations,

@@ -110,6 +110,9 @@ class Client:
     def commit_once(self):
         return writing.commit_once(self._store, self._storage)
 
+    def commit_on(self):
+        return writing.commit_on(self._store, self._storage, self._waiting)
+
     def burden(self, pack):
         return writing.burden(self._store, self._waiting, pack)
 

@@ -58,6 +58,17 @@ def grow(store):
     storage.close()
 
 
+def commit_on(store, storage, waiting):
+    """Commit one object, again and again, until `waiting()`; yields when it begins, and how often it did."""
+    serials = store.serials(storage, store.oids[:1])
+    yield 'begins'
+    count = 0
+    while not count or not waiting():
+        serials = dict.fromkeys(serials, commit(storage, serials, store.record))
+        count += 1
+    yield count
+
+
 def burden(store, waiting, pack):
     """Commit `MANY` objects, again and again, until `waiting()`; with `pack`, pack after each commit.
 

@@ -20,7 +20,15 @@ def commit_many(arena):
 
 def commit_apart(arena):
     """Each process commits to an object of its own: all together per second, and what the unluckiest wait."""
-    clients = arena.clients(WRITERS * arena.sizes.crowd)
+    return apart(arena, WRITERS * arena.sizes.crowd)
+
+
+def commit_far_apart(arena):
+    return apart(arena, arena.sizes.writers)
+
+
+def apart(arena, writers):
+    clients = arena.clients(writers)
     together(clients, 'open')
     for number, client in enumerate(clients):
         client.send('commits_apart', number=number)

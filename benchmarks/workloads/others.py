@@ -1,6 +1,7 @@
 """Blobs, starts, memory, and how long single loads take while others work hard."""
 from __future__ import annotations
 
+from benchmarks.arena import together
 from tests.support.memory import resident_bytes
 
 IDLE = 200
@@ -54,6 +55,20 @@ def latency(arena, pack):
     intervals = worker.receive()
     worker.receive()
     return quantiles(overlapping(loads, intervals))
+
+
+def latency_beside_a_committer(arena):
+    """Milliseconds of loads while another client commits one object after another."""
+    loader, committer = arena.clients(2)
+    together([loader, committer], 'open')
+    committer.send('commit_on')
+    committer.receive()  # it begins
+    loads = loader.call('some_latencies')
+    committer.send('rest')
+    committer.receive()
+    committer.receive()
+    together([loader, committer], 'close')
+    return quantiles(loads)
 
 
 def latency_alone(arena):

@@ -16,7 +16,7 @@ from benchmarks.sides import CLIENT, FILE, Side, ours
 from benchmarks.workloads.commits import WRITERS
 from benchmarks.workloads.others import overlapping
 
-TINY = Sizes(objects=40, record_bytes=200, seconds=0.01, blob_mb=1, cache_objects=500)
+TINY = Sizes(objects=40, record_bytes=200, seconds=0.01, blob_mb=1, cache_objects=500, writers=WRITERS)
 PEER = Side('peer', 'a peer', CLIENT, 'python', 'ZEO')
 FAST, SLOW = catalog.Figure('rate', 'fast', 'loads/s', True, 4.0), catalog.Figure('ms', 'slow', 'ms')
 NARROW = catalog.Figure('ms', 'narrow', 'ms', limit=50)
@@ -55,6 +55,17 @@ def test_workload_measures_its_figures(workload, arena):
         assert value is None or value >= 0
         if figure.more_is_better:
             assert value > 0
+
+
+@pytest.mark.parametrize('side', [ours(), Side('filestorage', 'FileStorage', FILE, ours().python)],
+                         ids=lambda side: side.name)
+def test_syncs_take_longer_on_a_slow_disk(side, tmp_path):
+    """At least one for each commit: whoever has the file, server or client, has the disk."""
+    workload, = catalog.choose(['commit-1'])
+    with Suite([workload], [side], TINY._replace(sync_ms=20.0), tmp_path, no_progress) as suite:
+        results = suite.run(1)
+    assert not results.failures
+    assert results.spread(workload, workload.figures[0], side).high <= 1 / 0.020
 
 
 def test_bare_file_storage_has_the_workloads_that_it_claims(tmp_path):
