@@ -113,6 +113,8 @@ def test_wheel_states_its_licence_and_its_pythons(wheel):
     assert minors == [str(minor) for minor in range(int(oldest), int(newest) + 1)]
     assert stated['Requires-Python'] == f'>=3.{oldest}'
     assert f'Python 3.{oldest} to 3.{newest}' in re.sub(r'\s+', ' ', README)
+    support = (CHECKOUT / 'docs' / 'support.md').read_text(encoding='utf-8')
+    assert re.findall(r'^\| 3\.(\d+) \|', support, re.MULTILINE) == minors
 
 
 @pytest.mark.parametrize('arguments', [[], ['-C', CHECKOUT / 'zeo.conf.example']])
@@ -249,13 +251,6 @@ def test_continuous_integration_runs_the_line_of_readme():
     """It finds the line by this pattern; another line that fits would be run in its place."""
     pattern = re.search(r"grep -m 1 -E '(.*)' README.md", CI)[1]
     assert re.findall(pattern, README, re.MULTILINE) == [commands()[1]]
-
-
-def test_links_of_readme_lead_somewhere():
-    targets = [target for target in re.findall(r'\]\(([^)#]+)', README) if '://' not in target]
-    assert targets
-    for target in targets:
-        assert (CHECKOUT / target).exists(), target
 
 
 def test_source_tour_of_readme_names_what_is_there():

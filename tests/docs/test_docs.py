@@ -19,8 +19,12 @@ from zeo_clone.addresses import parse_address
 from zeo_clone.thresholds import HELD_S, RECENT_S, WAITING
 
 PAGES = sorted(path.name for path in DOCS.glob('*.md'))
+#: The same, and what people read outside of docs/.
+TEXTS = [*sorted(DOCS.glob('*.md')), *(CHECKOUT / name for name in (
+    'README.md', 'CHANGES.md', 'SECURITY.md', 'examples/README.md'))]
+KINDS = ['What you must do', 'Added', 'Changed', 'Fixed']
 #: Pages whose blocks are all followed, one after the other.
-FOLLOWED = [page for page in PAGES if page != 'client.md']
+FOLLOWED = [page for page in PAGES if page != 'client.md' and blocks(page)]
 #: Blocks that are for other machines, or not for any; tests of their own look at them.
 ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml'}
 #: Commands that are not ours, which pages need.
@@ -172,17 +176,32 @@ def test_nobody_is_told_to_type_a_name_that_zeo_installs_too(path):
     assert re.findall(fr'\b(?:{CLASSIC_NAMES})"?[ ,]+(?:["-]|\w+:\d).*', text) == []
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r'\]\(([^)]+)', (DOCS / page).read_text(encoding='utf-8')):
+@pytest.mark.parametrize('path', TEXTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r'\]\(([^)\s]+)', path.read_text(encoding='utf-8')):
         if '://' in target:
             continue
         name, _, anchor = target.partition('#')
-        path = DOCS / name if name else DOCS / page
-        assert path.exists(), target
+        found = path.parent / name if name else path
+        assert found.exists(), target
         if anchor:
-            headings = re.findall(r'^#+ (.*)$', path.read_text(encoding='utf-8'), re.MULTILINE)
+            headings = re.findall(r'^#+ (.*)$', found.read_text(encoding='utf-8'), re.MULTILINE)
             assert anchor in [re.sub(r'[^\w -]', '', text).lower().replace(' ', '-') for text in headings]
+
+
+def test_every_page_is_named_in_readme():
+    readme = (CHECKOUT / 'README.md').read_text(encoding='utf-8')
+    assert [page for page in PAGES if f'](docs/{page})' not in readme] == []
+
+
+def test_changes_are_told_by_kind():
+    """New lines go below the heading of their kind; what the reader must do comes first."""
+    text = (CHECKOUT / 'CHANGES.md').read_text(encoding='utf-8')
+    for release in re.split(r'^## ', text, flags=re.MULTILINE)[1:]:
+        before, *kinds = re.split(r'^### ', release, flags=re.MULTILINE)
+        assert before.count('\n') <= 2, f'below no kind: {before}'
+        headings = [kind.partition('\n')[0] for kind in kinds]
+        assert headings == [kind for kind in KINDS if kind in headings]
 
 
 def proven():
