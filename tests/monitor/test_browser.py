@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 
 import pytest
 from ZODB.Connection import TransactionMetaData
+from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import z64
 
 import zeo_clone
@@ -72,6 +74,32 @@ def load(address):
         thread.join()
 
 
+#: Texts of the page whose contrast to what is behind them is too small (WCAG 2 AA, 1.4.3), with the ratio.
+CONTRAST = """
+    const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(part => part / 255).map(
+      part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4
+    ).reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = element => {
+      const [r, g, b, alpha = 1] = parse(getComputedStyle(element).backgroundColor);
+      return alpha || !element.parentElement ? [r, g, b] : behind(element.parentElement);
+    };
+    const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    let count = 0;
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement;
+      if (!walker.currentNode.textContent.trim() || !element.checkVisibility()) continue;
+      count += 1;
+      const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+      const large = size >= 24 || size >= 18.66 && Number(style.fontWeight) >= 700;
+      const both = [light(parse(style.color)), light(behind(element))].sort((a, b) => a - b);
+      const ratio = (both[1] + 0.05) / (both[0] + 0.05);
+      if (ratio < (large ? 3 : 4.5)) found.push([element.textContent, ratio]);
+    }
+    return [count, found];
+"""
+
+
 class Page:
     """What a person sees."""
 
@@ -97,10 +125,14 @@ class Page:
         from selenium.webdriver.support.wait import WebDriverWait
         WebDriverWait(self._browser, LIMIT_S, poll_frequency=0.05).until(lambda _: condition())
 
-    def background(self, scheme):
-        """The page's colours if the user prefers `scheme`: paper and ink, as sums of red, green, blue."""
+    def prefer(self, scheme):
+        """The user prefers the colours of `scheme`."""
         self._browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {
             'features': [{'name': 'prefers-color-scheme', 'value': scheme}]})
+
+    def background(self, scheme):
+        """The page's colours if the user prefers `scheme`: paper and ink, as sums of red, green, blue."""
+        self.prefer(scheme)
         return [sum(self._browser.execute_script(
             'return getComputedStyle(document.body)[arguments[0]].match(/\\d+/g).slice(0, 3).map(Number)',
             name)) for name in ('backgroundColor', 'color')]
@@ -156,3 +188,153 @@ def hold_the_lock(address, page):
         assert page.text('.lock').startswith('held for ')
         storage.tpc_abort(meta)
     page.wait(lambda: page.text('.lock') == 'free')
+
+
+# -- trouble ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def troubled(new_server, new_monitor, browser):
+    """A server whose storages are ``a``, ``empty`` and ``z``, and its page: (server, page)."""
+    server = new_server({name: MappingStorage() for name in ('a', 'empty', 'z')}, measure=True)
+    for name in 'az':
+        zeo_clone.DB(server.addr, storage=name).close()
+    browser.get(f'{new_monitor(server).url}?every=0.2')
+    page = Page(browser)
+    page.wait(lambda: page.text('#light') == 'live')
+    return server, page
+
+
+@contextlib.contextmanager
+def lock_held(server, client, seconds=39):
+    """The commit lock of storage z is held, for so long so far."""
+    storage = client(server.addr, storage='z', client_label='holder')
+    meta = TransactionMetaData('jane', '/edit')
+    storage.tpc_begin(meta)
+    storage.store(b'1' * 8, z64, b'cN\nN\n.', '', meta)
+    storage.tpc_vote(meta)
+    server.served['z'].stats.lock_time -= seconds
+    try:
+        yield
+    finally:
+        storage.tpc_abort(meta)
+
+
+@contextlib.contextmanager
+def somebody_waits(server, client):
+    storage, meta = client(server.addr, storage='z'), TransactionMetaData()
+    storage.tpc_begin(meta)
+    thread = threading.Thread(target=storage.tpc_vote, args=(meta,))
+    thread.start()
+    yield
+    thread.join()
+    storage.tpc_abort(meta)
+
+
+def storages(browser):
+    """Names of the storages from top to bottom, and whether each is open."""
+    return browser.execute_script(
+        'return [...document.querySelectorAll("details")].map(part => [part.dataset.storage, part.open])')
+
+
+def test_commit_lock_that_is_held_looks_like_trouble(browser, troubled, client):
+    """L1.  Light, title and bar; the storage comes first; an empty one is folded."""
+    server, page = troubled
+    assert storages(browser) == [['a', True], ['empty', False], ['z', True]]
+    assert (page.text('#spoken'), browser.title[:4]) == ('', 'ZODB')
+    with contextlib.ExitStack() as waiting:
+        with lock_held(server, client):
+            page.wait(lambda: page.text('#light') == 'warning')
+            assert browser.title.startswith('WARNING – ZODB server at ')
+            assert 'storage z: the commit lock has been held for ' in page.text('#alarm')
+            assert '(holder), voted, user jane, /edit; nobody waits' in page.text('#alarm')
+            assert storages(browser) == [['z', True], ['a', True], ['empty', False]]
+            waiting.enter_context(somebody_waits(server, client))
+            page.wait(lambda: page.text('#light') == 'alarm')
+            assert browser.title.startswith('ALARM – ')
+            assert '; 1 transaction waits\nSee what that client does' in page.text('#alarm')
+            assert page.text('details[data-storage=z] .mark') == 'ALARM'
+            assert page.text('#spoken').startswith('alarm. the commit lock has been held for ')
+    page.wait(lambda: page.text('#light') == 'live')
+    assert page.text('#alarm') == ''
+    assert storages(browser) == [['a', True], ['empty', False], ['z', True]]
+
+
+def test_storage_that_has_failed_looks_like_trouble(browser, troubled):
+    """L9"""
+    server, page = troubled
+    server.served['empty'].failure = 'tpc_finish: OSError: [Errno 28] No space left on device'
+    page.wait(lambda: page.text('#light') == 'alarm')
+    assert 'storage empty: it has failed in tpc_finish: OSError: [Errno 28] No space' in page.text('#alarm')
+    assert storages(browser) == [['empty', True], ['a', True], ['z', True]]
+
+
+def test_every_text_can_be_read_in_both_schemes_also_in_trouble(browser, troubled, client):
+    """WCAG AA: contrast."""
+    server, page = troubled
+    for scheme in ('light', 'dark'):
+        page.prefer(scheme)
+        with lock_held(server, client):
+            page.wait(lambda: page.text('#light') == 'warning')
+            count, bad = browser.execute_script(CONTRAST)
+            assert (count > 100, bad) == (True, [])
+        server.served['a'].failure = 'tpc_finish: broken'
+        page.wait(lambda: page.text('#light') == 'alarm')
+        assert browser.execute_script(CONTRAST)[1] == []
+        server.served['a'].failure = None
+        page.wait(lambda: page.text('#light') == 'live')
+        assert browser.execute_script(CONTRAST)[1] == []
+        browser.execute_script('complain("gone", "The server has gone", "It does not answer")')
+        assert browser.execute_script(CONTRAST)[1] == []
+
+
+def test_whatever_keys_reach_has_a_name_and_tables_have_captions(browser, troubled, client):
+    """WCAG AA: names, roles, values."""
+    server, page = troubled
+    client(server.addr, storage='a', client_label=LABEL).ping()
+    page.wait(lambda: LABEL in page.text('details[data-storage=a] table'))
+    reached = browser.find_elements('css selector', 'a, button, summary, [tabindex]')
+    names = [element.accessible_name for element in reached if element.is_displayed()]
+    assert len(names) == 4 + 3 + 2 * (6 + 1)
+    assert all(names)
+    assert 'Loads per second, storage a' in names
+    assert page.text('details[data-storage=a] caption') == 'Clients of storage a: 1'
+    nameless = 'table:not(:has(caption)), th:not([scope])'
+    assert not browser.find_elements('css selector', nameless)
+
+
+def test_charts_can_be_gone_through_with_keys(browser, troubled):
+    """WCAG AA: keyboard."""
+    from selenium.webdriver.common.keys import Keys
+    _, page = troubled
+    page.wait(lambda: browser.execute_script('return storages.get("a").points.length') > 3)
+    chart = browser.find_element('css selector', 'details[data-storage=a] [data-key=clients] svg')
+    text = lambda: chart.get_attribute('aria-valuetext')  # noqa: E731
+    assert text() == '0'
+    chart.send_keys(Keys.ARROW_LEFT)
+    assert re.fullmatch(r'\d\d:\d\d:\d\d: 0', text())
+    assert int(chart.get_attribute('aria-valuemin')) <= int(chart.get_attribute('aria-valuenow')) <= 0
+    assert page.text('details[data-storage=a] [data-key=clients] .scale').strip()[2:3] == ':'
+    chart.send_keys(Keys.ESCAPE)
+    assert text() == '0'
+
+
+def test_gap_is_shown_as_a_gap(browser, troubled):
+    """What was not heard is not drawn."""
+    def runs(times):
+        return browser.execute_script(
+            'const chart = storages.get("a").charts[0];'
+            'chart.show(arguments[0].map(time => ({time, wall: 0, loads: 1})));'
+            'return chart.paths[0].getAttribute("d").split("M").length - 1', times)
+    assert runs([0, 1, 2, 3, 4]) == 1
+    assert runs([0, 1, 2, 30, 31]) == 2
+
+
+def test_narrow_page_is_not_wider_than_the_screen(browser, troubled, client):
+    """WCAG AA: reflow at 320 pixels."""
+    server, page = troubled
+    with lock_held(server, client):
+        page.wait(lambda: page.text('#light') == 'warning')
+        browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
+            'width': 320, 'height': 800, 'deviceScaleFactor': 1, 'mobile': False})
+        page.wait(lambda: browser.execute_script('return innerWidth') == 320)
+        assert browser.execute_script('return document.documentElement.scrollWidth') <= 320

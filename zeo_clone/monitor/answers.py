@@ -11,7 +11,6 @@ import hmac
 import json
 import os
 import pkgutil
-import re
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -25,6 +24,7 @@ from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.inquiry import PATIENCE_S, Inquiry, Report
 from zeo_clone.monitor.web import Request, Response, text
 from zeo_clone.server.clients.operator import NotDone, Wish
+from zeo_clone.troubles import find
 
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'
@@ -125,6 +125,7 @@ class Answers:
             return _json(HTTPStatus.OK, {
                 'state': 'serving', 'address': format_address(server.addr), 'version': zeo_clone.__version__,
                 'pid': os.getpid(), 'time': report.time, 'lag': report.lag_s, 'storages': report.storages,
+                'troubles': [trouble._asdict() for trouble in find(report.storages)],
                 'token': self._token})
 
         self._ask(reply, describe, _no_description)
@@ -181,9 +182,9 @@ def _json(status: HTTPStatus, value: Any) -> Response:
 
 def load_page() -> Response:
     """The page for people.  Its one script and its one style are what a browser may use, and nothing else."""
-    page = pkgutil.get_data('zeo_clone.monitor', 'page.html') or b''
-    script, = re.findall(rb'<script>(.*?)</script>', page, re.DOTALL)
-    style, = re.findall(rb'<style>(.*?)</style>', page, re.DOTALL)
+    page, style, script = (pkgutil.get_data('zeo_clone.monitor', f'page.{kind}') or b''
+                           for kind in ('html', 'css', 'js'))
+    page = page.replace(b'<style>', b'<style>' + style).replace(b'<script>', b'<script>' + script)
     policy = (f"default-src 'none'; connect-src 'self'; img-src data:; script-src {_source(script)}; "
               f"style-src {_source(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
     return Response(HTTPStatus.OK, HTML, page, {'Content-Security-Policy': policy})
