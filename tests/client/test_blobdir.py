@@ -198,7 +198,7 @@ OLDER = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re
 
 def test_names_in_a_shared_directory_are_random_and_known_to_older_servers(tmp_path):
     """C26, B5: for the same oid, in processes of the same number."""
-    shared = SharedBlobs(str(tmp_path / 'shared'))
+    shared = SharedBlobs(str(tmp_path / 'shared'), REAL)
     names = {os.path.basename(shared.hand_over(OID, a_file(tmp_path))) for _ in range(100)}
     assert len(names) == 100
     assert all(OLDER.fullmatch(name) and name.endswith('.tmp') for name in names)

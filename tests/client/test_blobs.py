@@ -299,7 +299,7 @@ def test_a_directory_that_is_not_shared_is_named(fake, opened, tmp_path):
 
 def test_a_wrong_layout_is_explained(tmp_path):
     """B7: a server's directory is no cache and the reverse; the message names the directory."""
-    SharedBlobs(str(tmp_path / 'shared'))
+    SharedBlobs(str(tmp_path / 'shared'), REAL)
     with pytest.raises(ValueError, match='needs a directory of its own') as caught:
         BlobCache(str(tmp_path / 'shared'), None, 10, REAL)
     assert str(tmp_path / 'shared') in str(caught.value)

@@ -13,8 +13,8 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.client.test_order import Wrapper
-from zeo_clone.client import iothread
 from zeo_clone.client.storage import ClientStorage
+from zeo_clone.client.world import REAL_WORLD
 from zeo_clone.Exceptions import ClientDisconnected
 
 OID = p64(7)
@@ -261,7 +261,7 @@ def test_storages_share_one_io_thread(fake, opened):
     for storage in storages:
         storage.close()
     assert not new[0].is_alive()
-    assert iothread.SHARED._loop is None
+    assert REAL_WORLD.io_thread._loop is None
 
 
 def test_any_number_of_threads_on_one_storage(fake, opened):

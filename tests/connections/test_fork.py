@@ -486,3 +486,19 @@ def test_a_hook_that_uses_the_storage_before_ours_has_run(script):
         print(in_child(lambda: (read(db, 'x'), ran)), ran)
         db.close()
     ''') == ["(1, [1, 'late']) []"]
+
+
+def test_each_world_notices_a_fork(script):
+    """N10: also one that stands for a process of its own."""
+    assert script('''
+        from zeo_clone.client.world import World
+        from zeo_clone.loop.runtime import Runtime
+        world = World(Runtime())
+        db = ZODB.DB(ClientStorage(address, cache=cache, io_thread=io_thread, world=world))
+        link = storage_of(db)._manager.ready
+        print(in_child(lambda: (add(db, 'child'), storage_of(db)._manager.ready is link)))
+        storage_of(db).ping()
+        print(read(db, 'child'), storage_of(db)._manager.ready is link)
+        world.close()
+        print(link.channel.closed)
+    ''') == ['(None, False)', '1 True', 'True']

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from zeo_clone.cache.file import Record, logger
 from zeo_clone.cache.format import ZERO
-from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.runtime import REAL, Runtime
 
 MAGIC = b'zeo-ct01'
 RECORD = struct.Struct('>dIB3x8s8s8s')
@@ -76,11 +76,11 @@ class Trace:
 
 def trace_from_environment(runtime: Runtime, path: str | None, size: int) -> Trace | None:
     """The trace that the environment asks for; None if it does not, or if the file cannot be written."""
-    target = os.environ.get('ZEO_CLONE_CACHE_TRACE', '')
-    if target and os.path.isdir(target):
+    target = runtime.environment('ZEO_CLONE_CACHE_TRACE')
+    if target and runtime.is_directory(target):
         name = os.path.basename(path) if path else 'temporary'
         target = os.path.join(target, f'{name}-{runtime.randbytes(8).hex()}.trace')
-    elif not target and path and os.environ.get('ZEO_CACHE_TRACE'):
+    elif not target and path and runtime.environment('ZEO_CACHE_TRACE'):
         target = path + '.trace'
     if not target:
         return None
@@ -91,9 +91,9 @@ def trace_from_environment(runtime: Runtime, path: str | None, size: int) -> Tra
         return None
 
 
-def read_trace(path: str) -> Iterator[Event]:
+def read_trace(path: str, runtime: Runtime = REAL) -> Iterator[Event]:
     """The events in the trace file at `path`.  Raises ``ValueError`` if it is not one, ``OSError``."""
-    with open(path, 'rb') as file:
+    with runtime.open(path, 'rb') as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError(f'{path} is not a cache trace of zeo_clone')
         while piece := file.read(PIECE):

@@ -19,13 +19,12 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
-from ZODB import blob as zodb_blob
-from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER, FilesystemHelper, rename_or_copy_blob
+from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER, LAYOUTS, FilesystemHelper
 from ZODB.POSException import POSKeyError
 from ZODB.utils import tid_repr, u64
 
-from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.loop.shareddir import Scratch, left_over, locked, make_directory, share
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.shareddir import Scratch, left_over, locked, make_directory, move, share
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class CacheLayout:
         return os.path.join(str(rest), f'{base}.{tid_repr(tid)[2:]}{BLOB_SUFFIX}')
 
 
-zodb_blob.LAYOUTS.setdefault(CACHE_LAYOUT, CacheLayout())
+LAYOUTS.setdefault(CACHE_LAYOUT, CacheLayout())
 
 Used = TypeVar('Used')
 #: What the server says of a file; None if it cannot tell.
@@ -69,17 +68,16 @@ def unknown() -> None:
 
 
 class BlobDirectory:
-    """What both kinds share.  Raises ValueError if `path` has another layout."""
+    """What both kinds share.  Raises ValueError if `path` has another layout; None takes any."""
 
-    def __init__(self, path: str, layout: str, runtime: Runtime) -> None:
-        self.path = path = os.path.abspath(path)  # the working directory may change
+    def __init__(self, path: str, layout: str | None, runtime: Runtime) -> None:
+        self.path = path = runtime.absolute_path(path)  # the working directory may change
         self._runtime = runtime
         with self._explained():
             try:
-                self.fshelper = FilesystemHelper(path, layout)
+                self.fshelper = FilesystemHelper(path, layout or self._layout())  # which looks at nothing
                 self.scratch = Scratch(runtime, self.temporary_directory)
                 self._make()
-                self.fshelper.create()
             except ValueError as error:
                 raise ValueError(
                     f'{path} cannot be used as {self.kind}: {error}. A shared_blob_dir is the blob directory '
@@ -98,7 +96,7 @@ class BlobDirectory:
         with self._explained():
             path = self.scratch.take('part')
             try:
-                rename_or_copy_blob(source, path, chmod=False)
+                move(self._runtime, source, path)
             except BaseException:
                 self.scratch.give_back(path)
                 raise
@@ -107,6 +105,14 @@ class BlobDirectory:
     def open_part(self, path: str) -> IO[bytes]:
         """The temporary file `path`, for writing."""
         return self._runtime.open(path, 'wb')
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file, for reading."""
+        return self._runtime.open(path, 'rb')
+
+    def read_part(self, path: str) -> tuple[int, IO[bytes]]:
+        """Size of the temporary file `path`, and itself, for reading in large pieces."""
+        return self._runtime.size(path), self._runtime.open(path, 'rb', 0)
 
     def discard(self, path: str) -> None:
         """Remove the temporary file `path`, unless it has got another name (B2).  Never raises."""
@@ -127,17 +133,38 @@ class BlobDirectory:
 
     def _make(self) -> None:
         make_directory(self._runtime, self.temporary_directory)
-        marker = os.path.join(self.path, LAYOUT_MARKER)
-        if not os.path.exists(marker) or not os.path.getsize(marker):
-            part = self.scratch.take('part')
-            try:
-                with self._runtime.open(part, 'xb') as file:
-                    file.write(self.fshelper.layout_name.encode())
-                self._runtime.sync_file(part)
-                share(self._runtime, part, 0o666)
-                self._runtime.rename(part, marker)
-            finally:
-                self.discard(part)
+        if not self._marked():
+            self._mark()
+        found = self._marked()
+        if found != self.fshelper.layout_name:
+            raise ValueError(f'its files are laid out as {found!r:.50}, not {self.fshelper.layout_name!r}')
+
+    def _mark(self) -> None:
+        part = self.scratch.take('part')
+        try:
+            with self._runtime.open(part, 'xb') as file:
+                file.write(self.fshelper.layout_name.encode())
+            self._runtime.sync_file(part)
+            share(self._runtime, part, 0o666)
+            self._runtime.rename(part, os.path.join(self.path, LAYOUT_MARKER))
+        finally:
+            self.discard(part)
+
+    def _marked(self) -> str:
+        """What the directory says of its layout; mostly nothing if it is new."""
+        try:
+            with self._runtime.open(os.path.join(self.path, LAYOUT_MARKER), 'rb') as file:
+                return file.read(1000).decode('utf-8', 'replace').strip()
+        except FileNotFoundError:
+            return ''
+
+    def _layout(self) -> str:
+        """That of the storage whose directory this is, as ZODB finds it: the first versions left no mark."""
+        names = self._runtime.listdir(self.path) if self._runtime.exists(self.path) else []
+        found = self._marked() or ('bushy' if all(name.startswith('.') for name in names) else 'lawn')
+        if found not in LAYOUTS:
+            raise ValueError(f'its files are laid out in a way that is not known, {found!r:.50}')
+        return found
 
     def _discard_leftovers(self) -> None:
         """Partial files of processes that have gone (B10)."""
@@ -164,7 +191,7 @@ class BlobDirectory:
     def _missing_right(self, *paths: str) -> PermissionError:
         for path in paths:
             where, right = os.path.dirname(path), 'write in'
-            while not os.path.exists(where):
+            while not self._runtime.exists(where):
                 where = os.path.dirname(where)
             if not self._runtime.may_write_in(where):
                 break
@@ -185,13 +212,13 @@ class SharedBlobs(BlobDirectory):
 
     kind = 'shared_blob_dir'
 
-    def __init__(self, path: str, runtime: Runtime = REAL) -> None:
-        super().__init__(path, 'automatic', runtime)
+    def __init__(self, path: str, runtime: Runtime) -> None:
+        super().__init__(path, None, runtime)
 
     def find(self, oid: bytes, serial: bytes) -> str:
         """The path of a revision's file.  Raises POSKeyError, saying what may be wrong (B7)."""
         path = self.committed_path(oid, serial)
-        if not os.path.exists(path):
+        if not self._runtime.exists(path):
             raise POSKeyError(
                 f'no blob file {path}. Is {self.path} really the blob directory of the server? If it is '
                 f'not shared, use blob_dir without shared_blob_dir', oid, serial)
@@ -267,7 +294,7 @@ class BlobCache(BlobDirectory):
                     return use(self._touched(path))
                 if not self._take_over_unchecked(super().committed_path(oid, serial), path, size):
                     self._download(path, download)
-                added = os.path.getsize(path)
+                added = self._runtime.size(path)
                 used = use(path)
             self._count(added)
             return used
@@ -277,7 +304,7 @@ class BlobCache(BlobDirectory):
         has the blob."""
         path = self.committed_path(oid, serial)
         try:
-            size = os.path.getsize(source)
+            size = self._runtime.size(source)
             make_directory(self._runtime, os.path.dirname(path))
             self._publish(source, path)
         except OSError as error:
@@ -309,7 +336,7 @@ class BlobCache(BlobDirectory):
     def _take_over_unchecked(self, old: str, path: str, size: Size) -> bool:
         """A file of ZEO or an older version becomes `path` if the server says that it is whole."""
         try:
-            found = os.path.getsize(old)
+            found = self._runtime.size(old)
         except FileNotFoundError:
             return False
         whole = found == size()

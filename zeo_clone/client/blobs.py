@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ZODB.blob import BlobFile
 from ZODB.POSException import POSKeyError
 
-from zeo_clone.client.blobdir import BlobCache, SharedBlobs
+from zeo_clone.client.blobdir import BlobCache, BlobDirectory, SharedBlobs
 from zeo_clone.client.downloads import Download, Progress
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class Blobs:
         begun.check(oid, data)
         part = self.directory.take_over(filename)
         begun.blobs.append((oid, part))
-        total, done = os.path.getsize(part), 0
-        begun.send_raw('storeBlobStart')
-        with open(part, 'rb', buffering=0) as file:  # chunks are large
+        total, file = self.directory.read_part(part)
+        done = 0
+        with file:
+            begun.send_raw('storeBlobStart')
             while chunk := file.read(CHUNK_SIZE):
                 begun.send_raw('storeBlobChunk', chunk)
                 done += len(chunk)
@@ -61,7 +62,7 @@ class Blobs:
         """A revision's file, open for reading."""
         return self.directory.use(
             oid, serial, lambda path: self._download(link(), oid, serial, path),
-            lambda path: open_blob(path, blob), lambda: told_size(link(), oid, serial))
+            lambda path: open_blob(self.directory, path, blob), lambda: told_size(link(), oid, serial))
 
     def _download(self, link: Any, oid: bytes, serial: bytes, path: str) -> None:
         download = Download(oid, self.directory.open_part(path), self._progress)
@@ -116,15 +117,15 @@ class BlobsShared:
 
     def open(self, link: Any, oid: bytes, serial: bytes, blob: Any) -> Any:
         """A revision's file, open for reading."""
-        return open_blob(self.directory.find(oid, serial), blob)
+        return open_blob(self.directory, self.directory.find(oid, serial), blob)
 
     def close(self) -> None:
         """Nothing is used any more."""
 
 
-def open_blob(path: str, blob: Any) -> Any:
-    """The file `path`; as a BlobFile if it is opened for a Blob."""
-    return open(path, 'rb') if blob is None else BlobFile(path, 'r', blob)
+def open_blob(directory: BlobDirectory, path: str, blob: Any) -> Any:
+    """The file `path`; as ZODB's BlobFile, which opens it itself, if it is opened for a Blob."""
+    return directory.open(path) if blob is None else BlobFile(path, 'r', blob)
 
 
 def told_size(link: Any, oid: bytes, serial: bytes) -> int | None:

@@ -5,26 +5,34 @@ lock may be held by a thread that is not here.  It gets the engine's heir instea
 """
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 from ZODB.utils import z64
 
-from zeo_clone.client import lifetimes
+from zeo_clone.cache import CacheLocked, ClientCache
+from zeo_clone.client.blobdir import BlobCache, SharedBlobs
+from zeo_clone.client.blobs import Blobs, BlobsShared
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.identity import Identity
 from zeo_clone.client.loading import Loader
 from zeo_clone.client.manager import Manager, ManagerOwner
 from zeo_clone.client.options import Options
+from zeo_clone.client.world import Life, World
 from zeo_clone.loop.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
     """The parts of the storage `owner`.  ``home[0]`` is false in a process that was forked since."""
 
-    def __init__(self, options: Options, runtime: Runtime, owner: ManagerOwner, cache: Any) -> None:
+    def __init__(self, options: Options, world: World, owner: ManagerOwner, cache: Any) -> None:
+        runtime = world.runtime
         self._options = options
-        self._runtime = runtime
+        self._world = world
         self._owner = owner
         self.cache = cache
         self.identity = Identity(runtime)
@@ -33,8 +41,8 @@ class Engine:
         self.oids_lock = runtime.lock()  # protects oids
         self.info_lock = runtime.lock()  # protects what the storage knows of the served one
         self.effects = Effects(cache, owner, runtime)
-        self.blobs = options.make_blobs(runtime)
-        self.life = lifetimes.Life(options.io_thread)
+        self.blobs = make_blobs(options, runtime)
+        self.life = Life(world, options.io_thread)
         self.home = self.life.loop.home
         self.near = self.home, cache, self.effects  # what a load from the cache needs, taken at once
         self.manager = Manager(options, self.life.loop, self.effects, self.identity, owner)
@@ -51,11 +59,42 @@ class Engine:
         forsake = getattr(self.cache, 'forsake', None)
         if forsake is not None:
             forsake()
-        cache = self._options.make_temporary_cache()
+        cache = temporary_cache(self._options, self._world.runtime)
         if tid != z64:
             cache.setLastTid(tid)
         if self.blobs is not None:
             self.blobs.directory.forsake()
-        heir = Engine(self._options, self._runtime, self._owner, cache)
+        heir = Engine(self._options, self._world, self._owner, cache)
         heir.effects.db, heir.effects.database = self.effects.db, database
         return heir
+
+
+def make_cache(options: Options, runtime: Runtime) -> Any:
+    """The cache object that was given, or a ClientCache in the file that was named."""
+    if options.cache is not None and not isinstance(options.cache, (str, os.PathLike)):
+        return options.cache
+    path = options.cache
+    if path is not None and options.cache_may_be_temporary:
+        path = runtime.absolute_path(path)
+    try:
+        return ClientCache(path, options.cache_size, runtime=runtime)
+    except CacheLocked as error:
+        if not options.cache_may_be_temporary:
+            raise
+        log.warning('%s; a temporary cache is used instead', error)
+        return temporary_cache(options, runtime)
+
+
+def temporary_cache(options: Options, runtime: Runtime) -> ClientCache:
+    """A cache that nobody else uses and nobody will find later."""
+    return ClientCache(None, options.cache_size, runtime=runtime)
+
+
+def make_blobs(options: Options, runtime: Runtime) -> Blobs | BlobsShared | None:
+    """What keeps blobs; None without a blob directory."""
+    if options.blob_dir is None:
+        return None
+    if options.shared_blob_dir:
+        return BlobsShared(SharedBlobs(options.blob_dir, runtime))
+    return Blobs(BlobCache(options.blob_dir, options.blob_cache_size, options.blob_cache_size_check, runtime),
+                 options.blob_progress)

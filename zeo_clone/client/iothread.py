@@ -1,4 +1,4 @@
-"""The one I/O thread of a process, shared by all its ClientStorages.
+"""The one I/O thread of a world, shared by all its ClientStorages.
 
 Any thread takes and gives back the loop; the thread lives as long as somebody uses it.  It connects,
 shakes hands, keeps timers and reads what the server sends while the application is silent.  Calls do not
@@ -10,13 +10,13 @@ from typing import Any
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.forks import ProcessLock
-from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.loop.runtime import Runtime
 
 
 class IOThread:
     """A loop in a daemon thread, counted by its users."""
 
-    def __init__(self, runtime: Runtime = REAL) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lock = ProcessLock(runtime)  # protects the next three
         self._loop: Loop | None = None
@@ -58,6 +58,3 @@ class IOThread:
         if thread is not None and not loop.in_loop_thread():
             thread.join()
         loop.close()
-
-
-SHARED = IOThread()

@@ -4,21 +4,14 @@ In: what an application or a configuration gives.  Out: an `Options` object, or 
 """
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from zeo_clone.addresses import Address, format_address, parse_addresses
-from zeo_clone.cache import CacheLocked, ClientCache
-from zeo_clone.client.blobdir import BlobCache, SharedBlobs
-from zeo_clone.client.blobs import Blobs, BlobsShared
 from zeo_clone.client.heartbeat import INTERVAL_S, SHORTEST_S
-from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.tls import check_client
 from zeo_clone.zrpc.messages import clean_label
-
-log = logging.getLogger(__name__)
 
 #: Default bound of the client cache, in bytes.
 CACHE_SIZE = 20 << 20
@@ -57,31 +50,6 @@ class Options:
     blob_cache_size_check: int
     blob_progress: Any
 
-    def make_blobs(self, runtime: Runtime) -> Blobs | BlobsShared | None:
-        """What keeps blobs; None without a blob directory."""
-        if self.blob_dir is None:
-            return None
-        if self.shared_blob_dir:
-            return BlobsShared(SharedBlobs(self.blob_dir, runtime))
-        return Blobs(BlobCache(self.blob_dir, self.blob_cache_size, self.blob_cache_size_check, runtime),
-                     self.blob_progress)
-
-    def make_cache(self) -> Any:
-        """The cache object that was given, or a ClientCache in the file that was named."""
-        if self.cache is not None and not isinstance(self.cache, (str, os.PathLike)):
-            return self.cache
-        try:
-            return ClientCache(self.cache, self.cache_size)
-        except CacheLocked as error:
-            if not self.cache_may_be_temporary:
-                raise
-            log.warning('%s; a temporary cache is used instead', error)
-            return self.make_temporary_cache()
-
-    def make_temporary_cache(self) -> Any:
-        """A cache that nobody else uses and nobody will find later."""
-        return ClientCache(None, self.cache_size)
-
 
 def client_addresses(addr: Any) -> tuple[Address, ...]:
     """Where to look for servers.  Raises ValueError.
@@ -98,7 +66,7 @@ def cache_path(cache: Any, client: str | None, var: str | None, storage: str) ->
         return cache
     if client is None:
         return None
-    return os.path.join(var or os.getcwd(), f'{client}-{storage}.zec')
+    return os.path.join(var or '', f'{client}-{storage}.zec')
 
 
 _DEFAULTS: dict[str, Any] = {

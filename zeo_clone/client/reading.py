@@ -17,16 +17,16 @@ from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import maxtid
 
 from zeo_clone.addresses import format_address
-from zeo_clone.client import chronicle, lifetimes
+from zeo_clone.client import chronicle
 from zeo_clone.client.effects import Effects
-from zeo_clone.client.engine import Engine
+from zeo_clone.client.engine import Engine, make_cache
 from zeo_clone.client.iteration import TransactionIterator
 from zeo_clone.client.link import Link
 from zeo_clone.client.loading import Loader
 from zeo_clone.client.manager import Manager
 from zeo_clone.client.options import Options, client_addresses
+from zeo_clone.client.world import Life, World
 from zeo_clone.Exceptions import ClientDisconnected
-from zeo_clone.loop.runtime import Runtime
 from zeo_clone.steps import take_steps
 
 #: What a client's storage provides if the served one does, by the names under which a server lists it.
@@ -41,28 +41,29 @@ OPTIONAL_INTERFACES = {
 class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     """A served storage, seen by a reader.  It searches for a server as soon as it is made."""
 
-    def __init__(self, options: Options, runtime: Runtime) -> None:
+    def __init__(self, options: Options, world: World) -> None:
         self._options = options
-        self._runtime = runtime
+        self._world = world
+        self._runtime = world.runtime
         self._info: dict[str, Any] = {}
         self._closed = False
-        lifetimes.notice_fork()  # others may not have been used here yet
-        cache = options.make_cache()
+        world.notice_fork()  # others may not have been used here yet
+        cache = make_cache(options, world.runtime)
         try:
-            self._engine = Engine(options, runtime, self, cache)
+            self._engine = Engine(options, world, self, cache)
         except BaseException:
             cache.close()
             raise
         try:
             if self._blobs is not None:
                 zope.interface.alsoProvides(self, interfaces.IBlobStorage)
-            lifetimes.remember(self)
+            world.remember(self)
             self._manager.start()
         except BaseException:
             self.close()
             raise
 
-    # ---- of lifetimes: what belongs to this process -------------------------------------------------
+    # ---- of the world: what belongs to this process -------------------------------------------------
 
     @property
     def at_home(self) -> bool:
@@ -76,7 +77,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def _own(self) -> Engine:
         """The engine; all parts are taken from it, for a program in C may have forked this process."""
         if not self._engine.home[0]:
-            lifetimes.notice_fork()
+            self._world.notice_fork()
         return self._engine
 
     @property
@@ -89,7 +90,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         return self._own().cache
 
     @property
-    def _life(self) -> lifetimes.Life:
+    def _life(self) -> Life:
         return self._own().life
 
     @property

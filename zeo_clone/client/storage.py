@@ -22,8 +22,8 @@ from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
 from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.reading import StorageReader
+from zeo_clone.client.world import REAL_WORLD, World
 from zeo_clone.Exceptions import UnrecognizedResult
-from zeo_clone.loop.runtime import REAL
 from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
@@ -39,15 +39,16 @@ class ClientStorage(StorageReader):
     `addr` is a port, ``(host, port)``, the path of a unix socket (with a ``/``) or a list of these.
     `storage` names one of the server's storages.  With `wait` the constructor returns connected, or
     raises `ClientDisconnected` after `wait_timeout` seconds (default 30); later calls that need the
-    server wait as long for a connection.  docs/client.md lists the other keywords.
+    server wait as long for a connection.  `world` has what it shares with others: its process, by default
+    the real one.  docs/client.md lists the other keywords.
     """
 
     def __init__(self, addr: Any, storage: str = '1', cache_size: Any = None, name: str = '',
-                 wait_timeout: float | None = None, **keywords: Any) -> None:
+                 wait_timeout: float | None = None, *, world: World = REAL_WORLD, **keywords: Any) -> None:
         if isinstance(addr, str) and isinstance(storage, int):
             raise TypeError(f"ClientStorage({addr!r}, {storage!r}): the second is a storage's name. "
                             f'Give host and port as one: ClientStorage(({addr!r}, {storage!r}))')
-        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), REAL)
+        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), world)
         try:
             if self._options.wait:
                 self._manager.link(self._options.wait_timeout_s)
@@ -208,7 +209,7 @@ class ClientStorage(StorageReader):
         With `wait` false the server packs in the background.  `referencesf` is the server's own.
         """
         if t is None:
-            t = REAL.time()
+            t = self._runtime.time()
         elif hasattr(t, 'timeTime'):  # a TimeStamp, which is a class in Python and a function in C
             t = t.timeTime()
         link = self._loader.link()

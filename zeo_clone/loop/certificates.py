@@ -13,6 +13,8 @@ import os
 import ssl
 from typing import Any, Protocol
 
+from zeo_clone.loop.runtime import REAL, Runtime
+
 log = logging.getLogger(__name__)
 
 #: Modification time in nanoseconds, size and inode of a file; None if there is none.
@@ -33,8 +35,9 @@ class Source(Protocol):
 class RenewedContext:
     """What connections need of an ``ssl.SSLContext``, up to date.  Raises what `Source.context` raises."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, runtime: Runtime = REAL) -> None:
         self._source = source
+        self._runtime = runtime
         self._stamps = self._look()  # before they are read: a change meanwhile is noticed later
         self._context = source.context()
 
@@ -59,17 +62,17 @@ class RenewedContext:
     def _look(self) -> dict[str, Stamp]:
         found = {}
         for path in self._source.paths:
-            found[path] = stamp(path)
-            if os.path.isdir(path):
-                found.update({inside: stamp(inside) for name in os.listdir(path)
+            found[path] = stamp(self._runtime, path)
+            if self._runtime.is_directory(path):
+                found.update({inside: stamp(self._runtime, inside) for name in self._runtime.listdir(path)
                               for inside in [os.path.join(path, name)]})
         return found
 
 
-def stamp(path: str) -> Stamp:
+def stamp(runtime: Runtime, path: str) -> Stamp:
     """What changes when the file at `path` does."""
     try:
-        status = os.stat(path)
+        status = runtime.stat(path)
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

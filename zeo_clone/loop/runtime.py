@@ -10,6 +10,7 @@ a test reads the imports.
 """
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -22,6 +23,7 @@ import select
 import selectors
 import shutil
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -157,6 +159,13 @@ class Runtime:
 
     getpid = staticmethod(os.getpid)
 
+    #: ``at_fork(before=, after_in_parent=, after_in_child=)``: what is called at a fork by Python.
+    at_fork = staticmethod(os.register_at_fork)
+
+    def at_exit(self, function: Callable[[], object]) -> None:
+        """Have `function` called at the end of the process."""
+        atexit.register(function)
+
     def home(self) -> Any:
         """A mark: item 0 is true in this process, and false in those that were forked from it, by whomever.
 
@@ -279,7 +288,7 @@ class Runtime:
         poll.register(fd, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
         return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
 
-    # -- what the system allows -----------------------------------------------------------------
+    # -- what the system allows, and says -------------------------------------------------------
     def memory_size(self) -> int | None:
         """Bytes of memory that machine and container give this process; None if that is not known."""
         return min(_memory_limits(self.open), default=None)
@@ -294,6 +303,10 @@ class Runtime:
         """Let this process have so many.  Raises ``OSError`` or ``ValueError``."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
+    def environment(self, name: str) -> str:
+        """A variable of the environment; empty if there is none."""
+        return os.environ.get(name, '')
+
     def next_descriptor(self) -> int:
         """The number that the next descriptor will have, the lowest that is free.  Raises ``OSError``."""
         fd = os.open(os.devnull, os.O_RDONLY)
@@ -301,9 +314,9 @@ class Runtime:
         return fd
 
     # -- files ----------------------------------------------------------------------------------
-    def open(self, path: str, mode: str) -> IO[bytes]:
-        """Open a binary file."""
-        return open(path, mode)
+    def open(self, path: str, mode: str, buffering: int = -1) -> IO[bytes]:
+        """Open a binary file, as the function of that name does."""
+        return open(path, mode, buffering)
 
     def create(self, path: str) -> IO[bytes]:
         """A new file that only this user may read and write.  Raises ``FileExistsError``."""
@@ -324,6 +337,29 @@ class Runtime:
     close_fd = staticmethod(os.close)
     dup = staticmethod(os.dup)
     fsync = staticmethod(os.fsync)
+
+    def absolute_path(self, path: str | os.PathLike[str]) -> str:
+        """`path` as seen from the root, whatever the working directory will be."""
+        return os.path.abspath(path)
+
+    def exists(self, path: str) -> bool:
+        """Is there something at `path`?"""
+        return self._status(path) is not None
+
+    def is_directory(self, path: str) -> bool:
+        """Is it a directory, perhaps through a link?"""
+        status = self._status(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
+    def _status(self, path: str) -> os.stat_result | None:
+        try:
+            return self.stat(path)
+        except (OSError, ValueError):
+            return None
+
+    def size(self, path: str) -> int:
+        """Bytes of the file.  Raises ``OSError``."""
+        return self.stat(path).st_size
 
     def entries(self, directory: str) -> list[os.DirEntry[str]]:
         """What is in `directory`."""

@@ -1,8 +1,9 @@
 """A directory that several processes use, perhaps in containers of their own, or of several users.
 
 Locks between processes by locked files; names for temporary files that nobody else makes, and what is left
-of those whose makers have gone; permissions as the directory's.  Names are random: containers have the
-same process ids, and hosts share directories.  Whether a maker lives shows by a lock, else by age.
+of those whose makers have gone; moves from elsewhere; permissions as the directory's.  Names are random:
+containers have the same process ids, and hosts share directories.  Whether a maker lives shows by a lock,
+else by age.
 
 Any thread; a lock is held by one thread of one process.  The kernel releases it when its process dies.
 """
@@ -48,6 +49,17 @@ def make_directory(runtime: Runtime, path: str) -> None:
         make_directory(runtime, path)
         return
     share(runtime, path, 0o777)
+
+
+# ---- moving ---------------------------------------------------------------------------------------
+
+def move(runtime: Runtime, source: str, path: str) -> None:
+    """Move a file, from another file system if need be."""
+    try:
+        runtime.rename(source, path)
+    except OSError:
+        runtime.copy(source, path)
+        runtime.remove(source)
 
 
 # ---- locks ----------------------------------------------------------------------------------------
