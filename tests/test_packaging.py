@@ -80,7 +80,7 @@ def requirements(wheel):
 def test_wheel_has_every_module_and_every_schema(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if '.dist-info/' not in name}
-    paths = [path for kind in ('py', 'xml', 'html', 'typed') for path in PACKAGE.rglob(f'*.{kind}')]
+    paths = [path for kind in ('py', 'xml', 'html', 'css', 'js', 'typed') for path in PACKAGE.rglob(f'*.{kind}')]
     assert packed == {str(path.relative_to(CHECKOUT)) for path in paths}
     assert {'zeo_clone/schema.xml', 'zeo_clone/server.xml', 'zeo_clone/component.xml',
             'zeo_clone/py.typed'} <= packed
