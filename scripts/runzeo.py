@@ -7,7 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from zeo_clone.runzeo import main
+from zeo_clone.commands.serve import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / 'zeo_clone'
 
 #: Room or module, from the first name that fits: its floor.  Everything else is on floor 5.
 FLOORS = {
-    'Exceptions': 0, 'interfaces': 0, 'addresses': 0, 'steps': 0,
-    'thresholds': 0,
+    'Exceptions': 0, 'interfaces': 0, 'addresses': 0, 'steps': 0, 'wording': 0,
+    'thresholds': 0, 'troubles': 0,
     'loop': 1,
     'zrpc.channel': 3, 'zrpc': 2,
     'cache': 3,
@@ -22,13 +24,21 @@ TOP_FLOOR = 5
 #: The faces belong to the rooms behind them; the vocabulary is one room.
 ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
          'Exceptions': 'vocabulary', 'interfaces': 'vocabulary', 'addresses': 'vocabulary',
-         'steps': 'vocabulary', 'thresholds': 'vocabulary'}
+         'steps': 'vocabulary', 'wording': 'vocabulary',
+         'thresholds': 'vocabulary', 'troubles': 'vocabulary'}
+
+#: Rooms of the top floor that know only these there.  The package itself has the version.
+KNOWN_ON_TOP = {'configuration': {'configuration', 'monitor', ''}, 'monitor': {'monitor', ''}}
+#: What the server's process need not have: tools, and what only they use.
+TOOLS = {'status', 'statustable', 'screen', 'nagios', 'pack', 'packing', 'ctl', 'health', 'tlsoptions',
+         'main', 'plot', 'cache_stats', 'cache_simulate'}
 
 #: Modules that the examples below import.
 PLAN = {
     'loop', 'loop.poller', 'loop.runtime', 'loop.stream', 'zrpc', 'zrpc.frames', 'zrpc.connection',
     'zrpc.channel', 'cache', 'client', 'client.link', 'server', 'server.session', 'ClientStorage',
-    'StorageServer', 'interfaces', 'Exceptions', 'zconfig', 'runzeo',
+    'StorageServer', 'interfaces', 'Exceptions', 'zconfig', 'runzeo', 'commands.serve',
+    'configuration.zconfig', 'configuration.tlsfiles', 'monitor', 'monitor.web',
 }
 PACKAGES = {'', 'zrpc', 'cache', 'client', 'server'}
 
@@ -114,6 +124,9 @@ def violations(module, source, modules=MODULES, is_package=False):
 
 def _against_floors(module, ours):
     if floor(module) == TOP_FLOOR:
+        known = KNOWN_ON_TOP.get(room(module))
+        if known is not None and floor(ours) == TOP_FLOOR and room(ours) not in known:
+            yield f'{room(module)} serves commands and knows none: {module} imports {ours}'
         return
     if floor(ours) > floor(module) or floor(ours) == floor(module) and room(ours) != room(module):
         yield f'{module} (floor {floor(module)}) imports {ours or "zeo_clone"} (floor {floor(ours)})'
@@ -133,8 +146,10 @@ def _against_rooms(module, name):
         yield f'{module} imports {name}: only loop.runtime does'
     if name in NOT_IN_ZRPC and is_in(module, 'zrpc') and not is_in(module, 'zrpc.channel'):
         yield f'zrpc does no input and output: {module} imports {name}'
-    if name == 'ssl' and not (is_in(module, 'loop') or is_in(module, 'tlsfiles')):
-        yield f'{module} imports ssl: only loop and tlsfiles do'
+    if name == 'argparse' and room(module) not in ('commands', 'alias'):
+        yield f'{module} imports argparse: only commands do'
+    if name == 'ssl' and not (is_in(module, 'loop') or module == 'configuration.tlsfiles'):
+        yield f'{module} imports ssl: only loop and configuration.tlsfiles do'
 
 
 @pytest.mark.parametrize('module', MODULES)
@@ -218,9 +233,20 @@ def test_no_text_is_made_of_a_process_id(module):
     tree = ast.parse(MODULES[module].read_text(encoding='utf-8'))
     texts = [node for node in ast.walk(tree) if isinstance(node, (ast.JoinedStr, ast.BinOp))]
     used = any('getpid' in ast.unparse(text) for text in texts)
-    assert not used or module == 'process', 'it writes the file of the process id'
+    assert not used or module == 'commands.process', 'it writes the file of the process id'
     asked = 'os.kill' in ast.unparse(tree)
-    assert not asked or module == 'startup', 'it tells who has a file open'
+    assert not asked or module == 'commands.startup', 'it tells who has a file open'
+
+
+def test_the_server_starts_without_any_tool():
+    script = ('import sys; import zeo_clone.commands.serve, zeo_clone.StorageServer; '
+              'print(*(name for name in sys.modules if name.startswith("zeo_clone.")))')
+    done = subprocess.run([sys.executable, '-W', 'error', '-c', script], cwd=PACKAGE.parent, text=True,
+                          capture_output=True, check=True)
+    loaded = {name.removeprefix('zeo_clone.') for name in done.stdout.split()}
+    assert {'commands.startup', 'server.server'} <= loaded
+    assert TOOLS <= {module.removeprefix('commands.') for module in MODULES}
+    assert loaded & {f'commands.{tool}' for tool in TOOLS} == set()
 
 
 @pytest.mark.parametrize('room_name', sorted({name for name in FLOORS if '.' not in name}))
@@ -259,6 +285,10 @@ def test_every_room_of_the_plan_is_there(room_name):
     ('client', 'import ssl'),
     ('runzeo', 'import socket'),
     ('runzeo', 'import asyncio'),
+    ('configuration.zconfig', 'from zeo_clone.commands import serve'),
+    ('configuration.zconfig', 'import argparse'),
+    ('monitor.web', 'from zeo_clone.configuration import zconfig'),
+    ('monitor.web', 'from zeo_clone import runzeo'),
     ('Exceptions', 'from zeo_clone import interfaces, loop'),
 ])
 def test_an_arrow_that_goes_up_is_found(module, source):
@@ -275,7 +305,9 @@ def test_an_arrow_that_goes_up_is_found(module, source):
     ('ClientStorage', 'from zeo_clone.client.link import Link'),
     ('StorageServer', 'from zeo_clone.server import session'),
     ('runzeo', 'from zeo_clone import StorageServer, zconfig'),
-    ('tlsfiles', 'import ssl'),
+    ('configuration.tlsfiles', 'import ssl'),
+    ('configuration.zconfig', 'from zeo_clone.configuration import tlsfiles'),
+    ('commands.serve', 'import argparse\nfrom zeo_clone.configuration import zconfig'),
     ('', 'from . import ClientStorage, StorageServer'),
     ('client.link', 'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import threading'),
 ])

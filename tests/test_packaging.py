@@ -80,9 +80,10 @@ def requirements(wheel):
 def test_wheel_has_every_module_and_every_schema(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if '.dist-info/' not in name}
-    paths = [path for kind in ('py', 'xml', 'html', 'css', 'js', 'typed') for path in PACKAGE.rglob(f'*.{kind}')]
+    paths = [path for kind in ('py', 'xml', 'html', 'css', 'js', 'typed')
+             for path in PACKAGE.rglob(f'*.{kind}')]
     assert packed == {str(path.relative_to(CHECKOUT)) for path in paths}
-    assert {'zeo_clone/schema.xml', 'zeo_clone/server.xml', 'zeo_clone/component.xml',
+    assert {'zeo_clone/schema.xml', 'zeo_clone/component.xml', 'zeo_clone/configuration/server.xml',
             'zeo_clone/py.typed'} <= packed
 
 
@@ -215,7 +216,7 @@ def test_installed_package_has_a_resolver_for_zodburi(environment, tmp_path):
         resolver, = entry_points(group='zodburi.resolvers', name='zeo-clone')
         factory, options = resolver.load()('zeo-clone://localhost:9100/?storage=1&database_name=main')
         print(factory.__module__, options['database_name'])""", cwd=tmp_path)
-    assert output == 'zeo_clone.uri main\n'
+    assert output == 'zeo_clone.configuration.uri main\n'
 
 
 # -- README -------------------------------------------------------------------------------------------

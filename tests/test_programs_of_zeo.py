@@ -60,10 +60,10 @@ def test_nagios_check(server, capsys, tmp_path):
     """It prints, and returns the exit code."""
     address = format_address(server.addr)
     for _ in range(2):
-        assert nagios.check(address, True, str(tmp_path / 'status'), 'seconds') == nagios.WARNING
+        assert nagios.check(address, True, str(tmp_path / 'status'), 'seconds') == 1
     assert 'connections=0' in (out := capsys.readouterr().out) and out.startswith("Empty storage '1'|")
     server.close()
-    assert nagios.check(address, False, None, 'minutes') == nagios.CRITICAL
+    assert nagios.check(address, False, None, 'minutes') == 2
     assert capsys.readouterr().out.startswith("Can't connect ")
 
 

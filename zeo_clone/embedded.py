@@ -19,8 +19,8 @@ import ZODB.config
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
-from zeo_clone import zconfig
-from zeo_clone.startup import close_storages, create_roots
+from zeo_clone.commands.startup import close_storages, create_roots
+from zeo_clone.configuration import zconfig
 from zeo_clone.StorageServer import StorageServer
 
 #: What the process of `start_process` runs.

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.support.certificates import make_certificates, revocation_list
-from zeo_clone import zconfig
+from zeo_clone.configuration import zconfig
 from zeo_clone.Exceptions import ClientDisconnected
 
 

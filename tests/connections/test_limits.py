@@ -15,8 +15,8 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import p64
 from tests.connections.test_finding import commit
-from zeo_clone import zconfig
 from zeo_clone.client.storage import ClientStorage
+from zeo_clone.configuration import zconfig
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.StorageServer import StorageServer
 from zeo_clone.zrpc.channel import server as server_channel

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import zeo_clone
 from tests.monitor.conftest import get
 from tests.support.runzeo_process import Runzeo, run
-from zeo_clone import runzeo
 from zeo_clone.addresses import format_address, parse_address
+from zeo_clone.commands import serve
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_port_that_is_taken_is_one_clear_line_and_exit_code_2(configuration):
 
 
 def test_check_opens_nothing(configuration, capsys):
-    assert runzeo.main(['--check', '-C', str(configuration('localhost:9180'))]) == 0
+    assert serve.main(['--check', '-C', str(configuration('localhost:9180'))]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == 'would serve metrics at localhost:9180'
 
 
@@ -69,7 +69,7 @@ def test_check_opens_nothing(configuration, capsys):
 def test_missing_library_is_told_at_once_with_what_to_do(configuration, capsys, monkeypatch, arguments):
     monkeypatch.setitem(sys.modules, 'prometheus_client', None)
     path = configuration('localhost:9180')
-    assert runzeo.main([*arguments, '-C', str(path)]) == 2
+    assert serve.main([*arguments, '-C', str(path)]) == 2
     assert capsys.readouterr().err == (
         'runzeo: bad configuration: metrics-address needs the package prometheus_client, which is not '
         f"installed: run pip install 'zeo_clone[metrics]', or remove the key (file://{path}, line 3)\n")
@@ -116,7 +116,7 @@ def test_names_of_the_monitor_are_configured(configuration, host):
 
 
 def test_a_bad_name_is_refused(configuration, capsys):
-    assert runzeo.main(['--check', '-C', str(configuration('localhost:1', 'metrics-host http://x\n'))]) == 2
+    assert serve.main(['--check', '-C', str(configuration('localhost:1', 'metrics-host http://x\n'))]) == 2
     assert 'is no host' in capsys.readouterr().err
 
 

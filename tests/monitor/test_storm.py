@@ -9,7 +9,7 @@ from collections import deque
 import pytest
 
 from tests.monitor.conftest import get
-from zeo_clone.health import ask
+from zeo_clone.commands.health import ask
 from zeo_clone.monitor.web import MAX_CONNECTIONS
 from zeo_clone.server.clients import strangers
 

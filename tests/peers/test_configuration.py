@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ZConfig
 
-from zeo_clone import zconfig
+from zeo_clone.configuration import zconfig
 
 PAGE = Path(__file__).parent.parent.parent / 'docs' / 'operations.md'
 #: Prints, for each section type of a component of ZEO, its keys.

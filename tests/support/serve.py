@@ -70,7 +70,7 @@ class Servers:
         self._package = package
         self._tune = None
         if package == 'zeo_clone':  # as runzeo does
-            self._tune = importlib.import_module('zeo_clone.runzeo').tune_process
+            self._tune = importlib.import_module('zeo_clone.commands.serve').tune_process
         self._running = {}
         self._started = 0
 

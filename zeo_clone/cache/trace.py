@@ -1,4 +1,4 @@
-"""A trace of what a cache was asked, for the tools `trace_stats` and `simulate`.
+"""A trace of what a cache was asked, for the commands ``zeo-clone cache-stats`` and ``cache-simulate``.
 
 In: events, from `ClientCache` in any thread.  Out: a file.  Big-endian; 8 bytes magic, then records of
 40 bytes::

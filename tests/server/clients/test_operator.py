@@ -11,7 +11,7 @@ from ZODB.MappingStorage import MappingStorage
 
 import zeo_clone
 from tests.server.desk import Desk
-from zeo_clone.health import NoAnswer, Refused, ask, disconnect
+from zeo_clone.commands.health import NoAnswer, Refused, ask, disconnect
 from zeo_clone.loop.runtime import Runtime
 
 OID = b'\0' * 7 + b'\1'

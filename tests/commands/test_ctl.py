@@ -1,0 +1,116 @@
+"""zeoctl: T1, and the watching process that it starts."""
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from tests.support.runzeo_process import ruok
+from tests.support.tool_process import run_tool
+from zeo_clone import __version__
+
+
+@pytest.fixture
+def zeoctl(tmp_path):
+    """Run zeoctl in `tmp_path` on its zeo.conf: (exit code, stdout, stderr).  Stops what it started."""
+    (tmp_path / 'zeo.conf').write_text(f"""
+        <zeo>
+          address {tmp_path}/zeo.sock
+          pid-filename {tmp_path}/zeo.pid
+        </zeo>
+        <mappingstorage 1>
+        </mappingstorage>
+        <runner>
+          program {sys.executable} -m zeo_clone.runzeo -C {tmp_path}/zeo.conf
+          socket-name {tmp_path}/zdsock
+          start-test-program test -S {tmp_path}/zeo.sock
+          start-timeout 30
+        </runner>
+        """)
+
+    def run(*arguments):
+        return run_tool('zeoctl', '-C', 'zeo.conf', *arguments, cwd=tmp_path)
+
+    yield run
+    run('stop')
+
+
+def test_server_is_started_watched_and_stopped(zeoctl, tmp_path):
+    """T1"""
+    assert zeoctl('status')[:2] == (3, 'daemon manager not running\n')
+    code, out, err = zeoctl('start')
+    assert code == 0, err
+    pid = int(re.search(r'started, pid=(\d+)', out)[1])
+    assert list(ruok(str(tmp_path / 'zeo.sock'))) == ['1']
+    assert int((tmp_path / 'zeo.pid').read_text()) == pid
+    assert zeoctl('status')[:2] == (0, f'program running; pid={pid}\n')
+    assert f'already running; pid={pid}' in zeoctl('start')[1]
+    code, out, err = zeoctl('stop')
+    assert code == 0, err
+    assert 'stopped' in out
+    assert not (tmp_path / 'zeo.sock').exists()
+    assert zeoctl('status')[0] == 3
+
+
+def test_a_server_whose_configuration_has_become_wrong_can_be_stopped(zeoctl, tmp_path):
+    """T2: only the <runner> section counts for that; a warning says what is wrong with the rest."""
+    assert zeoctl('start')[0] == 0
+    path = tmp_path / 'zeo.conf'
+    path.write_text('%define UNUSED 1\n' + path.read_text().replace('pid-filename', 'pid-file'))
+    code, out, err = zeoctl('status')
+    assert (code, out.startswith('program running')) == (0, True)
+    assert "Warning: 'pid-file' is not a known key name" in err
+    assert zeoctl('restart')[0] == 2
+    assert zeoctl('stop')[0] == 0
+    assert zeoctl('status')[0] == 3
+
+
+@pytest.mark.parametrize('content', [None, '<runner>\nprogam x\n</runner>', '<zeo>\n'])
+def test_without_a_runner_section_that_can_be_read_nothing_is_stopped(tmp_path, content):
+    """T2"""
+    if content is not None:
+        (tmp_path / 'zeo.conf').write_text(content)
+    code, out, err = run_tool('zeoctl', '-C', 'zeo.conf', 'stop', cwd=tmp_path)
+    assert (code, out) == (2, '')
+    assert err.startswith('Error: ') and 'zeo.conf' in err
+
+
+def test_unknown_action_exits_with_2_and_names_those_there_are(zeoctl):
+    """T2"""
+    code, out, err = zeoctl('sotp')
+    assert (code, out) == (2, '')
+    assert "there is no action 'sotp'; there are fg, foreground, help, kill" in err
+
+
+def test_version_is_that_of_zeo_clone(tmp_path):
+    assert run_tool('zeoctl', '--version', cwd=tmp_path)[:2] == (0, f'zeoctl (zeo_clone) {__version__}\n')
+
+
+def test_mistake_in_the_configuration_exits_with_2_and_names_the_line(tmp_path):
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 1\nadress 2\n</zeo>')
+    code, out, err = run_tool('zeoctl', '-C', 'zeo.conf', 'status', cwd=tmp_path)
+    assert (code, out) == (2, '')
+    assert "'adress' is not a known key name; allowed in <zeo>: " in err
+    assert 'zeo.conf, line 3)' in err
+
+
+def test_without_a_runner_section_the_program_is_runzeo_with_the_same_configuration(tmp_path):
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 1\n</zeo>')
+    code, out, err = run_tool('zeoctl', '-C', 'zeo.conf', '-s', 'zdsock', 'show', 'options', cwd=tmp_path)
+    assert code == 0, err
+    program = [sys.executable, '-m', 'zeo_clone', 'serve', '-C', f'{tmp_path}/zeo.conf']
+    assert re.search(r'program: +(.*)', out)[1] == repr(program)
+
+
+def test_without_a_configuration_it_says_what_to_give(tmp_path):
+    code, out, err = run_tool('zeoctl', 'status', cwd=tmp_path)
+    assert (code, out) == (2, '')
+    assert 'name a configuration with -C, or a program with -p' in err
+
+
+def test_help_names_the_actions(tmp_path):
+    code, out, _ = run_tool('zeoctl', '--help', cwd=tmp_path)
+    assert code == 0
+    assert out.startswith('Usage: zeoctl -C ZEO.CONF')
+    assert 'start, stop, restart, status, fg' in out

@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
+from ZODB.utils import z64
+
+from tests.support.runzeo_process import Runzeo, run, ruok
+from zeo_clone.commands import serve, startup
+from zeo_clone.Exceptions import ClientDisconnected
+
+ANY_PORT = '127.0.0.1:0'
+#: ZODB does not close the files of a FileStorage that it could not open.
+QUIET = (sys.executable, '-W', 'error', '-W', 'ignore::ResourceWarning', '-m', 'zeo_clone.runzeo')
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start runzeo in `tmp_path`: ``start('-f', 'Data.fs')``; wait with ``ready()``."""
+    started = []
+
+    def start(*arguments, **options):
+        options.setdefault('cwd', tmp_path)
+        started.append(Runzeo(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.__exit__()
+
+
+@pytest.fixture
+def configuration(tmp_path):
+    """Write a zeo.conf with these keys in ``<zeo>`` and these sections; its path."""
+    def write(keys='', sections='<mappingstorage>\n</mappingstorage>'):
+        path = tmp_path / 'zeo.conf'
+        path.write_text(f'<zeo>\naddress {ANY_PORT}\n{keys}\n</zeo>\n{sections}\n')
+        return path
+    return write
+
+
+def settings(*arguments):
+    return serve.read_settings(serve.command_line().parse_args(list(map(str, arguments))))
+
+
+def places(found):
+    return {source.name: source.place for source in found.sources}
+
+
+def last_line(text):
+    return text.splitlines()[-1]
+
+
+# -- what is served, and where ------------------------------------------------------------------------
+
+def test_file_is_served_and_the_log_names_storage_file_and_port(start, tmp_path):
+    server = start('-a', ANY_PORT, '-f', 'test.fs').ready()
+    assert server.storages == {'1': 'test.fs'}
+    assert server.address[0] == '127.0.0.1'
+    assert server.address[1] > 0
+    assert list(server.ruok()) == ['1']
+    assert server.stop() == 0
+    assert (tmp_path / 'test.fs').exists()
+
+
+def test_without_options_data_fs_is_served_at_port_9100():
+    found = settings()
+    assert places(found) == {'1': 'Data.fs'}
+    assert found.address == ('localhost', 9100)
+    assert found.defaults_used == 'file ./Data.fs (another: -f) and address localhost:9100 (another: -a)'
+    assert found.options == {}
+    assert found.pid_file is None
+
+
+def test_defaults_are_told(start, tmp_path):
+    server = start('-a', ANY_PORT)
+    server.read_until('by default: file ./Data.fs (another: -f)\n')
+    server.ready()
+    assert server.stop() == 0
+    assert (tmp_path / 'Data.fs').exists()
+
+
+def test_files_become_storages_1_2_3(start):
+    server = start('-a', ANY_PORT, '-f', 'a.fs', '--filename', 'b.fs', '--filename=c.fs').ready('3')
+    assert server.storages == {'1': 'a.fs', '2': 'b.fs', '3': 'c.fs'}
+    assert set(server.ruok()) == {'1', '2', '3'}
+    assert server.stop() == 0
+
+
+def test_long_and_short_options_mean_the_same():
+    short = settings('-a', 1, '-f', 'x.fs', '-t', 2)
+    long = settings('--address', 1, '--filename', 'x.fs', '--timeout', 2)
+    assert short.address == long.address == (None, 1)
+    assert places(short) == places(long) == {'1': 'x.fs'}
+    assert short.options == long.options == {'transaction_timeout': 2}
+
+
+@pytest.mark.parametrize(('text', 'seconds'), [('0', 0), ('45', 45), ('2m', 120)])
+def test_timeout_goes_to_the_server(text, seconds):
+    assert settings('-t', text).options == {'transaction_timeout': seconds}
+
+
+def test_configuration_is_served(start, configuration):
+    path = configuration('transaction-timeout 5', """
+        <filestorage main>
+          path main.fs
+        </filestorage>
+        <mappingstorage>
+          name in memory
+        </mappingstorage>""")
+    server = start('-C', path).ready()
+    assert server.storages == {'main': 'main.fs', '1': 'in memory'}
+    assert set(server.ruok()) == {'main', '1'}
+    assert server.stop() == 0
+
+
+def test_options_take_the_place_of_the_configuration(configuration, tmp_path):
+    path = configuration(f'pid-filename {tmp_path}/a.pid\ntransaction-timeout 5\nread-only true')
+    plain = settings('-C', path)
+    assert plain.address == ('127.0.0.1', 0)
+    assert places(plain) == {'1': 'MappingStorage'}
+    assert plain.pid_file == f'{tmp_path}/a.pid'
+    assert plain.options['transaction_timeout'] == 5
+    changed = settings('--configure', path, '-a', '/run/zeo.sock', '-f', 'x.fs', '-t', 7,
+                       '--pid-file', 'b.pid')
+    assert changed.address == '/run/zeo.sock'
+    assert places(changed) == {'1': 'x.fs'}
+    assert changed.pid_file == 'b.pid'
+    assert changed.options == {**plain.options, 'transaction_timeout': 7}
+
+
+def test_host_omitted_means_ipv4_and_ipv6_at_one_port(start):
+    """N4"""
+    server = start('-a', '0', '-f', 'Data.fs').ready()
+    port = server.address[1]
+    for host in ['127.0.0.1', *(['::1'] if has_ipv6() else [])]:
+        assert list(ruok((host, port))) == ['1']
+    assert server.stop() == 0
+
+
+def has_ipv6():
+    with socket.socket(socket.AF_INET6) as sock:
+        try:
+            sock.bind(('::1', 0))
+        except OSError:
+            return False
+    return True
+
+
+def test_script_runs_from_a_checkout_without_installation(start):
+    server = start('-a', ANY_PORT, '-f', 'Data.fs', path='/nowhere',
+                   command=(sys.executable, str(CHECKOUT / 'scripts' / 'runzeo.py'))).ready()
+    assert list(server.ruok()) == ['1']
+    assert server.stop() == 0
+
+
+def test_help_says_what_the_options_are():
+    code, output, _ = run('-h')
+    assert code == 0
+    for option in ('--configure', '--address', '--filename', '--timeout', '--pid-file', '--help'):
+        assert option in output
+    assert run('--help')[:2] == (0, output)
+
+
+def test_health_checks_leave_nothing_in_the_log(start):
+    """N9"""
+    server = start('-a', ANY_PORT, '-f', 'Data.fs').ready()
+    for _ in range(3):
+        socket.create_connection(server.address).close()
+        server.ruok()
+    before = server.log
+    assert server.stop() == 0
+    assert len(server.log[len(before):].splitlines()) == 1  # that it stops
+
+
+# -- signals, pid file, service manager ---------------------------------------------------------------
+
+@pytest.mark.parametrize(('number', 'code'), [
+    (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 1)])
+def test_signals_stop_the_server_with_their_exit_code(start, number, code):
+    """T3"""
+    server = start('-a', ANY_PORT, '-f', 'Data.fs').ready()
+    assert server.stop(number) == code
+    assert last_line(server.log).endswith(f'stopping on {signal.Signals(number).name}')
+
+
+def test_stop_ends_a_commit_in_flight_without_a_trace(start, client, tmp_path):
+    """T3"""
+    server = start('-a', ANY_PORT, '-f', 'Data.fs').ready()
+    storage = client(server.address)
+    before = storage.lastTransaction()
+    transaction = TransactionMetaData()
+    storage.tpc_begin(transaction)
+    storage.store(storage.new_oid(), z64, b'data', '', transaction)
+    storage.tpc_vote(transaction)  # it holds the commit lock
+    assert server.stop() == 0
+    with pytest.raises(ClientDisconnected):
+        storage.tpc_finish(transaction)
+    with contextlib.closing(FileStorage(str(tmp_path / 'Data.fs'))) as file:
+        assert file.lastTransaction() == before
+
+
+def test_stop_while_a_storage_is_being_opened_ends_at_once(start, tmp_path):
+    """T3"""
+    os.mkfifo(tmp_path / 'Data.fs')  # whoever opens it waits
+    server = start('-a', ANY_PORT, '--pid-file', 'zeo.pid')
+    server.read_until('opening storage')
+    assert server.stop() == 0
+    assert not (tmp_path / 'zeo.pid').exists()
+
+
+def test_usr2_reopens_log_files(start, configuration, tmp_path):
+    """T3"""
+    log = tmp_path / 'zeo.log'
+    path = configuration(sections=f"""
+        <mappingstorage>
+        </mappingstorage>
+        <eventlog>
+          <logfile>
+            path {log}
+          </logfile>
+          <logfile>
+            path STDERR
+            format %(name)s: %(message)s
+          </logfile>
+        </eventlog>""")
+    server = start('-C', path).ready()
+    log.rename(tmp_path / 'zeo.log.1')
+    server.send(signal.SIGUSR2)
+    server.read_until('log files reopened')
+    assert list(server.ruok()) == ['1']
+    assert server.stop() == 0
+    assert 'serving storage' in (tmp_path / 'zeo.log.1').read_text()
+    assert 'stopping on SIGTERM' in log.read_text()
+    assert 'serving storage' not in log.read_text()
+
+
+def test_usr2_without_log_files_does_no_harm(start):
+    server = start('-a', ANY_PORT).ready()
+    server.send(signal.SIGUSR2)
+    server.read_until('log files reopened')
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize('read_only', ['false', 'true'])
+def test_pid_file_is_there_while_serving(start, configuration, tmp_path, read_only):
+    path = configuration(f'read-only {read_only}\npid-filename {tmp_path}/zeo.pid')
+    server = start('-C', path).ready()
+    assert (tmp_path / 'zeo.pid').read_text() == f'{server.pid}\n'
+    assert server.stop() == 0
+    assert not (tmp_path / 'zeo.pid').exists()
+
+
+def test_pid_file_can_be_an_option(start, tmp_path):
+    server = start('-a', ANY_PORT, '--pid-file', 'zeo.pid').ready()
+    assert (tmp_path / 'zeo.pid').read_text() == f'{server.pid}\n'
+    assert server.stop() == 0
+
+
+def test_service_manager_is_told(start, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / 'notify'))
+        manager.settimeout(30)
+        server = start('-a', ANY_PORT, NOTIFY_SOCKET=str(tmp_path / 'notify'))
+        assert manager.recv(100) == b'READY=1'
+        server.ready()
+        assert list(server.ruok()) == ['1']
+        assert server.stop() == 0
+        assert manager.recv(100) == b'STOPPING=1'
+
+
+def test_service_manager_that_is_not_there_is_only_a_warning(start, tmp_path):
+    server = start('-a', ANY_PORT, NOTIFY_SOCKET=str(tmp_path / 'nobody'))
+    assert 'nobody' in server.read_until('cannot notify the service manager')
+    assert server.stop() == 0
+
+
+def test_clients_do_not_wait_for_what_the_process_does_besides(start):
+    """Threads change often, and what is there when it serves is not searched for garbage any more."""
+    script = ('import gc, sys; from zeo_clone.commands.serve import main; code = main(sys.argv[1:]); '
+              'print(gc.get_freeze_count(), sys.getswitchinterval()); sys.exit(code)')
+    server = start('-a', ANY_PORT, command=(sys.executable, '-c', script)).ready()
+    server.send(signal.SIGTERM)
+    code, output, _ = server.result()
+    frozen, interval_s = output.split()
+    assert code == 0
+    assert int(frozen) > 10_000
+    assert float(interval_s) == pytest.approx(serve.SWITCH_INTERVAL_S)
+    assert serve.SWITCH_INTERVAL_S < sys.getswitchinterval()
+
+
+# -- unix sockets -------------------------------------------------------------------------------------
+
+def test_unix_socket_is_served_and_removed_at_the_end(start, tmp_path):
+    server = start('-a', './zeo.sock', '-f', 'Data.fs').ready()
+    assert server.address == './zeo.sock'
+    assert list(ruok(str(tmp_path / 'zeo.sock'))) == ['1']
+    assert server.stop() == 0
+    assert not (tmp_path / 'zeo.sock').exists()
+
+
+def test_unix_socket_of_a_server_that_was_killed_is_replaced(start, tmp_path):
+    server = start('-a', './zeo.sock').ready()
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert stat.S_ISSOCK((tmp_path / 'zeo.sock').stat().st_mode)
+    server = start('-a', './zeo.sock').ready()
+    assert list(ruok(str(tmp_path / 'zeo.sock'))) == ['1']
+    assert server.stop() == 0
+
+
+def test_unix_socket_in_use_is_left_alone(start, tmp_path):
+    server = start('-a', './zeo.sock', '-f', 'a.fs').ready()
+    code, _, log = run('-a', './zeo.sock', '-f', 'b.fs', cwd=tmp_path)
+    assert code == 2
+    assert log == ('runzeo: cannot listen at ./zeo.sock: another server listens there; stop it, or give '
+                   'another address\n')
+    assert not (tmp_path / 'b.fs').exists()
+    assert list(ruok(str(tmp_path / 'zeo.sock'))) == ['1']
+    assert server.stop() == 0
+
+
+def test_file_that_is_not_a_socket_is_left_alone(tmp_path):
+    (tmp_path / 'zeo.sock').write_text('precious')
+    code, _, log = run('-a', './zeo.sock', '-f', 'Data.fs', cwd=tmp_path)
+    assert code == 2
+    assert log == ('runzeo: cannot listen at ./zeo.sock: it is there and is not a socket; remove it, or '
+                   'give another address\n')
+    assert (tmp_path / 'zeo.sock').read_text() == 'precious'
+
+
+# -- errors -------------------------------------------------------------------------------------------
+
+def test_port_in_use_is_one_clear_line(tmp_path):
+    with socket.create_server(('127.0.0.1', 0)) as other:
+        port = other.getsockname()[1]
+        code, _, log = run('-a', f'127.0.0.1:{port}', cwd=tmp_path)
+    assert code == 2
+    assert last_line(log) == (f'runzeo: cannot listen at 127.0.0.1:{port}: another server listens '
+                              'there; stop it, or give another address')
+    assert 'Traceback' not in log
+
+
+def test_second_server_on_the_same_file_names_file_and_holder(start, tmp_path):
+    """C14"""
+    server = start('-a', ANY_PORT, '-f', 'Data.fs').ready()
+    code, _, log = run('-a', ANY_PORT, '-f', 'Data.fs', cwd=tmp_path)
+    assert code == 1
+    assert last_line(log).startswith(
+        f"runzeo: cannot open storage '1' (Data.fs): process {server.pid} ({sys.executable} ")
+    assert last_line(log).endswith(
+        ' has it open (lock file Data.fs.lock); stop that process, or serve another file')
+    assert 'Traceback' not in log
+    assert list(server.ruok()) == ['1']
+    assert server.stop() == 0
+
+
+def test_holder_of_a_lock_that_did_not_leave_its_name_is_another_process(tmp_path):
+    """C14"""
+    storage = FileStorage(str(tmp_path / 'Data.fs'))
+    (tmp_path / 'Data.fs.lock').write_text('')
+    code, _, log = run('-a', ANY_PORT, '-f', 'Data.fs', cwd=tmp_path)
+    storage.close()
+    assert code == 1
+    assert last_line(log) == (
+        "runzeo: cannot open storage '1' (Data.fs): another process has it open (lock file "
+        'Data.fs.lock); stop that process, or serve another file')
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['-f', 'no/Data.fs'], "cannot open storage '1' (no/Data.fs): No such file or directory"),
+    (['-f', 'a.fs', '-f', 'directory'], "cannot open storage '2' (directory): [Errno 21] "),
+    (['-f', 'text'], "cannot open storage '1' (text): FileStorageFormatError: "),
+    (['-a', './no/zeo.sock'], 'cannot listen at ./no/zeo.sock: '),
+    (['-a', './' + 'x' * 200], 'cannot listen at ./xxx'),
+    (['-a', '192.0.2.1:0'], 'cannot listen at 192.0.2.1:0: '),
+    (['-a', ANY_PORT, '--pid-file', 'no/zeo.pid'], 'cannot write the pid file: '),
+])
+def test_start_error_is_one_line_that_says_what_to_do(tmp_path, arguments, message):
+    (tmp_path / 'directory').mkdir()
+    (tmp_path / 'text').write_text('This is not a FileStorage, and never was one.\n')
+    code, _, log = run('-a', ANY_PORT, *arguments, cwd=tmp_path, command=QUIET)
+    assert code == 1
+    assert last_line(log).startswith(f'runzeo: {message}')
+    assert '; ' in last_line(log)  # what to do
+    assert log.count('cannot') == 1
+    assert 'None' not in log
+    assert 'Traceback' not in log
+    FileStorage(str(tmp_path / 'a.fs')).close()  # nobody holds it
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['-a', 'localhost'], "argument -a/--address: bad address 'localhost': the port is missing;"),
+    (['-a', 'localhost:99999'], 'the port is a number from 0 to 65535'),
+    (['-t', '-1'], "argument -t/--timeout"),
+    (['-t', 'soon'], "argument -t/--timeout: 'soon' is not a time"),
+    (['--no-such-option'], 'unrecognized arguments: --no-such-option'),
+    (['Data.fs'], 'unrecognized arguments: Data.fs'),
+    (['-f'], 'argument -f/--filename: expected one argument'),
+])
+def test_mistake_on_the_command_line_exits_with_2(tmp_path, arguments, message):
+    code, _, log = run(*arguments, cwd=tmp_path)
+    assert code == 2
+    assert last_line(log).startswith('runzeo: error: ')
+    assert message in last_line(log)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    (None, 'No such file or directory'),
+    ('<zeo>\naddress 0\nadress 0\n</zeo>', "'adress' is not a known key name"),
+    ('<zeo>\naddress 0\n</zeo>', 'nothing to serve: give '),
+])
+def test_mistake_in_the_configuration_exits_with_2_and_names_the_file(tmp_path, text, message):
+    path = tmp_path / 'zeo.conf'
+    if text is not None:
+        path.write_text(text)
+    code, _, log = run('-C', path)
+    assert code == 2
+    assert log.startswith('runzeo: ')
+    assert message in log
+    assert str(path) in log
+    assert len(log.splitlines()) == 1
+
+
+def test_start_error_goes_to_the_event_log_too(configuration, tmp_path):
+    path = configuration(sections=f"""
+        <eventlog>
+          <logfile>
+            path {tmp_path}/zeo.log
+          </logfile>
+        </eventlog>""")
+    code, _, log = run('-C', path, '-f', 'no/Data.fs')
+    assert code == 1
+    assert log.startswith("runzeo: cannot open storage '1' (no/Data.fs)")
+    assert log.removeprefix('runzeo: ') in (tmp_path / 'zeo.log').read_text()
+
+
+def test_event_log_that_cannot_be_written_is_an_error(configuration, tmp_path):
+    path = configuration(sections='<eventlog>\n<logfile>\npath /no/zeo.log\n</logfile>\n</eventlog>')
+    code, _, log = run('-C', path, '-f', 'Data.fs')
+    assert code == 1
+    assert last_line(log).startswith('runzeo: cannot write the log: ')
+    assert last_line(log).endswith('see the <eventlog> section')
+
+
+# -- without serving ----------------------------------------------------------------------------------
+
+def test_check_says_what_would_be_served_and_opens_nothing(tmp_path):
+    (tmp_path / 'zeo.conf').write_text(
+        '<zeo>\naddress 127.0.0.1:9100\n</zeo>\n<filestorage>\npath Data.fs\n</filestorage>\n'
+        '<mappingstorage other>\n</mappingstorage>')
+    code, output, log = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    room = startup.describe_limits(startup.coming_limits({}, 2), {}, 2)
+    assert (code, log) == (0, '')
+    assert output == ("would serve storage '1' (Data.fs) at 127.0.0.1:9100\n"
+                      "would serve storage 'other' (MappingStorage) at 127.0.0.1:9100\n"
+                      f'would have {room}\n')
+    assert os.listdir(tmp_path) == ['zeo.conf']
+
+
+def test_check_finds_mistakes(tmp_path):
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 9100\nadress 1\n</zeo>')
+    code, output, log = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    assert (code, output) == (2, '')
+    assert "'adress' is not a known key name; allowed in <zeo>: <ssl>, address, " in log
+    assert 'zeo.conf, line 3)' in log

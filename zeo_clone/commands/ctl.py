@@ -1,0 +1,121 @@
+"""zeoctl: start, stop and watch the server in the background, with zdaemon.
+
+In: a command line, and the ``<runner>`` section of the same zeo.conf that the server reads.  Out: what
+zdaemon does and says.  Without that section the program is runzeo with this very file.
+
+zdaemon starts its watching process by running this command again, with a mark in the environment.  A server
+can be stopped although its configuration has become wrong meanwhile: then only that section is read.
+"""
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ZConfig
+from zdaemon import zdctl
+
+from zeo_clone import __version__
+from zeo_clone.configuration import zconfig
+from zeo_clone.configuration.explain import explain
+
+PROGRAM = 'zeoctl'
+USAGE = """\
+Usage: zeoctl -C ZEO.CONF [options] ACTION
+
+Control a server that runs in the background.  The <runner> section of ZEO.CONF says how.
+
+Actions: start, stop, restart, status, fg (run in the foreground), kill [SIGNAL], wait, show,
+logtail, logreopen, help.
+
+Options, which take the place of what the section says:
+  -C, --configure URL        configuration: file or URL
+  -p, --program PROGRAM      what to run; without a <runner> section it is runzeo
+                             with the same configuration
+  -s, --socket-name PATH     socket of the watching process
+  -t, --transcript FILE      file for the server's output
+  -z, --directory DIR        directory to run in
+  -u, --user USER            user to run as
+  -m, --umask MASK           umask to run with
+  -b, --backoff-limit N      longest pause between two starts, in seconds
+  -f, --forever              keep starting it, however often it ends
+  -x, --exit-codes LIST      exit codes after which it is not started again
+  -T, --start-timeout N      how long a start may take, in seconds
+  -d, --daemon               detach from the terminal
+  -h, --help                 this text
+      --version              version of zeo_clone
+"""
+#: What concerns a process that runs already.
+OF_RUNNING = ('stop', 'status', 'kill', 'wait')
+RUNNER = re.compile(r'^\s*<runner\b.*?^\s*</runner>', re.MULTILINE | re.DOTALL | re.IGNORECASE)
+DEFINITION = re.compile(r'^\s*%define\s.*$', re.MULTILINE | re.IGNORECASE)
+
+
+class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
+    """zdctl's options, read by our schema."""
+
+    __doc__ = USAGE
+    schemadir = os.path.dirname(zconfig.SCHEMA)
+
+    def __init__(self, prog: str) -> None:
+        self._prog = prog
+        self.program: list[str] | None = None
+        super().__init__()
+        self.required_map.pop('program', None)
+
+    def load_configfile(self) -> None:
+        """Of zdaemon.  Complaints are those of runzeo."""
+        try:
+            super().load_configfile()
+        except (ZConfig.ConfigurationError, ValueError) as error:
+            complaint = explain(self.schema, error, self.configfile)
+            if self.args[:1] not in [[action] for action in OF_RUNNING] or not self._load_runner():
+                self.usage(complaint)
+            print(f'Warning: {complaint}; only the <runner> section counts for {self.args[0]}',
+                  file=sys.stderr)
+
+    def _load_runner(self) -> bool:
+        """Read the <runner> section alone, with the definitions that it may use; whether that was done."""
+        try:
+            with open(self.configfile, encoding='utf-8') as file:
+                text = file.read()
+            section = RUNNER.search(text)
+            if section is None and not self.sockname:
+                return False  # who knows where the watching process listens
+            kept = [*DEFINITION.findall(text), '<zeo>\naddress 0\n</zeo>', section[0] if section else '']
+            self.configroot, self.confighandlers = ZConfig.loadConfigFile(
+                self.schema, io.StringIO('\n'.join(kept)), self.configfile)
+        except (OSError, ValueError, ZConfig.ConfigurationError):
+            return False
+        return True
+
+    def print_version(self, _: object) -> None:
+        """Of zdaemon: the version is ours."""
+        print(f'{self._prog} (zeo_clone) {__version__}')
+        sys.exit(0)
+
+    def realize(self, *args: Any, **keywords: Any) -> None:
+        """Read the command line and the configuration; exits with 2 if something is wrong."""
+        keywords.update(doc=USAGE.replace(PROGRAM, self._prog, 1), progname=self._prog)
+        super().realize(*args, **keywords)
+        if not hasattr(zdctl.ZDCmd, f'do_{self.args[0]}'):
+            known = sorted(name[3:] for name in dir(zdctl.ZDCmd) if name.startswith('do_'))
+            self.usage(f'there is no action {self.args[0]!r}; there are {", ".join(known)}')
+        if self.program is None:
+            if self.configfile is None:
+                self.usage('name a configuration with -C, or a program with -p')
+            place = self.configfile if '://' in self.configfile else os.path.abspath(self.configfile)
+            self.program = [sys.executable, '-m', 'zeo_clone', 'serve', '-C', place]
+
+
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> Any:
+    """Do what `args`, by default the command line, say.  Exits through ``SystemExit``.
+
+    `prog` is the command's name in messages.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    manages = os.environ.get('DAEMON_MANAGER_MODE')
+    return zdctl.main(given) if manages else zdctl.main(given, Options(prog))

@@ -1,0 +1,275 @@
+"""runzeo: serve storages from the command line.
+
+In: the command line and a zeo.conf.  Out: a StorageServer that runs in the main thread until a signal
+comes, and an exit code.  Refuses to know the protocol, and how the server does its work.
+
+Exit codes: 0 stopped by TERM or INT; 1 stopped by HUP, or the server could not start; 2 the command line
+or the configuration is wrong, or the address is in use.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ZConfig
+
+from zeo_clone.addresses import Address, format_address, parse_address
+from zeo_clone.commands.options import add_version, argument
+from zeo_clone.commands.process import Signals, StartError, notify, pid_file, start_logging
+from zeo_clone.commands.startup import (
+    StorageSource,
+    check_unix_socket,
+    close_storages,
+    coming_limits,
+    create_roots,
+    describe_limits,
+    make_server,
+    open_storages,
+    raise_descriptor_limit,
+    start_monitor,
+)
+from zeo_clone.configuration import zconfig
+
+PROGRAM = 'runzeo'
+DEFAULT_ADDRESS = ('localhost', 9100)
+DEFAULT_FILE = 'Data.fs'
+USAGE_ERROR = 2  # exit code, as argparse has it
+#: A thread that packs or undoes lets the loop's thread go on after so many seconds.  With Python's own 5 ms
+#: clients would wait for that several times in each request.
+SWITCH_INTERVAL_S = 0.0005
+
+logger = logging.getLogger('zeo_clone')
+
+
+class Settings(NamedTuple):
+    """All that a command line and a zeo.conf say; `options` are keywords for StorageServer."""
+
+    address: Address
+    sources: list[StorageSource]
+    options: dict[str, Any]
+    pid_file: str | None
+    eventlog: Callable[[], object] | None
+    defaults_used: str
+    metrics_address: Address | None = None
+    monitor: dict[str, Any] = {}  # keywords for Monitor
+    create_root: bool = True
+
+
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The parser of runzeo's options; it exits with code 2 and one line if they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description='Serve ZODB storages to clients on the network.',
+        epilog='ADDRESS is PORT (all interfaces), HOST:PORT, [IPv6]:PORT, or the PATH of a unix socket, '
+               'with a / in it.  Options take the place of what the configuration says.  Signals: TERM '
+               'and INT stop the server, USR2 reopens log files.')
+    parser.add_argument('-C', '--configure', metavar='URL', help='configuration: file or URL (zeo.conf)')
+    parser.add_argument('-a', '--address', type=argument(parse_address), metavar='ADDRESS',
+                        help='where to listen; without -C the default is localhost:9100')
+    parser.add_argument('-f', '--filename', action='append', metavar='FILENAME',
+                        help='FileStorage to serve, made if it is not there; repeat it for storages '
+                             '1, 2, ...; without -C the default is ./Data.fs')
+    parser.add_argument('-t', '--timeout', type=argument(zconfig.seconds), metavar='TIMEOUT',
+                        help='seconds that a client may hold the commit lock between vote and finish; '
+                             'the default is 30; 0 is no limit')
+    parser.add_argument('--pid-file', metavar='PATH', help='where to write the process id while serving')
+    parser.add_argument('--check', action='store_true',
+                        help='only say whether options and configuration are right; open nothing')
+    add_version(parser)
+    return parser
+
+
+def read_settings(given: argparse.Namespace) -> Settings:
+    """Settings from a parsed command line.  Raises `StartError`."""
+    named = [_file_source(str(number), path) for number, path in enumerate(given.filename or (), 1)]
+    if given.configure is not None:
+        settings = _from_configuration(given.configure, named)
+    else:
+        sources = named or [_file_source('1', DEFAULT_FILE)]
+        settings = Settings(DEFAULT_ADDRESS, sources, {}, None, None, _defaults_used(given))
+    options = settings.options
+    if given.timeout is not None:
+        options = {**options, 'transaction_timeout': given.timeout}
+    return settings._replace(
+        options=options,
+        address=settings.address if given.address is None else given.address,
+        pid_file=given.pid_file or settings.pid_file)
+
+
+def _from_configuration(url: str, named: list[StorageSource]) -> Settings:
+    try:
+        configuration = zconfig.load(url)
+    except ZConfig.ConfigurationError as error:
+        raise StartError(f'bad configuration: {error}', USAGE_ERROR) from error
+    sources = named or [StorageSource(name, _place(factory), factory.open)
+                        for name, factory in configuration.storages.items()]
+    if not sources:
+        raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '
+                         'name a file with -f', USAGE_ERROR)
+    zeo = configuration.zeo
+    return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '',
+                    zeo.metrics_address, zeo.monitor, zeo.create_root)
+
+
+def _file_source(name: str, path: str) -> StorageSource:
+    def open_file() -> Any:
+        from ZODB.FileStorage import FileStorage
+        return FileStorage(path)
+    return StorageSource(name, path, open_file)
+
+
+def _place(factory: Any) -> str:
+    config = getattr(factory, 'config', None)
+    return getattr(config, 'path', None) or type(factory).__name__
+
+
+def _defaults_used(given: argparse.Namespace) -> str:
+    used = []
+    if not given.filename:
+        used.append(f'file ./{DEFAULT_FILE} (another: -f)')
+    if given.address is None:
+        used.append(f'address {format_address(DEFAULT_ADDRESS)} (another: -a)')
+    return ' and '.join(used)
+
+
+def serve(settings: Settings, signals: Signals) -> None:
+    """Open, serve until a signal comes, close.  Raises `StartError`."""
+    if settings.defaults_used:
+        logger.info('by default: %s', settings.defaults_used)
+    check_unix_socket(settings.address)
+    raise_descriptor_limit(settings.options, len(settings.sources))
+    with start_monitor(settings.metrics_address, settings.monitor) as monitor:
+        storages = open_storages(settings.sources)
+        try:
+            if settings.create_root and not settings.options.get('read_only'):
+                create_roots(storages)
+            server = make_server(settings.address, storages, settings.options)
+        except BaseException:
+            close_storages(storages)
+            raise
+        serve_with(server, storages, monitor, settings, signals)
+
+
+def serve_with(server: Any, storages: dict[str, Any], monitor: Any, settings: Settings,
+               signals: Signals) -> None:
+    """Run `server` until a signal comes, and close it.  Raises `StartError`."""
+    with contextlib.closing(server), pid_file(settings.pid_file):
+        signals.stop_with(server.stop)
+        place = format_address(server.addr)
+        logger.info('%s', describe_limits(server.limits, settings.options, len(storages)))
+        for name, storage in storages.items():
+            logger.info('serving storage %r (%s) at %s', name, storage.getName(), place)
+        monitor.begin(server)
+        tune_process()
+        notify('READY=1')
+        server.loop()
+        monitor.stop()
+        logger.info('stopping%s', f' on {signals.received.name}' if signals.received else '')
+        notify('STOPPING=1')
+
+
+def tune_process() -> None:
+    """Of a process that only serves, once all is open: clients shall not wait for what it does besides."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    # What is there now stays for good.  To look through it again and again for garbage would take 10 ms each
+    # time, and longer with a large index.
+    gc.freeze()
+
+
+def describe(settings: Settings) -> str:
+    """What would be served, and where, in lines."""
+    place = format_address(settings.address)
+    lines = [f'would serve storage {source.name!r} ({source.place}) at {place}'
+             for source in settings.sources]
+    count, options = len(settings.sources), settings.options
+    lines.append('would have ' + describe_limits(coming_limits(options, count), options, count))
+    if settings.metrics_address is not None:
+        lines.append(f'would serve metrics at {format_address(settings.metrics_address)}')
+    return '\n'.join(lines)
+
+
+def run(settings: Settings) -> int:
+    """Serve as `settings` say; the exit code.  Raises `StartError`."""
+    start_logging(settings.eventlog)
+    try:
+        with contextlib.closing(Signals()) as signals:
+            serve(settings, signals)
+            return signals.exit_code
+    except StartError as error:
+        if settings.eventlog is not None:  # the log is elsewhere
+            logger.critical('%s', error)
+        raise
+
+
+class ZEOOptions:
+    """What ZEO's class of this name is to programs that start a server: `realize`, then `ZEOServer`."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+
+    def realize(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
+        """Read a command line, by default that of the process.  Exits with code 2 if it is wrong."""
+        try:
+            self.settings = read_settings(command_line().parse_args(args))
+        except StartError as error:
+            sys.exit(f'{PROGRAM}: {error}')
+
+    @property
+    def address(self) -> Address:
+        """Where to listen."""
+        return self._realized().address
+
+    @property
+    def storages(self) -> list[StorageSource]:
+        """What to serve: each has a `name` and `open`."""
+        return self._realized().sources
+
+    @property
+    def pid_file(self) -> str | None:
+        """Where to write the process id."""
+        return self._realized().pid_file
+
+    def _realized(self) -> Settings:
+        if self.settings is None:
+            raise ValueError('nothing has been read yet: call realize(args) first')
+        return self.settings
+
+
+class ZEOServer:
+    """What ZEO's class of this name is to programs that start a server."""
+
+    def __init__(self, options: ZEOOptions) -> None:
+        self.options = options
+
+    def main(self) -> None:
+        """Serve until a signal comes.  Main thread only.  Exits with a code other than 0 if it cannot."""
+        try:
+            code = run(self.options._realized())
+        except StartError as error:
+            print(f'{PROGRAM}: {error}', file=sys.stderr)
+            code = error.exit_code
+        if code:
+            sys.exit(code)
+
+
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
+    """Run the server until a signal stops it; the exit code.  Main thread only.
+
+    `args` defaults to the command line, `prog` is the command's name in messages.  Exits through
+    ``SystemExit`` for ``--help`` and wrong options.
+    """
+    given = command_line(prog).parse_args(args)
+    try:
+        settings = read_settings(given)
+        if given.check:
+            print(describe(settings))
+            return 0
+        return run(settings)
+    except StartError as error:
+        print(f'{prog}: {error}', file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,292 @@
+"""From names to things that work: open storages, take an address, make the server.
+
+In: `StorageSource`s, an address, options of StorageServer.  Out: open storages, a server that listens,
+or a `StartError` with one line that says what is wrong and what to do.  Main thread.  Refuses to know
+the command line.
+"""
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from persistent.mapping import PersistentMapping
+from persistent.TimeStamp import TimeStamp
+from zc.lockfile import LockError
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import ConflictError
+from ZODB.serialize import ObjectWriter
+from ZODB.utils import z64
+
+from zeo_clone.addresses import Address, format_address
+from zeo_clone.commands.process import StartError, notify
+from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
+from zeo_clone.server.backend.past import file_of
+from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
+from zeo_clone.steps import take_steps
+from zeo_clone.wording import format_bytes
+from zeo_clone.zrpc.frames import DEFAULT_LIMIT
+
+ADDRESS_IN_USE = 2  # exit code
+#: While a storage is being opened, the log and the service manager hear of it this often, in seconds ...
+PATIENCE_S = 10.0
+#: ... and the service manager is asked to wait so much longer each time.
+EXTENSION_S = 60
+#: In a FileStorage the root object is of 1970, before all other databases: a copy of one can follow (C25).
+ROOT_TID: bytes = TimeStamp(1970, 1, 1, 0, 0, 0.0).raw()
+
+logger = logging.getLogger('zeo_clone')
+
+
+class StorageSource(NamedTuple):
+    """A storage to be opened: the name clients ask for, where it is, and the function that opens it."""
+
+    name: str
+    place: str
+    open: Callable[[], Any]
+
+
+# -- storages -------------------------------------------------------------------------------------
+
+def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
+    """Open all storages, by name.  Raises `StartError`; then none is left open."""
+    storages: dict[str, Any] = {}
+    try:
+        for source in sources:
+            what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
+            logger.info('%s', what)
+            with patience(what, PATIENCE_S):
+                storages[source.name] = _open_storage(source)
+    except BaseException:
+        close_storages(storages)
+        raise
+    return storages
+
+
+def create_roots(storages: dict[str, Any]) -> None:
+    """Make the root object of each storage that is empty and may be written.  Raises `StartError`.
+
+    The clients of an empty database would each try to make it, and all but one of them fail.
+    """
+    for name, storage in storages.items():
+        _create_root(name, storage)
+
+
+def _create_root(name: str, storage: Any) -> None:
+    try:
+        if not storage.isReadOnly() and (storage.lastTransaction() or z64) == z64:
+            with contextlib.suppress(ConflictError):  # the storage is a client, and another one was faster
+                _commit_root(storage)
+                logger.info('storage %r was empty: its root object was created (create-root)', name)
+    except Exception as error:  # any storage class may be configured, with errors of its own
+        raise StartError(f'cannot create the root object of storage {name!r}: {type(error).__name__}: '
+                         f'{error}; check that there is room on the disk, or set create-root to false and '
+                         'leave it to the first client') from error
+
+
+def _commit_root(storage: Any) -> None:
+    transaction = TransactionMetaData(description='root object of a new database, created by the server')
+    if file_of(storage) is not None:
+        storage.tpc_begin(transaction, ROOT_TID)
+    else:
+        storage.tpc_begin(transaction)
+    try:
+        storage.store(z64, z64, ObjectWriter().serialize(PersistentMapping()), '', transaction)
+        storage.tpc_vote(transaction)
+    except BaseException:
+        storage.tpc_abort(transaction)
+        raise
+    storage.tpc_finish(transaction)
+
+
+def close_storages(storages: dict[str, Any]) -> None:
+    take_steps('closing the storages', *[storage.close for storage in storages.values()])
+
+
+def _describe_place(place: str) -> str:
+    """`place`, and if it is a file, its size, and why opening it may take long."""
+    try:
+        size = os.path.getsize(place)
+    except (OSError, ValueError):
+        return place
+    if size and not os.path.isdir(place) and not os.path.exists(f'{place}.index'):
+        return f'{place}, {format_bytes(size)}; there is no {place}.index, so all of it must be read'
+    return f'{place}, {format_bytes(size)}'
+
+
+@contextlib.contextmanager
+def patience(what: str, interval_s: float, runtime: Runtime = REAL) -> Iterator[None]:
+    """As long as the block runs, tell the log and the service manager now and then that `what` goes on."""
+    done = runtime.event()
+    started = runtime.monotonic()
+
+    def tell() -> None:
+        while not done.wait(interval_s):
+            text = f'still {what}: {runtime.monotonic() - started:.0f} s'
+            logger.info('%s', text)
+            notify(f'STATUS={text}\nEXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}')
+
+    thread = runtime.start_thread(tell, 'zeo_clone patience')
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _open_storage(source: StorageSource) -> Any:
+    what = f'cannot open storage {source.name!r} ({source.place})'
+    try:
+        return source.open()
+    except LockError as error:
+        raise StartError(f'{what}: {_describe_lock(error)}; stop that process, or serve another '
+                         'file') from error
+    except FileNotFoundError as error:
+        raise StartError(f'{what}: {error.strerror}: {error.filename}; make the directory, or name '
+                         'another one') from error
+    except OSError as error:
+        raise StartError(f'{what}: {error}; check that the path is right and that this user may write '
+                         'there') from error
+    except Exception as error:  # any storage class may be configured, with errors of its own
+        raise StartError(f'{what}: {type(error).__name__}: {error}; check that this is the right '
+                         'storage and that it is not damaged') from error
+
+
+def _describe_lock(error: LockError) -> str:
+    """Who holds the lock file that `error` names, as far as the file and the system tell."""
+    try:
+        path = ast.literal_eval(str(error).partition(' lock ')[2])
+    except (ValueError, SyntaxError):
+        return f'another process has it open ({error})'
+    try:
+        with open(path) as file:
+            pid = int(file.read(100).split()[0])
+        _send_nothing(pid)
+    except (OSError, ValueError, IndexError):
+        return f'another process has it open (lock file {path})'
+    return f'process {pid}{_command_of(pid)} has it open (lock file {path})'
+
+
+def _send_nothing(pid: int) -> None:
+    """Raises ``OSError`` if there is no process `pid`."""
+    with contextlib.suppress(PermissionError):  # it is there and belongs to somebody else
+        os.kill(pid, 0)
+
+
+def _command_of(pid: int) -> str:
+    with contextlib.suppress(OSError), open(f'/proc/{pid}/cmdline', 'rb') as file:
+        words = file.read(200).decode(errors='replace').split('\0')
+        if command := ' '.join(words).strip():
+            return f' ({command})'
+    return ''
+
+
+# -- the address ----------------------------------------------------------------------------------
+
+def check_unix_socket(address: Address) -> None:
+    """Raises `StartError` if `address` is a path that is taken, by a running server or a plain file.
+
+    For use before a long wait for the storages; the server itself replaces a socket left behind.
+    """
+    if AF_UNIX is None or not isinstance(address, str):
+        return
+    try:
+        mode = os.stat(address).st_mode
+    except OSError:
+        return  # nothing there, or the attempt to listen will tell what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f'cannot listen at {address}: it is there and is not a socket; remove it, or '
+                         'give another address', ADDRESS_IN_USE)
+    with contextlib.closing(Socket(AF_UNIX)) as sock:
+        sock.setblocking(False)
+        if sock.connect_ex(address) in (0, errno.EAGAIN):  # EAGAIN: somebody listens and is busy
+            raise _in_use(address)
+
+
+def make_server(address: Address, storages: dict[str, Any], options: dict[str, Any]) -> Any:
+    """A StorageServer that listens.  Raises `StartError`; the storages stay open then."""
+    from zeo_clone.StorageServer import StorageServer
+    try:
+        return StorageServer(address, storages, **options)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _in_use(address) from error
+        raise StartError(f"{error.strerror or error}; give another address with -a or the 'address' "
+                         'key') from error
+
+
+def raise_descriptor_limit(settings: dict[str, Any], storages: int, runtime: Runtime = REAL) -> None:
+    """Let this process have the descriptors that a server with these options needs, as far as it may."""
+    soft, _ = runtime.descriptor_limits()
+    wanted = _descriptors(settings, storages, runtime)
+    if wanted > soft:
+        with contextlib.suppress(OSError, ValueError):  # the server does with those that there are
+            runtime.raise_descriptor_limit(wanted)
+
+
+def _descriptors(settings: dict[str, Any], storages: int, runtime: Runtime) -> int:
+    soft, hard = runtime.descriptor_limits()
+    return max(soft, min(hard, wanted_descriptors(storages, _max_connections(settings))))
+
+
+def _max_connections(settings: dict[str, Any]) -> int:
+    return settings.get('max_connections', MAX_CONNECTIONS)  # type: ignore[no-any-return]
+
+
+def coming_limits(settings: dict[str, Any], storages: int, runtime: Runtime = REAL) -> Limits:
+    """The limits that a server with these options will have."""
+    return find_limits(runtime, storages, _max_connections(settings),
+                       settings.get('frame_limit', DEFAULT_LIMIT), settings.get('memory_limit'),
+                       _descriptors(settings, storages, runtime))
+
+
+def describe_limits(limits: Limits, settings: dict[str, Any], storages: int) -> str:
+    """What fits, in a line, and what is less than `settings` ask for."""
+    text = (f'room for {limits.connections} connections, {limits.strangers} of them not registered yet, with '
+            f'{limits.descriptors} descriptors; {limits.memory >> 20} MB may wait for all together, a '
+            f'message may have {limits.frame >> 20} MB')
+    if limits.frame < settings.get('frame_limit', DEFAULT_LIMIT):
+        text += ', half of memory-limit'
+    wanted = _max_connections(settings)
+    if limits.connections < wanted:
+        text += (f'. For max-connections {wanted} the process needs {wanted_descriptors(storages, wanted)} '
+                 f'descriptors: raise its limit (ulimit -n, LimitNOFILE)')
+    return text
+
+
+class NoMonitor:
+    """Stands for a monitor where none is wanted."""
+
+    def begin(self, server: Any) -> None:
+        """Nobody wants to know."""
+
+    def stop(self) -> None:
+        """Nobody wants to know."""
+
+
+@contextlib.contextmanager
+def start_monitor(address: Address | None, options: dict[str, Any]) -> Iterator[Any]:
+    """A `Monitor` that listens at `address`, as long as the block runs.  Raises `StartError`."""
+    if address is None:
+        yield NoMonitor()
+        return
+    from zeo_clone.monitor.monitor import Monitor  # its library is optional
+    try:
+        monitor = Monitor(address, **options)
+    except OSError as error:
+        code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
+        raise StartError(f"metrics-address: {error.strerror or error}; give the 'metrics-address' key "
+                         'another address', code) from error
+    with contextlib.closing(monitor):
+        logger.info('metrics at %smetrics, a page about the server at %s', monitor.url, monitor.url)
+        yield monitor
+
+
+def _in_use(address: Address) -> StartError:
+    return StartError(f'cannot listen at {format_address(address)}: another server listens there; stop '
+                      'it, or give another address', ADDRESS_IN_USE)
