@@ -11,7 +11,9 @@ of ``serve.py``.  All of this belongs to one thread of the test.
 """
 from __future__ import annotations
 
+import socket
 import sys
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,19 @@ def package_path():
     """The directory from which the zeo_clone under test is imported."""
     import zeo_clone
     return str(Path(zeo_clone.__file__).parent.parent)
+
+
+def reserved_port(owner):
+    """An address whose port is kept for servers of `owner`, as long as that lives.
+
+    While no server listens there, the system could give the port to somebody who connects somewhere: a server
+    could not be started there again.  Nobody gets a port that somebody has bound.
+    """
+    keeper = socket.socket()
+    weakref.finalize(owner, keeper.close)
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(ANY_PORT)
+    return keeper.getsockname()
 
 
 def address_of(reply):
@@ -79,7 +94,7 @@ class ServerProcess:
     default_package = 'zeo_clone'
 
     def __init__(self, storages=MAPPING, *, address=ANY_PORT, package=None, python=None, **options):
-        self.address = address
+        self.address = reserved_port(self) if address == ANY_PORT else address
         self._package = package or self.default_package
         self._storages = storages
         self._options = options
