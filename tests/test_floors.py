@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / 'zeo_clone'
 #: Room or module, from the first name that fits: its floor.  Everything else is on floor 5.
 FLOORS = {
     'Exceptions': 0, 'interfaces': 0, 'addresses': 0, 'steps': 0, 'wording': 0,
-    'thresholds': 0, 'troubles': 0,
+    'thresholds': 0, 'troubles': 0, 'version': 0,
     'loop': 1,
     'zrpc.channel': 3, 'zrpc': 2,
     'cache': 3,
@@ -25,7 +25,8 @@ TOP_FLOOR = 5
 ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
          'Exceptions': 'vocabulary', 'interfaces': 'vocabulary', 'addresses': 'vocabulary',
          'steps': 'vocabulary', 'wording': 'vocabulary',
-         'thresholds': 'vocabulary', 'troubles': 'vocabulary'}
+         'thresholds': 'vocabulary', 'troubles': 'vocabulary',
+         'version': 'vocabulary'}
 
 #: Rooms of the top floor that know only these there.  The package itself has the version.
 KNOWN_ON_TOP = {'configuration': {'configuration', 'monitor', ''}, 'monitor': {'monitor', ''}}

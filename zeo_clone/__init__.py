@@ -12,9 +12,9 @@ from typing import Any
 # over these names; later imports of modules in them do not bind the names again.
 import zeo_clone.client
 import zeo_clone.server  # noqa: F401
+from zeo_clone.version import __version__
 
-__version__ = '0.1.0'
-__all__ = ['DB', 'client', 'connection', 'install_as_ZEO', 'server']
+__all__ = ['DB', '__version__', 'client', 'connection', 'install_as_ZEO', 'server']
 
 #: Attempts of `DB`.  The second finds the root object that another client has created meanwhile.
 MAX_ATTEMPTS = 5

@@ -156,8 +156,8 @@ def test_commit_lock_that_is_held_is_a_warning_and_critical_if_others_wait(serve
     served.stats.lock_time -= 39
     code, out = check(format_address(server.addr))
     assert code == 1
-    assert re.match(r"Storage '1': the commit lock has been held for 39 s by 127.0.0.1:\d+ \(holder\), "
-                    r'voted, user jane, this / that; nobody waits\n', out)
+    assert re.match(r"Storage '1': the commit lock has been held for [\d:]+ (s|min) by 127.0.0.1:\d+ "
+                    r'\(holder\), voted, user jane, this / that; nobody waits\n', out)
     served._queue._waiting.append(served._queue.holder)
     code, out = check(format_address(server.addr))
     served._queue._waiting.clear()

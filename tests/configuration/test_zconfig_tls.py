@@ -1,18 +1,22 @@
 """S6: TLS as the ``<ssl>`` sections set it up, tried out in memory, without any socket."""
 from __future__ import annotations
 
+import datetime
 import io
 import shutil
 import ssl
 import subprocess
 
 import pytest
+import trustme
 import ZConfig
 import ZODB.config
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.certificates import make_certificates, revocation_list
+from zeo_clone import troubles
 from zeo_clone.configuration import zconfig
+from zeo_clone.configuration.tlsfiles import TLSFiles
 
 
 def password():
@@ -227,3 +231,40 @@ def test_unusable_server_tls_is_refused(server_context, tmp_path, monkeypatch, k
     with pytest.raises(ZConfig.ConfigurationError, match=message) as caught:
         server_context(**keys)
     assert str(caught.value).endswith(f'({tmp_path}/zeo.conf)')
+
+
+# -- when certificates end ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('year', [2031, 2049, 2050, 2107])
+def test_end_of_a_certificate_is_read_in_both_forms_of_a_time(tmp_path, year):
+    """Up to 2049 X.509 has years of two digits.  Of a chain the first that ends counts."""
+    ends = datetime.datetime(year, 2, 28, 23, 59, 58)
+    path = tmp_path / 'own.pem'
+    leaf = trustme.CA().issue_cert('localhost', not_after=ends)
+    leaf.private_key_and_cert_chain_pem.write_to_path(str(path))
+    expected = ends.replace(tzinfo=datetime.timezone.utc).timestamp()
+    assert TLSFiles(True, str(path)).expires() == expected
+    later = trustme.CA().issue_cert('localhost', not_after=ends + datetime.timedelta(days=1))
+    path.write_bytes(later.cert_chain_pems[0].bytes() + path.read_bytes())
+    assert TLSFiles(True, str(path)).expires() == expected
+
+
+def test_end_of_the_servers_certificate_is_told_also_of_a_new_one(new_server, server_context, certificates,
+                                                                  tmp_path):
+    path = tmp_path / 'own.pem'
+    path.write_bytes((certificates / 'server.pem').read_bytes())
+    context = server_context(certificate=str(path))
+    server = new_server(ssl=context)
+    assert server.server_status()['tls_expires'] > 14 * 86400
+    soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    leaf = trustme.CA().issue_cert('localhost', not_after=soon.replace(tzinfo=None))
+    leaf.private_key_and_cert_chain_pem.write_to_path(str(path))
+    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    status = server.server_status()
+    assert 0 < status['tls_expires'] <= 86400
+    assert [trouble.kind for trouble in troubles.find({'1': status})] == ['tls']
+
+
+def test_end_is_unknown_without_a_certificate_of_ones_own(new_server):
+    assert TLSFiles(False).expires() is None
+    assert new_server().server_status()['tls_expires'] is None

@@ -16,7 +16,18 @@ from prometheus_client.parser import text_string_to_metric_families
 import zeo_clone
 from tests.docs.pages import CHECKOUT, DOCS, Reader, blocks
 from zeo_clone.addresses import parse_address
-from zeo_clone.thresholds import HELD_S, RECENT_S, WAITING
+from zeo_clone.thresholds import (
+    DISK_FULL,
+    DISK_FULL_BYTES,
+    DISK_LOW,
+    DISK_LOW_BYTES,
+    EXPIRES_S,
+    HELD_S,
+    PACK_S,
+    RECENT_S,
+    USED,
+    WAITING,
+)
 
 PAGES = sorted(path.name for path in DOCS.glob('*.md'))
 #: The same, and what people read outside of docs/.
@@ -148,9 +159,18 @@ def test_prometheus_is_told_where_the_metrics_are_and_rules_use_those_that_there
              for name in (family.name, *(sample.name for sample in family.samples))}
     page = (DOCS / 'operations.md').read_text(encoding='utf-8')
     for limit in (f'zeo_commit_lock_held_seconds >= {HELD_S:g}\n', f'zeo_waiting_transactions >= {WAITING}\n',
-                  f'increase(zeo_verifications_failed_total[{RECENT_S / 60:g}m]) > 0\n'):
+                  f'increase(zeo_verifications_failed_total[{RECENT_S / 60:g}m]) > 0\n',
+                  f'increase(zeo_timeouts_total[{RECENT_S / 60:g}m]) > 0\n',
+                  f'zeo_disk_free_bytes < {DISK_LOW:g} * zeo_disk_size_bytes and zeo_disk_free_bytes < 5e9\n',
+                  f'zeo_disk_free_bytes < {DISK_FULL:g} * zeo_disk_size_bytes and zeo_disk_free_bytes '
+                  '< 25e7\n', 'zeo_stalled_clients > 0\n',
+                  f'zeo_storage_packing_seconds >= {PACK_S:g}\n',
+                  f'zeo_waiting_bytes >= {USED:g} * zeo_waiting_bytes_limit\n',
+                  f'zeo_all_connections >= {USED:g} * zeo_max_connections\n',
+                  f'zeo_tls_expires_seconds < {EXPIRES_S / 86400:g} * 86400\n'):
         assert f'expr: {limit}' in rules.text
-    named = set(re.findall(r'\bzeo_(?!clone)\w+', page))
+    assert (DISK_LOW_BYTES, DISK_FULL_BYTES) == (5e9, 25e7)
+    named = set(re.findall(r'\bzeo_(?!clone)\w+', page)) - {'zeo_tls_expires_seconds'}  # this one has no TLS
     assert len(named) > 8
     assert named <= there
     if shutil.which('promtool'):

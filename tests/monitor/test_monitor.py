@@ -5,6 +5,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import platform
 import re
 import threading
 
@@ -13,6 +14,7 @@ import transaction
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import z64
 
@@ -21,6 +23,7 @@ from tests.monitor.conftest import get
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.monitor import answers, inquiry
 from zeo_clone.monitor.monitor import Monitor
+from zeo_clone.version import __version__
 
 NASTY = '<b>"x"</b>\\ \n{a="b"} 1'
 
@@ -242,3 +245,25 @@ def test_page_needs_nothing_from_elsewhere_and_makes_no_html_of_texts(ask):
         'metrics', 'healthz', 'readyz', 'status.json']
     assert not re.search(r'innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(', page)
     assert 'style="' not in page
+
+
+# -- sizes --------------------------------------------------------------------------------------------
+
+def test_sizes_traffic_and_build_are_metrics(new_server, new_monitor, tmp_path):
+    """Of a storage whose sizes are known; one that does not know them has none."""
+    server = new_server({'1': FileStorage(str(tmp_path / 'Data.fs'), blob_dir=str(tmp_path / 'blobs')),
+                         'other': MappingStorage()})
+    commit(server.addr, storage='1')
+    while any(status['sizes'] is None for status in server.ruok().values()):
+        threading.Event().wait(0.001)
+    found = samples(get(new_monitor(server).address, '/metrics')[2])
+    sizes = server.server_status()['sizes']
+    disk = ('zeo_disk_free_bytes', 'database and blobs', '1')
+    assert found['zeo_database_bytes', '1'] == sizes['data'] >= 4
+    assert found['zeo_blob_bytes', '1'] == found['zeo_blob_files', '1'] == 0
+    assert 0 < found[disk] <= found['zeo_disk_size_bytes', *disk[1:]]
+    assert found['zeo_sent_bytes_total', '1'] > 100 < found['zeo_received_bytes_total', '1']
+    assert found['zeo_timeouts_total', '1'] == found['zeo_silent_total', '1'] == 0
+    assert found['zeo_storage_packing_seconds', '1'] == found['zeo_stalled_clients', '1'] == 0
+    assert found['zeo_build_info', platform.python_version(), __version__] == 1
+    assert ('zeo_blob_bytes', 'other') not in found

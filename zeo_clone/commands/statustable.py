@@ -15,7 +15,7 @@ from zeo_clone.wording import clean, format_age, format_bytes
 
 #: Counters in the order in which they are shown; all get a rate.
 COUNTERS = ('loads', 'stores', 'commits', 'aborts', 'conflicts', 'conflicts_resolved', 'invalidations',
-            'verifications', 'verifications_failed')
+            'verifications', 'verifications_failed', 'timeouts', 'silent')
 HEADINGS = ('CLIENT', 'LABEL', 'AGE', 'RECEIVED', 'SENT', 'QUEUED', 'TRANSACTION')
 #: A tid is a time in minutes since 1900, as if all months had 31 days, and a fraction of a minute.
 TICKS_PER_MINUTE = 1 << 32
@@ -53,8 +53,8 @@ def table(title: str, now: Sample, before: Sample | None) -> list[str]:
         if name not in folded:
             then = before.status.get(name) if before is not None else None
             elapsed_s = now.time - before.time if before is not None else 0.0
-            lines += ['', *_storage(name, values), *_counters(values, then, elapsed_s), *_lock(values),
-                      *_clients(values)]
+            lines += ['', *_storage(name, values), *_counters(values, then, elapsed_s),
+                      *_traffic(values, then, elapsed_s), *_lock(values), *_clients(values)]
     if folded:
         lines += ['', f'empty, without clients: {", ".join(folded)}']
     lines += _server(next(iter(now.status.values()), {}))
@@ -71,8 +71,11 @@ def _server(values: dict[str, Any]) -> list[str]:
     if not {'memory', 'memory_limit', 'memory_closed', 'all_connections', 'max_connections', 'strangers',
             'max_strangers', 'turned_away'} <= values.keys():
         return []
-    return ['', f"connections: {values['all_connections']} of {values['max_connections']}, not registered: "
-            f"{values['strangers']} of {values['max_strangers']}, refused: {values['turned_away']}",
+    build = [f"zeo_clone {values['version']}, Python {values['python']}"] if 'python' in values else []
+    late = f", not in time: {values['handshake_timeouts']}" if 'handshake_timeouts' in values else ''
+    return ['', *build,
+            f"connections: {values['all_connections']} of {values['max_connections']}, not registered: "
+            f"{values['strangers']} of {values['max_strangers']}{late}, refused: {values['turned_away']}",
             f"waiting for all: {format_bytes(values['memory'])} of {format_bytes(values['memory_limit'])}, "
             f"closed because of it: {values['memory_closed']}"]
 
@@ -84,10 +87,30 @@ def _storage(name: str, values: dict[str, Any]) -> list[str]:
     parts.append(_last_transaction(str(values.get('last-transaction', ''))))
     if values.get('packing') is not None:
         parts.append(f"being packed for {format_age(values['packing'])}")
-    lines = [line + ', '.join(parts)]
+    lines = [line + ', '.join(parts), *_sizes(values.get('sizes') or {})]
     if values.get('failed'):
         lines.append(Loud(clean(f"  FAILED: {values['failed']}"), True))
     return lines
+
+
+def _sizes(sizes: dict[str, Any]) -> list[str]:
+    parts = [f'{name} {format_bytes(sizes[key])}{more}' for key, name, more in (
+        ('data', 'database', ''), ('blobs', 'blobs', f" in {sizes.get('blob_files') or 0:,} files"),
+        ('pack', 'new file of the pack', '')) if sizes.get(key) is not None]
+    parts += [f"free on the disk of the {disk['holds']} {format_bytes(disk['free'])} of "
+              f"{format_bytes(disk['size'])}" for disk in sizes.get('disks', ())]
+    return ['  ' + ', '.join(parts)] if parts else []
+
+
+def _traffic(values: dict[str, Any], then: dict[str, Any] | None, elapsed_s: float) -> list[str]:
+    cells = []
+    for key in ('received', 'sent'):
+        if isinstance(values.get(key), int):
+            cell = f'{key} {format_bytes(values[key])}'
+            if then is not None and elapsed_s > 0 and values[key] >= then.get(key, 0):
+                cell += f' ({format_bytes((values[key] - then.get(key, 0)) / elapsed_s)}/s)'
+            cells.append(cell)
+    return ['  ' + ', '.join(cells)] if cells else []
 
 
 def _last_transaction(tid: str) -> str:

@@ -9,13 +9,17 @@ What cannot be used raises ``ValueError``.
 """
 from __future__ import annotations
 
+import contextlib
+import datetime
 import os
+import re
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
 
 CERTIFICATE_SUFFIXES = ('.pem', '.crt')
 REVOCATION_SUFFIXES = ('.pem', '.crl')
+PEM_CERTIFICATE = re.compile(r'-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----', re.DOTALL)
 
 
 class TLSFiles(NamedTuple):
@@ -33,6 +37,16 @@ class TLSFiles(NamedTuple):
     def paths(self) -> tuple[str, ...]:
         """Everything that is read."""
         return tuple(path for path in (self.certificate, self.key, self.authenticate, self.crl) if path)
+
+    def expires(self) -> float | None:
+        """When the own certificate, or its chain, ends, in seconds since the epoch; None: unknown."""
+        if not self.certificate:
+            return None
+        with open(self.certificate, encoding='latin-1') as file:
+            found = PEM_CERTIFICATE.findall(file.read())
+        with contextlib.suppress(ValueError, IndexError):  # OpenSSL takes it, but it is not what we know
+            return min(map(end_of, map(ssl.PEM_cert_to_DER_cert, found)), default=None)
+        return None
 
     def context(self) -> ssl.SSLContext:
         """A context of what is in the files now.  Raises ``ValueError``."""
@@ -65,6 +79,36 @@ class TLSFiles(NamedTuple):
             _revoke_all(context, self.crl)
             # The whole chain: an authority below the top can be revoked, too.
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def end_of(certificate: bytes) -> float:
+    """When an X.509 certificate in DER ends, in seconds since the epoch.
+
+    Certificate and, in it, what is signed begin with [version], serial number, algorithm, issuer, validity:
+    from, until.
+    """
+    _, at, _ = _element(certificate, _element(certificate, 0)[1])
+    starts: list[int] = []
+    while len(starts) < 4:
+        tag, start, after = _element(certificate, at)
+        if tag != 0xa0:  # the version, which need not be there
+            starts.append(start)
+        at = after
+    tag, start, after = _element(certificate, _element(certificate, starts[3])[2])
+    text = certificate[start:after].decode('ascii')
+    if tag == 0x17:  # UTCTime: a year of two digits
+        text = ('19' if text[0] >= '5' else '20') + text
+    time = datetime.datetime.strptime(text, '%Y%m%d%H%M%SZ')
+    return time.replace(tzinfo=datetime.timezone.utc).timestamp()
+
+
+def _element(der: bytes, at: int) -> tuple[int, int, int]:
+    """Of the element at a position: its tag, where its content begins, and what comes after it."""
+    length, start = der[at + 1], at + 2
+    if length & 0x80:
+        start += length & 0x7f
+        length = int.from_bytes(der[at + 2:start], 'big')
+    return der[at], start, start + length
 
 
 def _no_password() -> str:

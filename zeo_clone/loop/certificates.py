@@ -31,6 +31,10 @@ class Source(Protocol):
     def context(self) -> ssl.SSLContext:
         """A context of what is in them now.  Raises ``OSError`` or ``ValueError``."""
 
+    def expires(self) -> float | None:
+        """When the own certificate ends, in seconds since the epoch; None if there is none.  Raises likewise.
+        """
+
 
 class RenewedContext:
     """What connections need of an ``ssl.SSLContext``, up to date.  Raises what `Source.context` raises."""
@@ -40,6 +44,7 @@ class RenewedContext:
         self._runtime = runtime
         self._stamps = self._look()  # before they are read: a change meanwhile is noticed later
         self._context = source.context()
+        self.expires = source.expires()
 
     def wrap_bio(self, *args: Any, **keywords: Any) -> ssl.SSLObject:
         """For a new connection."""
@@ -53,6 +58,7 @@ class RenewedContext:
         paths = ', '.join(self._source.paths)
         try:
             self._context = self._source.context()
+            self.expires = self._source.expires()
         except (OSError, ValueError) as error:
             log.error('the TLS files %s have changed and cannot be used, what was read before stays in use: '
                       '%s', paths, error)

@@ -330,6 +330,7 @@ class Runtime:
     stat = staticmethod(os.stat)
     lstat = staticmethod(os.lstat)
     fstat = staticmethod(os.fstat)
+    disk_usage = staticmethod(shutil.disk_usage)
     chmod = staticmethod(os.chmod)
     utime = staticmethod(os.utime)
     symlink = staticmethod(os.symlink)

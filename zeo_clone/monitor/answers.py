@@ -11,13 +11,13 @@ import hmac
 import json
 import os
 import pkgutil
+import platform
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-import zeo_clone
 from zeo_clone.addresses import format_address
 from zeo_clone.loop.core import Loop
 from zeo_clone.monitor.exposition import Exposition
@@ -25,6 +25,7 @@ from zeo_clone.monitor.inquiry import PATIENCE_S, Inquiry, Report
 from zeo_clone.monitor.web import Request, Response, text
 from zeo_clone.server.clients.operator import NotDone, Wish
 from zeo_clone.troubles import find
+from zeo_clone.version import __version__
 
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'
@@ -123,8 +124,9 @@ class Answers:
     def _status(self, _: Request, reply: Reply) -> None:
         def describe(server: Any, report: Report) -> Response:
             return _json(HTTPStatus.OK, {
-                'state': 'serving', 'address': format_address(server.addr), 'version': zeo_clone.__version__,
-                'pid': os.getpid(), 'time': report.time, 'lag': report.lag_s, 'storages': report.storages,
+                'state': 'serving', 'address': format_address(server.addr), 'version': __version__,
+                'python': platform.python_version(), 'pid': os.getpid(),
+                'time': report.time, 'lag': report.lag_s, 'storages': report.storages,
                 'troubles': [trouble._asdict() for trouble in find(report.storages)],
                 'token': self._token})
 

@@ -19,6 +19,7 @@ from ZODB.TimeStamp import TimeStamp
 from ZODB.utils import z64
 
 from zeo_clone.monitor.inquiry import Report, Status
+from zeo_clone.thresholds import STALLED_S
 
 #: Key of the status: what it counts.
 COUNTERS = {
@@ -31,6 +32,10 @@ COUNTERS = {
     'invalidations': 'Objects that clients were told to forget.',
     'verifications': 'Client caches that were to be brought up to date.',
     'verifications_failed': 'Client caches that were too old for that and were dropped.',
+    'timeouts': 'Clients that held the commit lock for too long and were disconnected.',
+    'silent': 'Clients that were not heard of any more and were disconnected.',
+    'sent': 'Bytes sent to clients.',
+    'received': 'Bytes received from clients.',
 }
 #: Key of the status: name and text of the gauge.
 GAUGES = {
@@ -46,12 +51,28 @@ SERVER_GAUGES = {
     'strangers': ('strangers', 'Connections that have not registered yet.'),
     'max_strangers': ('max_strangers', 'Of these, for how many there is room.'),
     'memory': ('waiting_bytes', 'Bytes that wait for clients, or came from them and are not done with.'),
+    'tls_expires': ('tls_expires_seconds', "Until the server's certificate ends."),
     'memory_limit': ('waiting_bytes_limit', 'How many of these there may be (memory-limit).'),
 }
 #: ... or what it counts.
 SERVER_COUNTERS = {
+    'handshake_timeouts': 'Connections that did not register in time and were closed.',
     'turned_away': 'Connections that were refused because there was no room.',
     'memory_closed': 'Connections that were closed because more than memory-limit waited.',
+}
+#: What counts bytes.
+IN_BYTES = ('sent', 'received')
+#: Key in the status' sizes: name and text of the gauge.
+SIZES = {
+    'data': ('database_bytes', 'Size of the database, without blobs.'),
+    'blobs': ('blob_bytes', 'Size of all blobs, as counted now and then.'),
+    'blob_files': ('blob_files', 'How many files of blobs there are.'),
+    'pack': ('pack_bytes', 'What a pack that is under way has written.'),
+}
+#: Key in the description of a disk, likewise.
+DISKS = {
+    'free': ('disk_free_bytes', 'Free room on the disk that holds these.'),
+    'size': ('disk_size_bytes', 'Size of that disk.'),
 }
 #: Key in the status' latency: text of the histogram.
 HISTOGRAMS = {
@@ -97,14 +118,18 @@ class _Collected:
         yield lag
         yield from _server(next(iter(storages.values()), {}))
         yield from _counters(storages)
+        yield from _sizes(storages)
         yield from _gauges(storages)
         yield from _clients(storages)
         yield from _histograms(storages)
 
 
 def _server(status: dict[str, Any]) -> Iterator[Metric]:
+    build = GaugeMetricFamily('zeo_build_info', 'Which program this is.', labels=['version', 'python'])
+    build.add_metric([str(status.get(key)) for key in ('version', 'python')], 1)
+    yield build
     for key, (short, words) in SERVER_GAUGES.items():
-        if key in status:
+        if status.get(key) is not None:
             yield GaugeMetricFamily(f'zeo_{short}', words, value=status[key])
     for key, words in SERVER_COUNTERS.items():
         if key in status:
@@ -113,7 +138,8 @@ def _server(status: dict[str, Any]) -> Iterator[Metric]:
 
 def _counters(storages: Status) -> Iterator[Metric]:
     for key, words in COUNTERS.items():
-        counter = CounterMetricFamily(f'zeo_{key}', words, labels=['storage'])
+        unit = '_bytes' if key in IN_BYTES else ''
+        counter = CounterMetricFamily(f'zeo_{key}{unit}', words, labels=['storage'])
         for name, status in storages.items():
             counter.add_metric([name], status[key])
         yield counter
@@ -127,10 +153,26 @@ def _gauges(storages: Status) -> Iterator[Metric]:
                  [(name, bool(status['failed'])) for name, status in items])
     yield _gauge('storage_packing', '1 while the storage is packed, else 0.',
                  [(name, status['packing'] is not None) for name, status in items])
+    yield _gauge('storage_packing_seconds', 'For how long the storage has been packed; 0 while it is not.',
+                 [(name, status['packing'] or 0) for name, status in items])
     yield _gauge('commit_lock_held_seconds', 'For how long the commit lock is held; 0 while it is free.',
                  [(name, (status['lock_holder'] or {}).get('seconds', 0)) for name, status in items])
+    yield _gauge('stalled_clients', 'Clients that do not read what waits for them.', [
+        (name, sum(client['stalled'] >= STALLED_S for client in status['clients'])) for name, status in items])
     yield _gauge('last_transaction_timestamp_seconds', 'Time of the last transaction; 0 if there is none.',
                  [(name, _tid_time(bytes.fromhex(status['last-transaction']))) for name, status in items])
+
+
+def _sizes(storages: Status) -> Iterator[Metric]:
+    measured = [(name, status['sizes']) for name, status in storages.items() if status['sizes'] is not None]
+    for key, (short, words) in SIZES.items():
+        yield _gauge(short, words, [(name, sizes[key]) for name, sizes in measured if sizes[key] is not None])
+    for key, (short, words) in DISKS.items():
+        gauge = GaugeMetricFamily(f'zeo_{short}', words, labels=['storage', 'holds'])
+        for name, sizes in measured:
+            for disk in sizes['disks']:
+                gauge.add_metric([name, disk['holds']], disk[key])
+        yield gauge
 
 
 def _gauge(short: str, words: str, values: Iterable[tuple[str, float]]) -> Metric:

@@ -6,7 +6,7 @@ const TIMEOUT_MS = 5000, SHORTEST_S = 60, LONGEST_S = 300, KEPT = 200, LATENCY_S
 const GAP_S = 1 + 3 * PAUSE_MS / 1000;  // between two points: nothing was heard meanwhile
 const SVG = 'http://www.w3.org/2000/svg';
 const COUNTERS = ['loads', 'stores', 'commits', 'aborts', 'conflicts', 'conflicts_resolved', 'invalidations',
-                  'verifications', 'verifications_failed'];
+                  'verifications', 'verifications_failed', 'timeouts', 'silent'];
 const CARDS = [
   {key: 'loads', title: 'Loads per second', show: rate, lines: [['loads']]},
   {key: 'commits', title: 'Commits per second', show: rate, lines: [['commits']]},
@@ -238,6 +238,9 @@ class Storage {
       add(row, 'span', '', key.replaceAll('_', ' '));
       return add(row, 'b');
     });
+    const sizes = add(more, 'div', 'card wide');
+    add(sizes, 'h3', '', 'Sizes');
+    this.sizes = add(sizes, 'div', 'counters');
     this.clients = add(more, 'div', 'card wide');
     const scroll = add(this.clients, 'div', 'scroll'), table = add(scroll, 'table');
     scroll.tabIndex = 0;  // so that keys can move it
@@ -267,6 +270,7 @@ class Storage {
     COUNTERS.forEach((key, i) => {
       this.counters[i].textContent = whole(status[key]) + (point[key] > 0 ? ` (${rate(point[key])}/s)` : '');
     });
+    this.showSizes(status, point, troubles.some(({kind}) => kind === 'disk'));
     this.showClients(status, troubles.some(({kind}) => kind === 'stalled'));
   }
   open(open) {
@@ -275,7 +279,7 @@ class Storage {
   point(status, time) {
     const [then, before] = this.statuses[Math.max(0, this.statuses.length - 2)], old = this.statuses[0][1];
     const perSecond = key => time > then ? (status[key] - before[key]) / (time - then) : null;
-    const rates = Object.fromEntries(COUNTERS.map(key => [key, perSecond(key)]));
+    const rates = Object.fromEntries([...COUNTERS, 'received', 'sent'].map(key => [key, perSecond(key)]));
     return {...rates, time, wall: Date.now(), clients: status.connections, waiting: status.waiting,
             load50: quantile(['load', 0.5], status, old), load99: quantile(['load', 0.99], status, old),
             wait95: quantile(['lock_wait', 0.95], status, old), vote95: quantile(['vote', 0.95], status, old),
@@ -297,6 +301,22 @@ class Storage {
     }
     const more = status.waiting > names.length ? ` and ${status.waiting - names.length} more` : '';
     this.queue.textContent = names.length ? `waiting: ${names.join(', ')}${more}` : 'nobody waits';
+  }
+  showSizes(status, point, full) {
+    const sizes = status.sizes || {disks: []}, speed = value => value > 0 ? ` (${bytes(Math.round(value))}/s)` : '';
+    const rows = [['database', sizes.data], ['blobs', sizes.blobs], ['new file of the pack', sizes.pack]].filter(
+      ([, size]) => size !== null && size !== undefined).map(([name, size]) => [name, bytes(size)]);
+    for (const disk of sizes.disks) {
+      rows.push([`free for ${disk.holds}`, `${bytes(disk.free)} of ${bytes(disk.size)}`, full]);
+    }
+    rows.push(['received', bytes(status.received) + speed(point.received)], ['sent', bytes(status.sent) + speed(point.sent)]);
+    this.sizes.replaceChildren(...rows.map(([name, text, loud]) => {
+      const row = document.createElement('div');
+      row.className = loud ? 'trouble' : '';
+      add(row, 'span', '', name);
+      add(row, 'b', '', text);
+      return row;
+    }));
   }
   showClients(status, stalled) {
     const more = status.connections - status.clients.length;
@@ -339,7 +359,7 @@ function update(answer) {
   heardAt = new Date();
   token = answer.token;
   byId('name').textContent = `ZODB server at ${answer.address}`;
-  byId('facts').textContent = `zeo_clone ${answer.version} · process ${answer.pid} · loop lag ${duration(answer.lag)}`;
+  byId('facts').textContent = `zeo_clone ${answer.version} · Python ${answer.python} · process ${answer.pid} · loop lag ${duration(answer.lag)}`;
   for (const [name, storage] of storages) {
     if (!(name in answer.storages)) { storage.section.remove(); storages.delete(name); }
   }

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from zeo_clone.server.commits.transactor import Transactor
 
-#: So many clients are described, those that came first; ``connections`` tells how many there are.
+#: So many clients are described, those that came first, or do not read; ``connections`` tells how many there are.
 MAX_CLIENTS = 100
 #: So many of those that wait for the commit lock are named, the next ones first.
 MAX_WAITING = 20
@@ -25,10 +25,27 @@ class Sitter(Protocol):
     def describe(self) -> dict[str, Any]:
         """Its address, label and numbers."""
 
+    @property
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received, and waiting to be sent."""
+
 
 def clients(sessions: Iterable[Sitter]) -> list[dict[str, Any]]:
-    """The dict of each of the first `MAX_CLIENTS` sessions."""
-    return [session.describe() for session in list(sessions)[:MAX_CLIENTS]]
+    """The dict of each of the first `MAX_CLIENTS` sessions; of more, those for which something waits come first.
+    """
+    chosen = list(sessions)
+    if len(chosen) > MAX_CLIENTS:
+        chosen.sort(key=lambda session: not session.traffic[2])
+    return [session.describe() for session in chosen[:MAX_CLIENTS]]
+
+
+def traffic(sessions: Iterable[Sitter], sent: int, received: int) -> tuple[int, int]:
+    """Bytes sent and received, of all sessions and of those before."""
+    for session in list(sessions):
+        more_sent, more_received, _ = session.traffic
+        sent += more_sent
+        received += more_received
+    return sent, received
 
 
 def lock_holder(transactor: Transactor | None, held_s: float) -> dict[str, Any] | None:

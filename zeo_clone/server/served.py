@@ -24,6 +24,7 @@ from zeo_clone.server.backend.absence import is_recent
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.resolvable import Resolvable
+from zeo_clone.server.backend.sizes import Sizes
 from zeo_clone.server.backend.wrapper import StorageWrapper
 from zeo_clone.server.clients.listen import origin
 from zeo_clone.server.commits.commit import Meta, StorageCommit, later_tid
@@ -61,6 +62,10 @@ class Listener(Protocol):
     def describe(self) -> dict[str, Any]:
         """Address, label and numbers, for the status.  Any thread."""
 
+    @property
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received, and waiting to be sent.  Any thread."""
+
 
 class ServedStorage:
     """`storage` under its id `name`.  `timeout_s` None or 0: a commit may take for ever.  `measure`: how
@@ -81,6 +86,8 @@ class ServedStorage:
         self.reader: Any = storage if self.latency is None else TimedReader(storage, self.latency)
         self.stats = Stats(loop.runtime.time())
         self.blobs = BlobFiles(loop.runtime, storage)
+        helper = self.blobs.helper
+        self.sizes = Sizes(loop, storage, None if helper is None else helper.base_dir)
         self.failure: str | None = None  # what the storage failed in; until its next success
         self.sessions: dict[Listener, None] = {}  # in the order in which they came
         self.client_conflict_resolution = client_conflict_resolution
@@ -148,7 +155,7 @@ class ServedStorage:
         """The cache of `client`, at `tid`, was brought up to date, or could not be."""
         self.stats.verifications += 1
         if not found:
-            self.stats.verifications_failed += 1
+            self.stats.count_trouble('verifications_failed', self.loop.runtime.time())
             why = 'is older than what is remembered (invalidation-queue-size)'
             if tid > self._history.last_tid:
                 why = 'is newer than the storage'
@@ -180,10 +187,12 @@ class ServedStorage:
                 f'already packing since {when}, asked for by {self._packer}: storage {self.name!r} is packed '
                 f'once at a time; ask again when that has ended')
         self.stats.packing_time, self._packer = self.loop.runtime.time(), client
+        self.sizes.packing(True)
 
     def stop_packing(self) -> None:
         """Done, or failed."""
         self.stats.packing_time = None
+        self.sizes.packing(False)
 
     # ---- sessions ---------------------------------------------------------------------------------
 
@@ -194,7 +203,10 @@ class ServedStorage:
 
     def part(self, session: Listener) -> None:
         """`session` has gone."""
-        self.sessions.pop(session, None)
+        if self.sessions.pop(session, session) is None:
+            sent, received, _ = session.traffic
+            self.stats.sent += sent
+            self.stats.received += received
 
     def tell_all(self, name: str, args: tuple[Any, ...], besides: object = None) -> None:
         """Call a method of every client but one."""
@@ -381,9 +393,13 @@ class ServedStorage:
         status['lock_holder'] = portrait.lock_holder(self._queue.holder, now - (locked or now))
         status['waiting_clients'] = portrait.waiting_clients(self._queue.in_line())
         status['clients'] = portrait.clients(self.sessions)
+        stats = self.stats
+        status['sent'], status['received'] = portrait.traffic(self.sessions, stats.sent, stats.received)
+        status['sizes'] = self.sizes.as_dict()
         if self.latency is not None:
             status['latency'] = self.latency.as_dict()
-        return {**status, **self._of_server()}
+        of_server = self._of_server()
+        return {**status, **of_server, 'latest': {**status['latest'], **of_server.get('latest', {})}}
 
     def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:
         self._shared = True

@@ -7,6 +7,7 @@ be called in any thread; everything else happens in the loop's.
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from zeo_clone.server.clients.session import Session
 from zeo_clone.server.clients.strangers import Strangers
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.steps import take_steps
+from zeo_clone.version import __version__
 from zeo_clone.zrpc.channel.memory import Memory
 from zeo_clone.zrpc.channel.server import OUTPUT_LIMIT, ServerChannel
 from zeo_clone.zrpc.connection import ServerCore
@@ -114,6 +116,7 @@ class StorageServer:
         self._sessions: dict[Session, None] = {}
         self._turned_away = 0  # connections that came when there was no room ...
         self._relieved = 0  # ... and that were closed because too much waited
+        self._latest: dict[str, float] = {}  # when that was, last
         self._thread: Any = None
         self._close_lock = runtime.lock()  # protects _closed
         self._closed = False
@@ -130,6 +133,7 @@ class StorageServer:
         self.workers = Workers(self._loop, 'zeo-server-worker', WORKER_THREADS)
         self.packers = Workers(self._loop, 'zeo-server-pack', PACK_THREADS)
         self.syncers = Workers(self._loop, 'zeo-server-sync', SYNC_THREADS)
+        self._measurers = Workers(self._loop, 'zeo-server-measure', 1)
         try:
             self.served = {
                 name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
@@ -137,6 +141,8 @@ class StorageServer:
                                     client_conflict_resolution=client_conflict_resolution, measure=measure,
                                     of_server=self._status, resolvable=resolvable)
                 for name, storage in self.storages.items()}
+            for served in self.served.values():
+                served.sizes.start(self._measurers)
             Heartbeat(self._loop, self._sessions, heartbeat_s).start()
             if ssl is None:
                 warn_if_open(self._listeners)
@@ -186,7 +192,8 @@ class StorageServer:
         """End all that was made here; `joined` waits for the loop's thread."""
         take_steps(f'the end of {self!r}', self._loop.close, *joined,
                    partial(remove_unix_socket, self.runtime, self.addr),
-                   self.workers.close, self.packers.close, self.syncers.close)
+                   self.workers.close, self.packers.close, self.syncers.close,
+                   self._measurers.close)
 
     def server_status(self, storage_id: str = '1') -> dict[str, Any]:
         """Counters and state of a storage.  Raises KeyError if there is no such storage."""
@@ -198,8 +205,13 @@ class StorageServer:
 
     def _status(self) -> dict[str, Any]:
         """What the status of each storage says of the server as a whole."""
-        limits = self.limits
-        return {'all_connections': len(self._sessions), 'max_connections': limits.connections,
+        limits, now = self.limits, self.runtime.time()
+        expires = getattr(self._ssl, 'expires', None)  # of a context from a configuration
+        return {'version': __version__, 'python': platform.python_version(),
+                'latest': {key: round(now - then, 3) for key, then in list(self._latest.items())},
+                'handshake_timeouts': self._strangers.timed_out,
+                'tls_expires': None if expires is None else round(expires - now, 3),
+                'all_connections': len(self._sessions), 'max_connections': limits.connections,
                 'strangers': len(self._strangers), 'max_strangers': limits.strangers,
                 'turned_away': self._turned_away, 'memory': self._memory.used, 'memory_limit': limits.memory,
                 'memory_closed': self._relieved, 'frame_limit': limits.frame}
@@ -233,6 +245,7 @@ class StorageServer:
     def _connected(self, sock: Socket, peer: str) -> None:
         if not self._has_room(sock.fileno()):
             self._turned_away += 1
+            self._latest['turned_away'] = self.runtime.time()
             self.throttle.report(
                 log, logging.WARNING, 'refused', origin(peer),
                 '%s: refused: there are %d connections already, %d of them not registered, and room for %d '
@@ -281,6 +294,7 @@ class StorageServer:
             if used <= enough or not waiting:
                 break
             self._relieved += 1
+            self._latest['memory_closed'] = self.runtime.time()
             more = self.throttle.admits('memory')
             session.disconnect(f'{waiting} bytes wait for it or came from it, the most of all; together '
                                f'they have {used}, and may have {memory.limit} (memory-limit){more or ""}',

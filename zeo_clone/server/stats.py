@@ -25,8 +25,17 @@ class Stats:
         self.invalidations = 0  # objects that clients were told to forget, once for each transaction
         self.verifications = 0  # caches that were to be brought up to date ...
         self.verifications_failed = 0  # ... and were too old for that
+        self.timeouts = 0  # clients that held the commit lock for too long
+        self.silent = 0  # clients that were not heard of any more
+        self.sent = self.received = 0  # bytes, of clients that have gone
+        self.latest: dict[str, float] = {}  # when trouble was counted last
         self.packing_time: float | None = None  # since when the storage is packed; None: it is not
         self.lock_time: float | None = None  # since when the commit lock is held; None: it is free
+
+    def count_trouble(self, key: str, now: float) -> None:
+        """One more of `key`, of which people want to know when it was."""
+        setattr(self, key, getattr(self, key) + 1)
+        self.latest[key] = now
 
     def as_dict(self, connections: int, waiting: int, last_tid: bytes,
                 failure: str | None, now: float) -> dict[str, Any]:
@@ -51,4 +60,7 @@ class Stats:
             'invalidations': self.invalidations,
             'verifications': self.verifications,
             'verifications_failed': self.verifications_failed,
+            'timeouts': self.timeouts,
+            'silent': self.silent,
+            'latest': {key: round(now - then, 3) for key, then in list(self.latest.items())},
         }

@@ -82,6 +82,7 @@ class Session:
         self._core = channel.core
         self._token: bytes | None = None  # who the client is, over several connections
         self._beat_s: float | None = None  # the client promised to be heard this often
+        self._sent_before = 0, self._came  # bytes, and at which beat something last went out, or had gone
         self._meta_size = 0  # of what was said about the last transaction, if it is much
         self.downloads = Downloads(self)
         self.long_calls = LongCalls(self)
@@ -292,10 +293,18 @@ class Session:
         """The client will be heard of once in `interval` seconds."""
         self._beat_s = max(interval, heartbeat.SHORTEST_S)
 
+    def _stalled_s(self, queued: int, sent: int) -> float:
+        """For how long nothing has gone out, seen from the last beats, although something waits."""
+        sent_before, since = self._sent_before
+        stalled = queued > 0 and sent == sent_before
+        return self.server.runtime.monotonic() - since if stalled else 0.0
+
     def beat(self) -> None:
         """Of the server, every now and then: is the client still there, and is it told that we are (N1)?
         """
         if self._beat_s is not None and self._channel.silence() > heartbeat.PATIENCE * self._beat_s:
+            if self._served is not None:
+                self._served.stats.silent += 1
             self.disconnect(f'nothing was heard of it for {heartbeat.PATIENCE * self._beat_s:g} s')
         elif (self._channel.unfinished > heartbeat.LARGE_PART
               and self._channel.silence() > heartbeat.STALLED_S):
@@ -303,19 +312,28 @@ class Session:
                             f'{heartbeat.STALLED_S:g} s')
         elif self.registered and not self.is_z4:
             self._channel.keep_alive()
+        sent, _, queued = self.traffic
+        if not queued or sent != self._sent_before[0]:
+            self._sent_before = sent, self.server.runtime.monotonic()
 
     def set_label(self, label: str) -> None:
         """The client's own name for itself, for log lines."""
         self._label = label = clean_label(label)
         self.name = f'{self._peer} ({label})' if label else self._peer
 
+    @property
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received, and waiting to be sent."""
+        return self._channel.traffic
+
     def describe(self) -> dict[str, Any]:
         """Of `Listener`: ``age`` in seconds, ``sent``, ``received`` and ``queued`` in bytes."""
-        sent, received, queued = self._channel.traffic
+        sent, received, queued = self.traffic
         return {'address': self._peer, 'label': self._label, 'protocol': self._core.protocol,
                 'read_only': self.read_only,
                 'age': round(self.age_s, 3),
                 'sent': sent, 'received': received, 'queued': queued,
+                'stalled': round(self._stalled_s(queued, sent), 3),
                 'transaction': self.transactor.phase_name}
 
     # ---- what comes from the client ---------------------------------------------------------------

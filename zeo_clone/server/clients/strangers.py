@@ -40,6 +40,7 @@ class Strangers:
         self._timeout_s = timeout_s
         self._came: dict[Stranger, float] = {}  # the oldest first
         self._watching = False
+        self.timed_out = 0  # so many did not register in time
 
     def __len__(self) -> int:
         return len(self._came)
@@ -83,5 +84,6 @@ class Strangers:
         for stranger, came in list(self._came.items()):
             if now - came < self._timeout_s:
                 break
+            self.timed_out += 1
             stranger.disconnect(f'it did not register within {self._timeout_s:g} s{stranger.handshake_hint}')
         self._watch()

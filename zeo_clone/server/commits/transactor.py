@@ -212,6 +212,7 @@ class Transactor:
 
     def timed_out(self, timeout_s: float) -> None:
         """The commit lock was held too long."""
+        self.served.stats.count_trouble('timeouts', self.runtime.time())
         self.loop.throttle.report(
             log, logging.CRITICAL, 'timeout', self.served.name,
             'Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is disconnected',
