@@ -157,8 +157,9 @@ def _gauges(storages: Status) -> Iterator[Metric]:
                  [(name, status['packing'] or 0) for name, status in items])
     yield _gauge('commit_lock_held_seconds', 'For how long the commit lock is held; 0 while it is free.',
                  [(name, (status['lock_holder'] or {}).get('seconds', 0)) for name, status in items])
-    yield _gauge('stalled_clients', 'Clients that do not read what waits for them.', [
-        (name, sum(client['stalled'] >= STALLED_S for client in status['clients'])) for name, status in items])
+    stalled = [(name, sum(client['stalled'] >= STALLED_S for client in status['clients']))
+               for name, status in items]
+    yield _gauge('stalled_clients', 'Clients that do not read what waits for them.', stalled)
     yield _gauge('last_transaction_timestamp_seconds', 'Time of the last transaction; 0 if there is none.',
                  [(name, _tid_time(bytes.fromhex(status['last-transaction']))) for name, status in items])
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from zeo_clone.server.commits.transactor import Transactor
 
-#: So many clients are described, those that came first, or do not read; ``connections`` tells how many there are.
+#: So many clients are described, those that came first; ``connections`` tells how many there are.
 MAX_CLIENTS = 100
 #: So many of those that wait for the commit lock are named, the next ones first.
 MAX_WAITING = 20
@@ -31,8 +31,7 @@ class Sitter(Protocol):
 
 
 def clients(sessions: Iterable[Sitter]) -> list[dict[str, Any]]:
-    """The dict of each of the first `MAX_CLIENTS` sessions; of more, those for which something waits come first.
-    """
+    """The dict of each of the first `MAX_CLIENTS` sessions; of more, first those for whom something waits."""
     chosen = list(sessions)
     if len(chosen) > MAX_CLIENTS:
         chosen.sort(key=lambda session: not session.traffic[2])

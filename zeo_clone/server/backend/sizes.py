@@ -114,7 +114,7 @@ class Sizes:
     def _disks(self) -> list[dict[str, Any]]:
         """Each disk once, with what it holds."""
         found: dict[int, dict[str, Any]] = {}
-        places = [('database', self._file and os.path.dirname(os.path.abspath(self._file))),
+        places = [('database', self._file and (os.path.dirname(self._file) or os.curdir)),
                   ('blobs', self._blob_dir)]
         for holds, path in places:
             if path is not None:
@@ -129,7 +129,7 @@ class Sizes:
         size = files = 0
         left = [blob_dir]
         while left:
-            entries: list[os.DirEntry[str]] = []
+            entries: list[Any] = []
             with contextlib.suppress(OSError):  # a pack has removed it
                 entries = self._runtime.entries(left.pop())
             for entry in entries:
