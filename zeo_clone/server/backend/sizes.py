@@ -114,7 +114,7 @@ class Sizes:
     def _disks(self) -> list[dict[str, Any]]:
         """Each disk once, with what it holds."""
         found: dict[int, dict[str, Any]] = {}
-        places = [('database', self._file and (os.path.dirname(self._file) or os.curdir)),
+        places = [('database', self._file and (os.path.dirname(self._file) or '.')),
                   ('blobs', self._blob_dir)]
         for holds, path in places:
             if path is not None:
