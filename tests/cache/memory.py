@@ -98,9 +98,6 @@ class Disk(Runtime):
     def fsync(self, path):
         self.log.append((SYNC, 0, b''))
 
-    def map_file(self, path, size):
-        return None
-
     def file_identity(self, path):
         return self.boot
 

@@ -133,7 +133,10 @@ def test_a_file_that_somebody_changed_meanwhile_is_emptied(tmp_path, caplog):
     for number in range(2):
         cache.applyCommit(p64(7 + number), [(oid, b'x' * 40) for oid in OIDS])
         cache.settle()
-    cache.applyCommit(p64(9), [(oid, b'y' * 40) for oid in OIDS])
+    cache.setLastTid(p64(8))
+    cache.close()
+    cache = ClientCache(path, size)
+    cache.applyCommit(p64(9), [(p64(99), b'y' * 9000)])
     with open(path, 'r+b') as file:
         file.seek(2000)
         file.write(bytes(size - 2000))

@@ -217,7 +217,7 @@ def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypat
 
 
 class SlowDisk(Runtime):
-    """A disk on which one place, when read, takes until ``go`` is set."""
+    """A disk on which the first read of one place takes until ``go`` is set."""
 
     def __init__(self):
         self.slow_at = None
@@ -227,6 +227,7 @@ class SlowDisk(Runtime):
     def pread(self, fd, length, at):
         data = os.pread(fd, length, at)
         if at == self.slow_at:
+            self.slow_at = None
             self.reached.set()
             assert self.go.wait(20)
         return data
@@ -283,7 +284,6 @@ def test_what_changes_during_a_disk_read_is_not_returned(tmp_path, change):
         cache.clear()
     else:
         cache.close()
-    disk.slow_at = None
     disk.go.set()
     thread.join()
     if change == 'evict' and found[0] is not None:  # hot, so it was moved
@@ -301,15 +301,14 @@ def test_a_record_replaced_at_the_same_place_during_a_disk_read_is_not_returned(
     cache.setLastTid(p64(5))
     cache.close()
     cache = ClientCache(path, size, runtime=disk)
-    disk.slow_at = cache._book.current.get(A)
+    place = disk.slow_at = cache._book.current.get(A)
     found = []
     thread = threading.Thread(target=lambda: found.append(cache.load(A)))
     thread.start()
     assert disk.reached.wait(20)
     cache.applyCommit(p64(6), [(A, b'n' * 100)])
     cache.settle()
-    assert cache._book.current.get(A) & ~15 == disk.slow_at
-    disk.slow_at = None
+    assert cache._book.current.get(A) & ~15 == place
     disk.go.set()
     thread.join()
     assert found == [(b'n' * 100, p64(6))]

@@ -1,6 +1,7 @@
 """The persistent cache in a client: warm starts, verification, locks, kills."""
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,9 @@ from ZODB.utils import maxtid, z64
 from tests.client.fake_server import p64
 from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.client.storage import ClientStorage
+from zeo_clone.client.world import World
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.loop.runtime import Runtime
 
 OID = p64(7)
 KILLS = 1000 if os.environ.get('ZEO_CLONE_HEAVY') else 60
@@ -82,6 +85,31 @@ def test_a_second_process_may_use_a_temporary_cache(fake, opened, tmp_path, capl
         second = opened(client='front', var=str(tmp_path))
     assert second.cache_stats()['path'] is None
     assert 'a temporary cache is used instead' in caplog.text
+
+
+class FailingDisk(Runtime):
+    """One on which nothing can be written at a given place, for which it is asked by descriptor."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def pwrite(self, fd, data, at):
+        if os.readlink(f'/proc/self/fd/{fd}').endswith('.zec'):
+            raise OSError(self.number, os.strerror(self.number))
+        return os.pwrite(fd, data, at)
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_does_not_stop_a_client(fake, tmp_path, caplog, number):
+    """K11: not at its start, either."""
+    serve(fake, b'data', p64(3))
+    world = World(FailingDisk(number))
+    storage = ClientStorage(fake.address, cache=str(tmp_path / 'main.zec'), world=world)
+    assert storage.loadBefore(OID, maxtid) == (b'data', p64(3), None)
+    assert storage.cache_stats()['path'] is None
+    assert 'main.zec cannot be used' in caplog.text
+    storage.close()
+    world.close()
 
 
 def test_a_cache_newer_than_the_server_names_its_file(fake, tmp_path):

@@ -11,7 +11,7 @@ import errno
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from zeo_clone.cache.file import CacheFile, logger
+from zeo_clone.cache.file import CacheFile
 from zeo_clone.cache.format import ZERO, Damaged, Head, block_size
 from zeo_clone.cache.index import FLAGS, PageIndex, Revisions
 from zeo_clone.cache.ring import Ring
@@ -161,12 +161,12 @@ class Book:
 
     def drop_damaged(self, oid: bytes, at: int) -> None:
         """Forget the revision at `at`, which could not be read, if it is still there."""
-        if self.current.get(oid) & ~FLAGS == at:
-            self.current.remove(oid)
-        elif not self.older.discard(oid, at):
+        if self.current.get(oid) & ~FLAGS != at and at not in self.older.get(oid):
             return
-        logger.warning('The cache file %s has a damaged record of object %s at %d; it was dropped.',
-                       self.file.path, oid.hex(), at)
+        self._head(oid, at)
+        if not self.older.discard(oid, at):
+            self.current.remove(oid)
+        self.file.warn('record', 'has a damaged record of object %s at %d; it was dropped.', oid.hex(), at)
         self._mark(oid, at, None)
 
     def clear(self) -> None:
@@ -191,9 +191,8 @@ class Book:
 
     def _unwritten(self, error: OSError) -> None:
         """Forget what was appended.  If the disk was full where the file grows, the ring ends there now."""
-        if not self.file.frozen:
-            logger.error('The cache file %s cannot be written: %s.  This process goes on with what fits; '
-                         'the next one will find the cache as of now, or older.', self.file.path, error)
+        self.file.warn('file', 'cannot be written: %s.  This process goes on with what fits; the next one '
+                       'will find the cache as of now, or older.', error)
         self.file.frozen = True
         ring, lost = self.ring, self.file.abandon()
         for oid, at in lost:
@@ -208,12 +207,29 @@ class Book:
             ring.front = self.file.end = ring.write
 
     def arrive(self) -> None:
-        """The records written since may be read from the map."""
+        """The records written since are in memory, too."""
         if self.file.arrived:
             self.trust(self.file.arrived)
             self.file.arrived.clear()
 
     def trust(self, places: list[tuple[bytes, int]]) -> None:
-        """From now on these records, where they are still current, may be read from the map."""
-        if self.file.map is not None:
+        """From now on these records, where they are still current, are read from memory."""
+        if self.file.memory is not None:
             self.current.flag(places)
+
+    # -- records that were read from the file and found whole -------------------------------------------
+    def moment(self) -> tuple[object, ...]:
+        """Differs from an earlier one if anything was written since, or waits to be."""
+        return self.ring.mark(), self.ring.write, self.file.writes
+
+    def remember(self, raw: bytes, at: int, places: list[tuple[bytes, int]]) -> None:
+        """Keep what was read at `at`, with these records in it, in memory."""
+        if self.file.memory is not None:
+            self.file.remember(raw[:self.file.end - at], at)
+            self.trust(places)
+
+    def empty_memory(self) -> None:
+        """Every record is to be read from the file again.  Hidden from readers without the lock."""
+        self.arrive()
+        self.current.unflag()
+        self.file.empty_memory()

@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from zope.interface import implementer
 
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache import snapshot
-from zeo_clone.cache.file import Record, logger
-from zeo_clone.cache.format import LENGTH_AND_START_FLAGGED, ZERO, Damaged
+from zeo_clone.cache.file import Record
+from zeo_clone.cache.format import LENGTH_AND_START_FLAGGED, ZERO, Damaged, Head
 from zeo_clone.cache.index import FLAGS, TRUSTED
 from zeo_clone.cache.opening import open_cache
 from zeo_clone.cache.ring import HEAT_SHIFT
@@ -49,7 +50,7 @@ READ_RETRIES = 4
 _length_and_start = LENGTH_AND_START_FLAGGED.unpack_from
 _DATA = fmt.HEAD_SIZE - TRUSTED  # from a place with its flag to the data
 _HEAD_ROOM = fmt.HEAD_SIZE + fmt.ALIGN
-#: What readers without the lock need: pages of the index, the mapped file, the heat.
+#: What readers without the lock need: pages of the index, the records in memory, the heat.
 View = tuple[Mapping[bytes, Any], Any, bytearray]
 HIDDEN: View = ({}, None, bytearray())
 
@@ -61,6 +62,9 @@ class ClientCache:
     `path` None: a temporary file.  `size`: bytes of the file.  Raises `CacheLocked` if somebody else uses
     `path`, ``OSError`` if the file cannot be made; a file that is not a cache, or is damaged, is moved to
     ``path + '.bad'`` and replaced by an empty one.
+
+    What happens to the file later, a disk that fails or somebody who writes in it or cuts it, empties the
+    cache at most (K11).
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, size: int = DEFAULT_SIZE, *,
@@ -93,16 +97,16 @@ class ClientCache:
     def load(self, oid: bytes) -> tuple[bytes, bytes] | None:
         """The current revision ``(data, start_tid)``, or None."""
         view = self._view
-        pages, mapped, heat = view
+        pages, memory, heat = view
         try:
             place = pages[oid[:7]][oid[7]]
         except KeyError:
             place = 0
         if place & TRUSTED:
-            length, start_tid = _length_and_start(mapped, place)
+            length, start_tid = _length_and_start(memory, place)
             heat[place >> HEAT_SHIFT] = 1
             at = place + _DATA
-            data = mapped[at:at + length]
+            data = memory[at:at + length]
             if self._view is view:
                 self._hits += 1
                 self._hit_bytes += length
@@ -117,16 +121,16 @@ class ClientCache:
     def loadBefore(self, oid: bytes, before_tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """``(data, start_tid, end_tid or None)`` of the revision valid just before `before_tid`."""
         view = self._view
-        pages, mapped, heat = view
+        pages, memory, heat = view
         try:
             place = pages[oid[:7]][oid[7]]
         except KeyError:
             place = 0
         if place & TRUSTED:
-            length, start_tid = _length_and_start(mapped, place)
+            length, start_tid = _length_and_start(memory, place)
             heat[place >> HEAT_SHIFT] = 1
             at = place + _DATA
-            data = mapped[at:at + length]
+            data = memory[at:at + length]
             if start_tid < before_tid and self._view is view:
                 self._hits += 1
                 self._hit_bytes += length
@@ -165,16 +169,17 @@ class ClientCache:
                 at = place & ~FLAGS
                 book.ring.heat[at >> HEAT_SHIFT] = 1
                 if place & TRUSTED:
-                    return book.file.mapped(oid, at)
-                mark = book.ring.mark()
-            record, following = self._read(at)
+                    return book.file.remembered(oid, at)
+                mark, moment = book.ring.mark(), book.moment()
+            record, following, raw = self._read(at)
             with self._lock:
                 if self._closed or book.current.get(oid) & ~FLAGS != at or book.ring.overwrote(at, mark):
                     continue
                 if record is not None and record.oid == oid and record.end_tid == ZERO:
-                    book.trust([(oid, at)])
-                    if mark == book.ring.mark():
-                        book.trust(following)
+                    if moment != book.moment():  # what was read behind the record may have changed
+                        following, raw = [], raw[:fmt.HEAD_SIZE + len(record.data)]
+                    book.remember(raw, at, [(oid, at), *following])
+                    self._bound_memory()
                     return record
             self._change(book.drop_damaged, oid, at)
             return None
@@ -192,7 +197,7 @@ class ClientCache:
             if not index:
                 return None
             at = places[index - 1]
-            record, _ = self._read(at)
+            record, _, _ = self._read(at)
             with self._lock:
                 if self._closed or at not in book.older.get(oid) or book.ring.overwrote(at, mark):
                     continue
@@ -202,12 +207,12 @@ class ClientCache:
             return record if record.start_tid < before_tid <= record.end_tid else None
         return None
 
-    def _read(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]]]:
+    def _read(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]], bytes]:
         """As `CacheFile.record_at`; a record that cannot be read is None."""
         try:
             return self._book.file.record_at(at)
         except (OSError, ValueError):  # ValueError: closed meanwhile
-            return None, []
+            return None, [], b''
 
     def _start(self, at: int) -> bytes:
         try:
@@ -233,6 +238,7 @@ class ClientCache:
                 self._failed(error)
             if file.arrived:
                 book.arrive()
+                self._bound_memory()
             if self._view is HIDDEN:
                 self._show()
 
@@ -270,6 +276,7 @@ class ClientCache:
                 self._settle()
                 if not self._closed:
                     self._book.settle()
+                    self._bound_memory()
 
     def _settle(self) -> None:
         # Under the lock.
@@ -281,6 +288,7 @@ class ClientCache:
         except BaseException as error:
             self._failed(error)
         self._book.arrive()
+        self._bound_memory()
         self._show()
 
     def clear(self) -> None:
@@ -299,14 +307,21 @@ class ClientCache:
             except BaseException as error:
                 self._failed(error)
             self._book.arrive()
+            self._bound_memory()
             self._show()
 
     def _failed(self, error: BaseException) -> None:
-        """A change ended half-way: no later last tid may cover it.  Raise `error`, unless it is mended."""
-        self._book.file.frozen = True
-        if isinstance(error, Damaged):
-            logger.error('The cache file %s is damaged (%s); the cache was emptied.', self.path, error)
-            self._forget()
+        """A change ended half-way: no later last tid may cover it.
+
+        If the file is to blame, the cache is emptied: as such it is true (K11).  Otherwise raise `error`.
+        """
+        file = self._book.file
+        file.frozen = True
+        if isinstance(error, (Damaged, OSError)):
+            damaged = isinstance(error, Damaged)
+            file.warn('file', '%s (%s); the cache was emptied.', 'is damaged' if damaged else 'fails', error)
+            self._forget(wipe=damaged)
+            self._show()
             return
         self._book.settle()
         self._show()
@@ -315,17 +330,37 @@ class ClientCache:
     def _show(self) -> None:
         book = self._book
         if self._trace is None and self._late is None:
-            self._view = (book.current.pages, book.file.map, book.ring.heat)
+            self._view = (book.current.pages, book.file.memory, book.ring.heat)
+
+    def _bound_memory(self) -> None:
+        if self._book.file.memory_full:
+            self._view = HIDDEN
+            self._book.empty_memory()
+            self._show()
 
     def _clear(self) -> None:
         self._last_tid = ZERO
         self._forget()
 
-    def _forget(self) -> None:
-        """Forget all revisions; the last tid stays, it is true of an empty cache too."""
+    def _forget(self, wipe: bool = False) -> None:
+        """Forget all revisions; the last tid stays, it is true of an empty cache too.
+
+        `wipe`: trust nothing that is in the file.  If the file cannot say all that, it says nothing any more.
+        """
         self._view = HIDDEN
-        self._book.clear()
-        self._write_header(salt=self._book.file.salt, durable_tid=ZERO)
+        book = self._book
+        book.clear()
+        try:
+            if wipe:
+                book.file.wipe()
+            self._put_header(salt=book.file.salt, durable_tid=ZERO)
+        except OSError as error:
+            self._freeze(error)
+        except Damaged as error:
+            if wipe:
+                self._freeze(error)
+            else:
+                self._failed(error)
 
     # -- the last tid, and what is on the disk --------------------------------------------------------
     def getLastTid(self) -> bytes:
@@ -356,6 +391,7 @@ class ClientCache:
             if self.path is None:
                 return
             self._book.settle()
+            self._bound_memory()
             self._write_header()
             now = self._runtime.monotonic()
             if self._syncing or now - self._synced_at < SYNC_INTERVAL_S:
@@ -367,12 +403,22 @@ class ClientCache:
             self._syncing = False
 
     def _write_header(self, **changes: Any) -> None:
-        ring, file = self._book.ring, self._book.file
         try:
-            file.write_header(last_tid=self._last_tid, write=ring.write, front=ring.front, **changes)
-        except BaseException:
-            file.frozen = True
-            raise
+            self._put_header(**changes)
+        except OSError as error:
+            self._freeze(error)
+        except Damaged as error:
+            self._failed(error)
+
+    def _put_header(self, **changes: Any) -> None:
+        ring, file = self._book.ring, self._book.file
+        file.write_header(last_tid=self._last_tid, write=ring.write, front=ring.front, **changes)
+
+    def _freeze(self, error: Exception) -> None:
+        """What is true in memory cannot be said in the file."""
+        self._book.file.frozen = True
+        self._book.file.warn('file', 'cannot be written: %s.  The next process finds the cache as of now, '
+                             'or older.', error)
 
     def sync(self) -> None:
         """Write the file to the disk, then into it the tid up to which it is there.  Holds nobody up."""
@@ -384,12 +430,19 @@ class ClientCache:
                 if not stopped:
                     file.sync()
                     with self._lock:
-                        self._write_header(durable_tid=tid)
-            except OSError:
-                file.frozen = True
-                logger.exception('The cache file %s could not be written to the disk.', self.path)
+                        self._write_durable(tid)
+            except OSError as error:
+                self._freeze(error)
             finally:
                 self._syncing = False
+
+    def _write_durable(self, tid: bytes) -> None:
+        try:
+            self._book.file.check_length()
+        except Damaged as error:
+            self._failed(error)
+        else:
+            self._write_header(durable_tid=tid)
 
     def forsake(self) -> None:
         """In a process that was forked: let go of the file, which is the parent's, without touching it."""
@@ -408,9 +461,8 @@ class ClientCache:
                 self._view = HIDDEN
                 if self.path is not None and not file.frozen:
                     self._finish()
-            except (OSError, Damaged):
-                logger.exception('The cache file %s could not be completed; it will be searched at the '
-                                 'next start.', self.path)
+            except (OSError, Damaged) as error:
+                file.warn('file', 'could not be completed: %s.  The next start searches it.', error)
             finally:
                 self._view = HIDDEN
                 self._closed = True
@@ -418,14 +470,16 @@ class ClientCache:
                            *([] if self._trace is None else [self._trace.close]))
 
     def _finish(self) -> None:
-        file, place = self._book.file, snapshot.write(self._book)
+        file = self._book.file
+        file.check_length()
+        place = snapshot.write(self._book)
         if place is not None:
             file.sync()
-            self._write_header(clean=1, **place)
+            self._put_header(clean=1, **place)
         else:
             file.flush()
             file.sync()
-            self._write_header(durable_tid=self._last_tid)
+            self._put_header(durable_tid=self._last_tid)
         file.sync()
 
     # -- looking at it ----------------------------------------------------------------------------------
@@ -436,14 +490,21 @@ class ClientCache:
             self._settle()
             keys, older = list(book.current.pages), list(book.older.places)
         for key in keys:
-            with self._lock:
-                found = [] if self._closed else [
-                    (oid, book.file.head_at(at)) for oid, at in book.current.items_of(key)]
-            yield from ((oid, head.start_tid, None) for oid, head in found if head)
+            for head in self._heads(partial(book.current.items_of, key)):
+                yield head.oid, head.start_tid, None
         for oid in older:
-            with self._lock:
-                heads = [] if self._closed else [book.file.head_at(at) for at in book.older.get(oid)]
-            yield from ((oid, head.start_tid, head.end_tid) for head in heads if head)
+            for head in self._heads(lambda: [(oid, at) for at in book.older.get(oid)]):  # noqa: B023 - at once
+                yield head.oid, head.start_tid, head.end_tid
+
+    def _heads(self, places: Callable[[], list[tuple[bytes, int]]]) -> list[Head]:
+        with self._lock:
+            if self._closed:
+                return []
+            try:
+                return [head for _, at in places() if (head := self._book.file.head_at(at))]
+            except OSError as error:
+                self._failed(error)
+                return []
 
     def stats(self) -> dict[str, Any]:
         """Numbers since the start; ``capacity``: what records and their heads may take of ``size``."""

@@ -4,16 +4,18 @@ In and out: records and header fields; below it, `Runtime` file calls.  Called u
 except `record_at` and `start_at`, which any thread may call.  Knows nothing of what a revision means, nor
 which records are in the index.
 
-The file is written by ``pwrite`` and read from memory into which it is mapped, where the system can do
-that; both see the same pages.  Bytes that are in memory are thereby read without a system call and without
-giving the interpreter's lock away.  What was not read since the start is read by ``pread``, which lets
-other threads run while the disk turns.
+What is written goes into the file and, at the same place, into memory; what is read and found whole does so,
+too.  From there it is read again without a system call and without giving the interpreter's lock away.  The
+file itself is not mapped: whoever cuts it, or a disk that fails, would end the process by a signal (K11).  By
+``pread`` that is an error or a record that is not valid.  So somebody else's writing is noticed, or harms
+nobody: no record is believed that was not checked when it came from the file.
 """
 from __future__ import annotations
 
 import errno
 import logging
 import os
+import sys
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -23,6 +25,7 @@ from zeo_clone.cache import format as fmt
 from zeo_clone.cache.format import Damaged, Head, Header
 from zeo_clone.Exceptions import ClientStorageError
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.throttle import Throttle
 
 logger = logging.getLogger('zeo_clone.cache')
 
@@ -30,6 +33,9 @@ logger = logging.getLogger('zeo_clone.cache')
 TAIL_SIZE = 64 << 10
 #: How much is read at once for a record of unknown length; what comes with it is checked as well.
 READ_AHEAD = 8192
+#: A cache up to this size is in memory as a whole, if it has all been read.  Of a larger one it is this much,
+#: or this part of the machine's or container's memory; then memory is emptied, and fills with what is read.
+MEMORY_SIZE, MEMORY_SHARE = 32 << 20, 32
 
 
 class CacheLocked(ClientStorageError, zc.lockfile.LockError):  # type: ignore[misc]
@@ -50,16 +56,19 @@ class CacheFile:
 
     ``end`` is where the ring ends.  ``frozen``: an operation failed half-way; the header is not written
     any more, so that a later start believes only what was true before.  ``outdated``: a slot of its header is
-    of the first version.
+    of the first version.  ``memory``: what was written or checked since the start, zeros elsewhere; None if
+    there is none.  ``writes`` counts.
     """
 
     def __init__(self, runtime: Runtime, handle: Any, path: str | None, header: Header,
-                 lock: Any = None) -> None:
+                 lock: Any = None, first: bytes = bytes(fmt.BASE_FILE)) -> None:
         self.path = path
         self.header = header
         self.salt = header.salt
         self.frozen = False
-        self.outdated = False
+        self.outdated = fmt.is_outdated(first)
+        self._first = bytearray(first)  # the bytes before the ring, as they must be in a named file
+        self._throttle = Throttle(runtime.monotonic)
         self._runtime = runtime
         self._handle = handle
         self._lock_file = lock
@@ -74,7 +83,10 @@ class CacheFile:
         self.ends: dict[int, bytes] | None = {} if path is None else None
         self.base = fmt.BASE_TEMPORARY if path is None else fmt.BASE_FILE
         self.end = self.ring_end(header.size)
-        self.map = runtime.map_file(self.fd, header.size) if header.size else None
+        self.writes = 0
+        self.memory = runtime.memory(header.size)
+        self._filled = 0  # bytes put into the memory
+        self._memory_bound = _memory_bound(runtime, header.size)
 
     def ring_end(self, size: int) -> int:
         return max(self.base, self.base + (size - self.base) // fmt.ALIGN * fmt.ALIGN)
@@ -110,18 +122,19 @@ class CacheFile:
     def _existing(cls, runtime: Runtime, path: str, lock: Any) -> CacheFile:
         handle: Any = runtime.open(path, 'r+b')
         try:
-            raw = runtime.pread(handle.fileno(), fmt.BASE_FILE, 0)
-            length = handle.seek(0, os.SEEK_END)
+            try:
+                raw = runtime.pread(handle.fileno(), fmt.BASE_FILE, 0)
+                length = handle.seek(0, os.SEEK_END)
+                header = fmt.parse_slots(raw) if length else Header()
+                if length > header.size > 0:
+                    handle.truncate(header.size)
+            except OSError as error:
+                raise Damaged(f'it cannot be read: {error}') from error
             if not length:
                 raise FileNotFoundError(path)
-            header = fmt.parse_slots(raw)
-            if length > header.size:
-                handle.truncate(header.size)
             if length < header.size:
                 raise Damaged(f'it has {length} of {header.size} bytes')
-            found = cls(runtime, handle, path, header, lock)
-            found.outdated = fmt.is_outdated(raw)
-            return found
+            return cls(runtime, handle, path, header, lock, raw)
         except BaseException:
             handle.close()
             raise
@@ -142,7 +155,7 @@ class CacheFile:
 
     def replaced(self, size: int, why: object) -> CacheFile:
         """Close this file, move it out of the way, and return a new one under the same lock."""
-        self.map = None
+        self.memory = None
         self._handle.close()
         return self._replace(self._runtime, str(self.path), size, self._lock_file, why)
 
@@ -197,6 +210,23 @@ class CacheFile:
         if written != len(data):
             why = f'{os.strerror(errno.ENOSPC)} ({written} of {len(data)} bytes written at {at})'
             raise OSError(errno.ENOSPC, why, self.path)
+        self.writes += 1
+        if self.memory is not None:
+            self.remember(data, at)
+
+    # -- memory: places that were never written to it are zeros -----------------------------------
+    def remember(self, data: bytes, at: int) -> None:
+        """Keep in memory, which there is, what is in the file at `at`."""
+        self.memory[at:at + len(data)] = data  # type: ignore[index]
+        self._filled += len(data)
+
+    @property
+    def memory_full(self) -> bool:
+        return self._filled > self._memory_bound
+
+    def empty_memory(self) -> None:
+        """Begin anew; nobody may trust it for what was in it."""
+        self.memory, self._filled = self._runtime.memory(self.header.size), 0
 
     # -- reading ----------------------------------------------------------------------------------
     def raw(self, length: int, at: int) -> bytes:
@@ -209,10 +239,11 @@ class CacheFile:
         """The head of the record at `at`; None if there is no valid one that ends within the ring."""
         if self._tail:
             self._flush_before(at, fmt.HEAD_SIZE)
-        if self.map is None:
+        head = None
+        if self.memory is not None:
+            head = fmt.remembered_head(self.salt, at, self.memory, self.path is not None)
+        if head is None:
             head = fmt.parse_head(self.salt, at, self._read(self.fd, fmt.HEAD_SIZE, at))
-        else:
-            head = fmt.mapped_head(self.salt, at, self.map, self.path is not None)
         if head is None or at + fmt.block_size(head.length) > self.end:
             return None
         if self.ends and at in self.ends:
@@ -224,33 +255,40 @@ class CacheFile:
         length = fmt.parse_free(self.salt, at, self.raw(fmt.FREE_SIZE, at))
         return length if at + length <= self.end else 0
 
-    def mapped(self, oid: bytes, at: int) -> Record | None:
+    def remembered(self, oid: bytes, at: int) -> Record | None:
         """The current record at `at`, which is trusted."""
-        if self.map is None:
+        if self.memory is None:
             return None
-        length, start_tid = fmt.LENGTH_AND_START.unpack_from(self.map, at)
+        length, start_tid = fmt.LENGTH_AND_START.unpack_from(self.memory, at)
         at += fmt.HEAD_SIZE
-        return Record(oid, start_tid, fmt.ZERO, self.map[at:at + length])
+        return Record(oid, start_tid, fmt.ZERO, self.memory[at:at + length])
 
-    def record_at(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]]]:
+    def body_at(self, at: int, length: int, trusted: bool) -> bytes:
+        """The `length` bytes at `at`, where the body of a record is.  Raises `Damaged` if there are less."""
+        body = self.memory[at:at + length] if trusted and self.memory is not None else self.raw(length, at)
+        if len(body) != length:
+            raise Damaged(f'it ends at {at + len(body)}')
+        return body
+
+    def record_at(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]], bytes]:
         """The record at `at` with everything checked, from the disk; None if it is not valid.
 
-        And oid and place of the current records behind it that came with the same read and are
-        valid too.  Any thread, without the lock.
+        Oid and place of the current records behind it that came with the same read and are valid, too.  And
+        what was read.  Any thread, without the lock.
         """
         raw = self._read(self.fd, READ_AHEAD, at)
         head = fmt.parse_head(self.salt, at, raw)
         if head is None or at + fmt.block_size(head.length) > self.end:
-            return None, []
+            return None, [], b''
         whole = fmt.HEAD_SIZE + head.length
         if whole > len(raw):
             raw += self._read(self.fd, whole - len(raw), at + len(raw))
         data = raw[fmt.HEAD_SIZE:whole]
         if len(data) != head.length or not self._is_whole(data, head):
-            return None, []
+            return None, [], b''
         end_tid = self.ends.get(at, head.end_tid) if self.ends is not None else head.end_tid
-        return Record(head.oid, head.start_tid, end_tid, data), self._following(
-            raw, at, fmt.block_size(head.length))
+        following = self._following(raw, at, fmt.block_size(head.length))
+        return Record(head.oid, head.start_tid, end_tid, data), following, raw
 
     def _is_whole(self, data: bytes, head: Head) -> bool:
         return self.path is None or crc32(data) == head.data_crc
@@ -272,11 +310,16 @@ class CacheFile:
         return self._read(self.fd, 8, at + fmt.START_AT)
 
     def start_of(self, at: int) -> bytes:
-        """The start tid of the record at `at`, unchecked."""
+        """The start tid of the record at `at`.  Raises `Damaged` if there is none."""
+        memory = self.memory
         if self._tail:
             self._flush_before(at, fmt.HEAD_SIZE)
-        at += fmt.START_AT
-        return self._read(self.fd, 8, at) if self.map is None else self.map[at:at + 8]
+        if memory is not None and memory[at:at + 4] == fmt.RECORD_MAGIC:
+            return memory[at + fmt.START_AT:at + fmt.START_AT + 8]
+        head = self.head_at(at)
+        if head is None:
+            raise Damaged(f'no record at {at}')
+        return head.start_tid
 
     def write_end(self, at: int, head: Head, end_tid: bytes) -> None:
         """Set the end tid of the record at `at`."""
@@ -286,12 +329,36 @@ class CacheFile:
 
     # -- header -----------------------------------------------------------------------------------
     def write_header(self, **changes: Any) -> None:
-        """Write the header with `changes` to the slot whose turn it is; nothing if frozen or temporary."""
+        """Write the header with `changes` to the slot whose turn it is; nothing if frozen or temporary.
+
+        Raises `Damaged` if somebody else has written before the ring since the last time.
+        """
         if self.path is None or self.frozen:
             return
+        if self._read(self.fd, fmt.BASE_FILE, 0) != self._first:
+            raise Damaged('somebody else has written or cut it')
         header = self.header._replace(sequence=self.header.sequence + 1, **changes)
         self.header = header
-        self.write(header.pack(), fmt.SLOT_AT[header.sequence % 2])
+        raw, at = header.pack(), fmt.SLOT_AT[header.sequence % 2]
+        self.write(raw, at)
+        self._first[at:at + len(raw)] = raw
+
+    def check_length(self) -> None:
+        """Raise `Damaged` if somebody else has cut the file."""
+        length = self._handle.seek(0, os.SEEK_END)
+        if length < self.header.size:
+            raise Damaged(f'it has {length} of {self.header.size} bytes')
+
+    def wipe(self) -> None:
+        """Make the file as a new one is, whatever others wrote into it.  Raises ``OSError``."""
+        self._handle.truncate(0)
+        self._handle.truncate(self.header.size)
+        self._first = bytearray(fmt.BASE_FILE)
+
+    def warn(self, kind: str, text: str, *args: object) -> None:
+        """A line about this file in the log; one of a kind, then now and then another."""
+        self._throttle.report(logger, logging.WARNING, kind, '', f'The cache file %s {text}',
+                              self.path or '(temporary)', *args)
 
     def new_salt(self) -> None:
         """Make all that is in the ring meaningless; the next header makes that last."""
@@ -307,7 +374,8 @@ class CacheFile:
         """Give the file another size; the header must say so already if it shrinks."""
         self._handle.truncate(size)
         self.end = self.ring_end(size)
-        self.map = self._runtime.map_file(self.fd, size)
+        self.memory = self._runtime.memory(size)
+        self._memory_bound = _memory_bound(self._runtime, size)
 
     def sync(self) -> None:
         if self.path is not None:
@@ -315,7 +383,7 @@ class CacheFile:
 
     def close(self) -> None:
         """Close the file, then give up its lock.  May be called twice."""
-        self.map = None
+        self.memory = None
         try:
             self._handle.close()
         finally:
@@ -324,10 +392,18 @@ class CacheFile:
 
     def forsake(self) -> None:
         """In a process that was forked: close the copies of the descriptors, keep the parent's lock."""
-        self.map = None
+        self.memory = None
         self._handle.close()
         if self._lock_file is not None:
             self._runtime.forsake_lock(self._lock_file)
+
+
+def _memory_bound(runtime: Runtime, size: int) -> int:
+    """How many bytes of a cache of `size` may be put into memory before it is emptied."""
+    if size <= MEMORY_SIZE:
+        return sys.maxsize
+    bound = max(MEMORY_SIZE, (runtime.memory_size() or 0) // MEMORY_SHARE)
+    return sys.maxsize if size <= bound else bound
 
 
 def _salt(runtime: Runtime) -> int:

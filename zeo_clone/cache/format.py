@@ -72,7 +72,7 @@ _HEAD_BODY = struct.Struct('>4sI8s8s8sI')
 _FREE = struct.Struct('>4sIQ')
 FREE_SIZE = 16
 START_AT, END_AT = 16, 24  # offsets of the tids; from END_AT on a head changes when a revision ends
-#: From a mapped file: ``(length, start_tid)`` of the record at a place.
+#: From memory: ``(length, start_tid)`` of the record at a place.
 LENGTH_AND_START = struct.Struct('>4xI8x8s')
 #: The same from the place with its flag `index.TRUSTED`, one byte behind.
 LENGTH_AND_START_FLAGGED = struct.Struct('>3xI8x8s')
@@ -188,8 +188,8 @@ def parse_head(salt: int, at: int, raw: bytes) -> Head | None:
     return _new(Head, fields[1:6])
 
 
-def mapped_head(salt: int, at: int, source: mmap.mmap, checked: bool) -> Head | None:
-    """`parse_head` for a file that is mapped.  Only if it is to be `checked` the crc counts."""
+def remembered_head(salt: int, at: int, source: mmap.mmap, checked: bool) -> Head | None:
+    """`parse_head` for what is in memory.  Only if it is to be `checked` the crc counts."""
     if at + HEAD_SIZE > len(source):
         return None
     fields = _unpack_head_from(source, at)

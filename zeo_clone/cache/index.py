@@ -12,8 +12,8 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 
-#: In the low bits of a place.  TRUSTED: checked or written since the start, and readable from the map; such a
-#: record is served without the lock.
+#: In the low bits of a place.  TRUSTED: checked or written since the start, and in memory; such a record is
+#: served without the lock.
 TRUSTED, FLAGS = 1, 15
 
 #: A page holds a dict up to this many oids, then an array: where their sizes cross.
@@ -96,6 +96,15 @@ class PageIndex:
             if (page.get(low) if type(page) is dict else page[low]) == place:
                 page[low] = place | TRUSTED
 
+    def unflag(self) -> None:
+        """Take TRUSTED from all."""
+        for page in self.pages.values():
+            if isinstance(page, dict):
+                for low, place in page.items():
+                    page[low] = place & ~FLAGS
+            else:
+                page[:] = _little(DensePage('Q', _without_flags(page)))
+
     def remove(self, oid: bytes) -> None:
         """Forget `oid`, which is known."""
         key, low = oid[:7], oid[7]
@@ -140,8 +149,7 @@ class PageIndex:
                 parts += [_ITEM.pack(low, value & ~FLAGS) for low, value in page.items()]
             else:
                 parts.append(_PAGE_HEAD.pack(key, _ARRAY, page.used))
-                places = int.from_bytes(_little(page).tobytes(), 'little') & _PAGE_MASK
-                parts.append(places.to_bytes(2048, 'little'))
+                parts.append(_without_flags(page))
         return b''.join(parts)
 
     def load(self, raw: bytes) -> int:
@@ -162,6 +170,11 @@ class PageIndex:
             self.count += items
             at = end
         return at
+
+
+def _without_flags(page: DensePage) -> bytes:
+    places = int.from_bytes(_little(page).tobytes(), 'little') & _PAGE_MASK
+    return places.to_bytes(2048, 'little')
 
 
 def _little(page: DensePage) -> DensePage:

@@ -28,10 +28,11 @@ def open_cache(runtime: Runtime, path: str | None, size: int) -> tuple[Book, byt
             last_tid = _load(book)
             if size != file.header.size:
                 _resize(book, last_tid, size)
-        except Damaged as error:
+            _announce(book, last_tid, size)
+        except (Damaged, OSError) as error:
             file = file.replaced(size, error)
             book, last_tid = Book(file), ZERO
-        _announce(book, last_tid, size)
+            _announce(book, last_tid, size)
     except BaseException:
         file.close()
         raise

@@ -13,7 +13,7 @@ from zlib import crc32
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache.book import Book
 from zeo_clone.cache.file import CacheFile
-from zeo_clone.cache.format import ZERO, Head
+from zeo_clone.cache.format import ZERO, Damaged, Head
 
 #: The ring is read in pieces of this size, plus what a record at the end of a piece needs.
 PIECE = 1 << 20
@@ -57,7 +57,7 @@ def scan(file: CacheFile) -> Iterator[tuple[int, int, Head]]:
         offset = at - origin
         if offset + fmt.HEAD_SIZE > len(window):
             origin, offset = at, 0
-            window = file.raw(min(PIECE, ring_end - at), at)
+            window = _piece(file, min(PIECE, ring_end - at), at)
         head = fmt.parse_head(salt, at, window[offset:offset + fmt.HEAD_SIZE])
         if head is None:
             found = window.find(fmt.RECORD_MAGIC, offset + 1)
@@ -72,12 +72,19 @@ def scan(file: CacheFile) -> Iterator[tuple[int, int, Head]]:
         data_end = offset + fmt.HEAD_SIZE + head.length
         if data_end > len(window):
             origin, offset, data_end = at, 0, data_end - offset
-            window = file.raw(min(max(PIECE, data_end), ring_end - at), at)
+            window = _piece(file, min(max(PIECE, data_end), ring_end - at), at)
         if crc32(window[offset + fmt.HEAD_SIZE:data_end]) == head.data_crc:
             yield at, size, head
             at += size
         else:
             at += fmt.ALIGN
+
+
+def _piece(file: CacheFile, length: int, at: int) -> bytes:
+    piece = file.raw(length, at)
+    if len(piece) != length:
+        raise Damaged(f'it ends at {at + len(piece)}')
+    return piece
 
 
 def _forget(file: CacheFile, at: int, head: Head) -> None:

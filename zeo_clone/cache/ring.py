@@ -118,7 +118,7 @@ class Ring:
         if to != at:
             self._index.remove(head.oid)  # for good, if the write fails
             self.used -= size
-            data = self._file.raw(size - fmt.HEAD_SIZE, at + fmt.HEAD_SIZE)
+            data = self._file.body_at(at + fmt.HEAD_SIZE, size - fmt.HEAD_SIZE, bool(place & TRUSTED))
             self._file.write(fmt.pack_head(self._file.salt, to, head) + data, to)
             self.used += size
         self._index.set(head.oid, to | place & TRUSTED)

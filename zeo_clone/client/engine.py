@@ -5,6 +5,7 @@ lock may be held by a thread that is not here.  It gets the engine's heir instea
 """
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import Any
@@ -24,6 +25,9 @@ from zeo_clone.client.world import Life, World
 from zeo_clone.loop.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+#: They say that a disk is broken or full, not that a path is wrong.
+DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ENXIO})
 
 
 class Engine:
@@ -82,7 +86,11 @@ def make_cache(options: Options, runtime: Runtime) -> Any:
         if not options.cache_may_be_temporary:
             raise
         log.warning('%s; a temporary cache is used instead', error)
-        return temporary_cache(options, runtime)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        log.warning('the cache file %s cannot be used: %s; a temporary cache is used instead', path, error)
+    return temporary_cache(options, runtime)
 
 
 def temporary_cache(options: Options, runtime: Runtime) -> ClientCache:

@@ -423,10 +423,11 @@ class Runtime:
     pread = staticmethod(os.pread)
     pwrite = staticmethod(os.pwrite)
 
-    def map_file(self, fd: int, size: int) -> mmap.mmap | None:
-        """The first `size` bytes of an open file as read-only memory; None where that cannot be."""
+    def memory(self, size: int) -> mmap.mmap | None:
+        """`size` bytes of zeros, of which only those that are written take memory; None if that cannot be."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, 'MAP_NORESERVE', 0)
         try:
-            return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+            return mmap.mmap(-1, size, flags=flags)
         except (OSError, ValueError, OverflowError):
             return None
 
