@@ -10,6 +10,7 @@ from ZODB.utils import p64, u64
 from zeo_clone.cache import ClientCache
 from zeo_clone.client.effects import NO_DATABASE, Effects
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.loop.runtime import Runtime
 
 OLD, NEW = p64(10), p64(20)
 OID = p64(7)
@@ -273,3 +274,48 @@ def test_what_cannot_be_forgotten_alone_is_forgotten_with_the_rest(cache):
     assert len(cache) == 0
     connection.begins()
     assert connection.has == effects.last_transaction() == OLD
+
+
+def test_a_database_comes_before_or_after_a_transaction_and_never_amid_one():
+    """C2: amid one it would not be told of it, but see `lastTransaction` move, with objects of before."""
+    class Watched:
+        """A lock that says when somebody asks for it."""
+
+        def __init__(self):
+            self._lock = threading.RLock()
+
+        def acquire(self, blocking=True, timeout=-1):
+            if threading.current_thread() is not threading.main_thread():
+                asked.set()
+            return self._lock.acquire(blocking, timeout)
+
+        __enter__ = acquire
+
+        def __exit__(self, *exc_info):
+            self._lock.release()
+
+    class Watching(Runtime):
+        rlock = Watched
+
+    class Cache(ClientCache):
+        def setLastTid(self, tid):  # after the database would have been told
+            newcomer.start()
+            asked.wait()
+            amid.append(effects.db)
+            super().setLastTid(tid)
+
+    def come():
+        try:
+            effects.tell(database)
+        finally:
+            asked.set()
+
+    asked, amid, database = threading.Event(), [], object()
+    newcomer = threading.Thread(target=come)
+    cache = Cache()
+    effects = Effects(cache, runtime=Watching())
+    effects.invalidate(NEW, [OID])
+    newcomer.join()
+    cache.close()
+    assert amid == [None]
+    assert effects.db is database

@@ -60,6 +60,12 @@ class Effects:
         self._failed = False  # an effect was left half done, and the DB does not know
         self._throttle = Throttle(runtime.monotonic)
 
+    def tell(self, db: Any) -> None:
+        """Any thread: `db` is told from now on.  Never amid a transaction, of which it would be told nothing
+        and see a part."""
+        with self._barrier:
+            self.db = db
+
     def hold(self, timeout_s: float) -> bool:
         """Before a fork: wait until no effects are under way, and let none begin.  False: it took too long.
         """

@@ -169,7 +169,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def registerDB(self, db: Any) -> None:
         """`db` will be told of invalidations; it also knows how records are transformed."""
         super().registerDB(db)
-        self.effects.db = db
+        self.effects.tell(db)
 
     def invalidateCache(self) -> None:
         """Have all open connections look at their objects anew."""
