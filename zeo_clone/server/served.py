@@ -27,7 +27,7 @@ from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.sizes import Sizes
 from zeo_clone.server.backend.wrapper import StorageWrapper
 from zeo_clone.server.clients.listen import origin
-from zeo_clone.server.commits.commit import Meta, StorageCommit, later_tid
+from zeo_clone.server.commits.commit import Meta, StorageCommit, later_tid, tells_tids
 from zeo_clone.server.commits.commit_queue import CommitQueue
 from zeo_clone.server.commits.outcomes import Outcomes
 from zeo_clone.server.commits.transactor import Client, Transactor
@@ -102,6 +102,7 @@ class ServedStorage:
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._history_age_s = history_age_s
         self._database = past.identity(storage, loop.runtime)
+        self._first = True  # no transaction has begun yet
         self._resetting = False  # set in any thread: the storage has lost track of changes
         recent = self._past(history_size)
         self._history = History(history_size, past.last_transaction(storage, recent), recent)
@@ -302,6 +303,10 @@ class ServedStorage:
         numbers.check_tid(meta.tid, self._history.last_tid, self.loop.runtime.time())
         early = transactor.client.wants_early_tid
         tid = later_tid(self._history.last_tid) if meta.tid is None and early else meta.tid
+        if tid is None and self._first and tells_tids(self.storage):
+            runtime = self.loop.runtime
+            tid = numbers.first_tid(self._history.last_tid, runtime.time(), runtime.random)
+        self._first = False
         return StorageCommit(self.storage, self.guard, self.blobs, meta, tid, keep_stores=early,
                              collect_conflicts=self.client_conflict_resolution and not early)
 

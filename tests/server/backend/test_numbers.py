@@ -230,3 +230,44 @@ def test_a_storage_that_has_not_found_its_own_server_tells_no_zeros():
         client.call('register', '1', False)
     storage.is_connected = lambda: True
     assert client.call('register', '1', False) == z64
+
+
+def test_a_tid_that_a_dead_server_has_told_is_nobody_elses(opened, monkeypatch):
+    """C11: the clock is behind the file; by its tid a client finds out whether its transaction is committed.
+
+    The dead server told it at the vote.  The next one must not give the same tid to somebody else.
+    """
+    desk = opened()
+    ahead = now(1)
+    restore(desk.connect(), ahead)
+    desk.served['1'].storage.close()
+
+    def told(luck, *oids):
+        desk = opened()
+        monkeypatch.setattr(desk.runtime, 'random', lambda: luck, raising=False)
+        client = desk.connect()
+        client.call('identify', b't' * 16, 0)
+        client.begin()
+        client.store(oids[0])
+        tids = [client.call('vote', 7)[-1]['tid']]
+        client.call('tpc_abort', 7)
+        tids += [client.commit(oid) for oid in oids]
+        desk.served['1'].storage.close()
+        return tids
+
+    one = told(0.25, p64(3), p64(4))
+    assert ahead < one[0] < one[1] < one[2] < p64(u64(ahead) + HOUR // 60)
+    other = told(0.75, p64(5), p64(6))
+    assert one[2] < other[0]
+    assert len({*one, *other}) == 6
+
+
+def test_the_clock_gives_tids_where_it_is_ahead(opened):
+    """Nobody leaps without need."""
+    desk = opened()
+    client = desk.connect()
+    client.commit(OID)
+    desk.served['1'].storage.close()
+    desk = opened()
+    before = now()
+    assert before <= desk.connect().commit(p64(2)) <= now()

@@ -7,17 +7,20 @@ their space, would be the last that anybody gets.  In: what a client has chosen,
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.POSException import StorageError
-from ZODB.utils import maxtid, oid_repr, readable_tid_repr, u64
+from ZODB.utils import maxtid, oid_repr, p64, readable_tid_repr, u64
 
 from zeo_clone.server.clients.arguments import END_OF_OIDS
 
 #: A tid that a client has chosen may be so far ahead of the clock, in seconds: clocks differ.
 AHEAD_S = 86_400.0
+#: The first transaction of a server comes so long after the last one at most if that is in the future, in
+#: units of tids: some 4 s.
+LEAP = 1 << 28
 #: With fewer oids left the log has a word about it at the start.
 FEW_OIDS = 1 << 32
 
@@ -41,6 +44,19 @@ def check_tid(tid: bytes | None, last_tid: bytes, now: float) -> None:
     if tid is not None and ahead_s(tid, now) > AHEAD_S:
         raise StorageError(f'a transaction cannot have the tid {readable_tid_repr(tid)}: that is more than a '
                            f"day ahead of the server's clock")
+
+
+def first_tid(last_tid: bytes, now: float, random: Callable[[], float]) -> bytes | None:
+    """The tid for a server's first transaction; None: the storage will choose.
+
+    A server before this one may have told a client the tid of a transaction that it could not finish; if that
+    tid is found later, it is committed to that client (C11).  So nobody else may get it.  Tids of the clock
+    are never the same, but where the clock is behind the last transaction the next tid would be.
+    """
+    if ahead_s(last_tid, now) < 0:
+        return None
+    tid: bytes = p64(min(u64(last_tid) + 1 + int(random() * LEAP), u64(maxtid)))
+    return tid
 
 
 def new_oids(storage: Any, count: int) -> list[bytes]:

@@ -134,7 +134,7 @@ class StorageCommit:
     @property
     def coming_tid(self) -> bytes | None:
         """After `begin`: the tid that it will get; None if the storage cannot tell before the end."""
-        if self.tid is None and isinstance(self._storage, BaseStorage):
+        if self.tid is None and tells_tids(self._storage):
             tid: bytes = self._storage._tid  # what all of its kind go by
             return tid
         return self.tid
@@ -264,6 +264,11 @@ VERBS = {
     'delete': StorageCommit._delete,
     'undo': StorageCommit._undo,
 }
+
+
+def tells_tids(storage: Any) -> bool:
+    """Is it known after ``tpc_begin`` which tid a transaction will get?"""
+    return isinstance(storage, BaseStorage)
 
 
 def later_tid(last_tid: bytes) -> bytes:
