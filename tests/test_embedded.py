@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from contextlib import closing
@@ -53,6 +54,14 @@ def test_what_is_wrong_is_raised_here(tmp_path):
         zeo_clone.server(path='x', storage_conf='<mappingstorage/>', threaded=False)
     with pytest.raises(FileNotFoundError):
         zeo_clone.server(path=str(tmp_path / 'missing' / 'Data.fs'), threaded=False)
+
+
+def test_an_address_in_use_is_raised_before_a_file_is_made(tmp_path):
+    """T1"""
+    with socket.create_server(('127.0.0.1', 0)) as other:
+        with pytest.raises(OSError, match='Address already in use'):
+            zeo_clone.server(path=str(tmp_path / 'Data.fs'), port=other.getsockname()[1])
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_process_that_cannot_begin_is_an_error(monkeypatch):

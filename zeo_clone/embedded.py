@@ -19,7 +19,8 @@ import ZODB.config
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
-from zeo_clone.commands.startup import close_storages, create_roots
+from zeo_clone.addresses import parse_address
+from zeo_clone.commands.startup import close_storages, create_roots, probe_address
 from zeo_clone.configuration import zconfig
 from zeo_clone.StorageServer import StorageServer
 
@@ -39,6 +40,7 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
         if (metrics_address := options.pop('metrics_address', None)) is not None:
             monitor = opened.enter_context(contextlib.closing(_monitor(metrics_address, **monitor_options)))
             options['measure'] = True
+        probe_address(parse_address(address))  # a mistake shall not make a file
         storage = _storage(path, blob_dir, storage_conf)
         try:
             if create_root:

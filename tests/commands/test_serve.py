@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,8 @@ from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
 from tests.support.runzeo_process import Runzeo, run, ruok
-from zeo_clone.commands import serve, startup
+from zeo_clone.addresses import format_address
+from zeo_clone.commands import process, serve, startup
 from zeo_clone.Exceptions import ClientDisconnected
 
 ANY_PORT = '127.0.0.1:0'
@@ -36,6 +38,13 @@ def start(tmp_path):
     yield start
     for server in started:
         server.__exit__()
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
 
 
 @pytest.fixture
@@ -342,11 +351,11 @@ def test_file_that_is_not_a_socket_is_left_alone(tmp_path):
 def test_port_in_use_is_one_clear_line(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as other:
         port = other.getsockname()[1]
-        code, _, log = run('-a', f'127.0.0.1:{port}', cwd=tmp_path)
+        code, _, log = run('-a', f'127.0.0.1:{port}', '-f', 'Data.fs', cwd=tmp_path)
     assert code == 2
-    assert last_line(log) == (f'runzeo: cannot listen at 127.0.0.1:{port}: another server listens '
-                              'there; stop it, or give another address')
-    assert 'Traceback' not in log
+    assert os.listdir(tmp_path) == []
+    assert log == (f'runzeo: cannot listen at 127.0.0.1:{port}: another server listens '
+                              'there; stop it, or give another address\n')
 
 
 def test_second_server_on_the_same_file_names_file_and_holder(start, tmp_path):
@@ -379,10 +388,6 @@ def test_holder_of_a_lock_that_did_not_leave_its_name_is_another_process(tmp_pat
     (['-f', 'no/Data.fs'], "cannot open storage '1' (no/Data.fs): No such file or directory"),
     (['-f', 'a.fs', '-f', 'directory'], "cannot open storage '2' (directory): [Errno 21] "),
     (['-f', 'text'], "cannot open storage '1' (text): FileStorageFormatError: "),
-    (['-a', './no/zeo.sock'], 'cannot listen at ./no/zeo.sock: '),
-    (['-a', './' + 'x' * 200], 'cannot listen at ./xxx'),
-    (['-a', '192.0.2.1:0'], 'cannot listen at 192.0.2.1:0: '),
-    (['-a', ANY_PORT, '--pid-file', 'no/zeo.pid'], 'cannot write the pid file: '),
 ])
 def test_start_error_is_one_line_that_says_what_to_do(tmp_path, arguments, message):
     (tmp_path / 'directory').mkdir()
@@ -395,6 +400,58 @@ def test_start_error_is_one_line_that_says_what_to_do(tmp_path, arguments, messa
     assert 'None' not in log
     assert 'Traceback' not in log
     FileStorage(str(tmp_path / 'a.fs')).close()  # nobody holds it
+
+
+@pytest.mark.parametrize('check', [False, True])
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['-a', './no/zeo.sock'], 'cannot listen at ./no/zeo.sock: there is no directory ./no; give another'),
+    (['-a', './' + 'x' * 200], 'cannot listen at ./xxx'),
+    (['-a', '192.0.2.1:0'], 'cannot listen at 192.0.2.1:0: '),
+    (['-a', 'no-such-host.invalid:9100'], 'cannot listen at no-such-host.invalid:9100: '),
+    (['-a', './text'], 'cannot listen at ./text: it is there and is not a socket; remove it, or give'),
+    (['--pid-file', 'no/zeo.pid'], 'cannot write the pid file no/zeo.pid: there is no directory '),
+])
+def test_a_place_that_cannot_be_used_is_told_before_anything_is_made(tmp_path, arguments, message, check):
+    """T1"""
+    (tmp_path / 'text').touch()
+    code, _, log = run('-a', ANY_PORT, '-f', 'Data.fs', *arguments, *['--check'] * check, cwd=tmp_path,
+                       command=QUIET)
+    assert code == 2
+    assert log.startswith(f'runzeo: {message}') and log.count('\n') == 1
+    assert '; ' in log  # what to do
+    assert os.listdir(tmp_path) == ['text']
+
+
+def test_a_directory_that_cannot_be_written_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    """T1"""
+    monkeypatch.setattr(os, 'access', lambda path, mode: str(path) != str(tmp_path / 'ro'))
+    (tmp_path / 'ro').mkdir()
+    for found in (lambda: startup.check_address(str(tmp_path / 'ro' / 'zeo.sock')),
+                  lambda: process.check_pid_file(str(tmp_path / 'ro' / 'zeo.pid'))):
+        with pytest.raises(process.StartError, match=f'no permission to write in {tmp_path}/ro; ') as info:
+            found()
+        assert info.value.exit_code == 2
+
+
+def test_nobody_can_connect_while_storages_are_being_opened(tmp_path, unused_port):
+    """T1: the address is tried before, and is free again."""
+    address = ('127.0.0.1', unused_port)
+    startup.check_address(address)
+    startup.check_address(str(tmp_path / 'zeo.sock'))
+    with socket.socket() as sock:
+        assert sock.connect_ex(address) == errno.ECONNREFUSED
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_says_that_a_server_is_running_there(start, tmp_path):
+    """T1: it may be the one that is to be replaced."""
+    server = start('-a', ANY_PORT, '-f', 'a.fs').ready()
+    place = format_address(server.address)
+    code, out, log = run('--check', '-a', place, '-f', 'b.fs', cwd=tmp_path)
+    assert (code, log) == (0, '')
+    assert last_line(out) == f'just now another server listens at {place}: stop it first'
+    assert not (tmp_path / 'b.fs').exists()
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

@@ -18,6 +18,7 @@ from ZConfig.components.logger.loghandler import reopenFiles
 
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Socket
 
+BAD_PLACE = 2  # exit code, as for everything that is wrong in a configuration
 LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SOCK_DGRAM = 2  # of the socket module, which only the runtime imports
@@ -108,9 +109,18 @@ def _reopen_log_files() -> None:
     try:
         reopenFiles()
     except OSError as error:
-        print(f'runzeo: cannot reopen a log file: {error}', file=sys.stderr)
+        print(f'cannot reopen a log file: {error}', file=sys.stderr)
     else:
         logger.info('log files reopened')
+
+
+def check_pid_file(path: str | None) -> None:
+    """Raises `StartError` if there is no directory for the file, or none that may be written."""
+    directory = None if path is None else os.path.dirname(os.path.abspath(path))
+    if directory is not None and not os.access(directory, os.W_OK | os.X_OK):
+        what = 'no permission to write in' if os.path.isdir(directory) else 'there is no directory'
+        raise StartError(f'cannot write the pid file {path}: {what} {directory}; name another one with '
+                         "--pid-file or the 'pid-filename' key", BAD_PLACE)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ In: the command line and a zeo.conf.  Out: a StorageServer that runs in the main
 comes, and an exit code.  Refuses to know the protocol, and how the server does its work.
 
 Exit codes: 0 stopped by TERM or INT; 1 stopped by HUP, or the server could not start; 2 the command line
-or the configuration is wrong, or the address is in use.
+or the configuration is wrong, an address in use included: then no storage has been touched.
 """
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ import ZConfig
 
 from zeo_clone.addresses import Address, format_address, parse_address
 from zeo_clone.commands.options import add_version, argument
-from zeo_clone.commands.process import Signals, StartError, notify, pid_file, start_logging
+from zeo_clone.commands.process import Signals, StartError, check_pid_file, notify, pid_file, start_logging
 from zeo_clone.commands.startup import (
+    AddressInUse,
     StorageSource,
-    check_unix_socket,
+    check_address,
     close_storages,
     coming_limits,
     create_roots,
@@ -140,7 +141,8 @@ def serve(settings: Settings, signals: Signals) -> None:
     """Open, serve until a signal comes, close.  Raises `StartError`."""
     if settings.defaults_used:
         logger.info('by default: %s', settings.defaults_used)
-    check_unix_socket(settings.address)
+    check_address(settings.address)
+    check_pid_file(settings.pid_file)
     raise_descriptor_limit(settings.options, len(settings.sources))
     with start_monitor(settings.metrics_address, settings.monitor) as monitor:
         storages = open_storages(settings.sources)
@@ -182,14 +184,21 @@ def tune_process() -> None:
 
 
 def describe(settings: Settings) -> str:
-    """What would be served, and where, in lines."""
-    place = format_address(settings.address)
+    """What would be served, and where, in lines.  Raises `StartError`."""
+    place, taken = format_address(settings.address), False
+    try:
+        check_address(settings.address)
+    except AddressInUse:  # by the server that is to be replaced, perhaps
+        taken = True
+    check_pid_file(settings.pid_file)
     lines = [f'would serve storage {source.name!r} ({source.place}) at {place}'
              for source in settings.sources]
     count, options = len(settings.sources), settings.options
     lines.append('would have ' + describe_limits(coming_limits(options, count), options, count))
     if settings.metrics_address is not None:
         lines.append(f'would serve metrics at {format_address(settings.metrics_address)}')
+    if taken:
+        lines.append(f'just now another server listens at {place}: stop it first')
     return '\n'.join(lines)
 
 

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,14 +24,15 @@ from ZODB.utils import z64
 
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
-from zeo_clone.loop.runtime import AF_UNIX, REAL, Runtime, Socket
+from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.server.backend.past import file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
+from zeo_clone.server.clients.listen import try_address
 from zeo_clone.steps import take_steps
 from zeo_clone.wording import format_bytes
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
 
-ADDRESS_IN_USE = 2  # exit code
+BAD_ADDRESS = 2  # exit code
 #: While a storage is being opened, the log and the service manager hear of it this often, in seconds ...
 PATIENCE_S = 10.0
 #: ... and the service manager is asked to wait so much longer each time.
@@ -49,6 +49,10 @@ class StorageSource(NamedTuple):
     name: str
     place: str
     open: Callable[[], Any]
+
+
+class AddressInUse(StartError):
+    """Another server listens where this one should."""
 
 
 # -- storages -------------------------------------------------------------------------------------
@@ -188,24 +192,23 @@ def _command_of(pid: int) -> str:
 
 # -- the address ----------------------------------------------------------------------------------
 
-def check_unix_socket(address: Address) -> None:
-    """Raises `StartError` if `address` is a path that is taken, by a running server or a plain file.
-
-    For use before a long wait for the storages; the server itself replaces a socket left behind.
-    """
-    if AF_UNIX is None or not isinstance(address, str):
-        return
+def check_address(address: Address, runtime: Runtime = REAL) -> None:
+    """Raises `StartError` if no server can listen at `address`.  For use before a storage is opened, and
+    perhaps made: a mistake leaves nothing behind.  Nobody can connect yet."""
     try:
-        mode = os.stat(address).st_mode
-    except OSError:
-        return  # nothing there, or the attempt to listen will tell what is wrong
-    if not stat.S_ISSOCK(mode):
-        raise StartError(f'cannot listen at {address}: it is there and is not a socket; remove it, or '
-                         'give another address', ADDRESS_IN_USE)
-    with contextlib.closing(Socket(AF_UNIX)) as sock:
-        sock.setblocking(False)
-        if sock.connect_ex(address) in (0, errno.EAGAIN):  # EAGAIN: somebody listens and is busy
-            raise _in_use(address)
+        probe_address(address, runtime)
+    except OSError as error:
+        raise _cannot_listen(address, error) from error
+
+
+def probe_address(address: Address, runtime: Runtime = REAL) -> None:
+    """The same, but raises OSError."""
+    try_address(runtime, address)
+    if isinstance(address, str):
+        directory = os.path.dirname(address)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            what = 'no permission to write in' if os.path.isdir(directory) else 'there is no directory'
+            raise PermissionError(errno.EACCES, f'cannot listen at {address}: {what} {directory}')
 
 
 def make_server(address: Address, storages: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -214,10 +217,7 @@ def make_server(address: Address, storages: dict[str, Any], options: dict[str, A
     try:
         return StorageServer(address, storages, **options)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise _in_use(address) from error
-        raise StartError(f"{error.strerror or error}; give another address with -a or the 'address' "
-                         'key') from error
+        raise _cannot_listen(address, error) from error
 
 
 def raise_descriptor_limit(settings: dict[str, Any], storages: int, runtime: Runtime = REAL) -> None:
@@ -279,14 +279,17 @@ def start_monitor(address: Address | None, options: dict[str, Any]) -> Iterator[
     try:
         monitor = Monitor(address, **options)
     except OSError as error:
-        code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
         raise StartError(f"metrics-address: {error.strerror or error}; give the 'metrics-address' key "
-                         'another address', code) from error
+                         'another address', BAD_ADDRESS) from error
     with contextlib.closing(monitor):
         logger.info('metrics at %smetrics, a page about the server at %s', monitor.url, monitor.url)
         yield monitor
 
 
-def _in_use(address: Address) -> StartError:
-    return StartError(f'cannot listen at {format_address(address)}: another server listens there; stop '
-                      'it, or give another address', ADDRESS_IN_USE)
+def _cannot_listen(address: Address, error: OSError) -> StartError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(f'cannot listen at {format_address(address)}: another server listens there; '
+                            'stop it, or give another address', BAD_ADDRESS)
+    text = str(error.strerror or error)
+    advice = '' if ';' in text else "; give another address with -a or the 'address' key"
+    return StartError(text + advice, BAD_ADDRESS)

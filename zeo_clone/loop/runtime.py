@@ -44,6 +44,8 @@ try:
 except ImportError:  # a Python that was built without
     ctypes = None  # type: ignore[assignment]
 
+#: Connections that wait to be accepted, at most.
+BACKLOG = 1024
 #: Errors of ``connect`` on a non-blocking socket that mean "under way".
 IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY})
 AF_UNIX: int | None = getattr(socket, 'AF_UNIX', None)
@@ -229,8 +231,9 @@ class Runtime:
             for option, value in KEEP_ALIVE:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
-    def listen(self, endpoint: Endpoint, backlog: int = 1024, mode: int | None = None) -> Socket:
-        """A non-blocking socket that listens at `endpoint`; `mode` is that of a unix socket's file.
+    def listen(self, endpoint: Endpoint, backlog: int | None = BACKLOG, mode: int | None = None) -> Socket:
+        """A non-blocking socket that listens at `endpoint`; `mode` is that of a unix socket's file.  Without
+        `backlog` it only has the address, and nobody can connect.
 
         Raises ``OSError``.
         """
@@ -244,7 +247,8 @@ class Runtime:
             sock.bind(endpoint.sockaddr)
             if mode is not None:
                 os.chmod(endpoint.sockaddr, mode)  # nobody can connect before `listen`
-            sock.listen(backlog)
+            if backlog is not None:
+                sock.listen(backlog)
         except BaseException:
             sock.close()
             raise

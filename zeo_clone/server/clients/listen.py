@@ -5,18 +5,19 @@ In: an address, TCP or unix; connections, in the loop's thread.  Out: ``on_conne
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Acceptor
 from zeo_clone.loop.poller import READ
-from zeo_clone.loop.runtime import AF_UNIX, Endpoint, Runtime, Socket
+from zeo_clone.loop.runtime import AF_UNIX, BACKLOG, Endpoint, Runtime, Socket
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,41 @@ def origin(name: str) -> str:
     return peer.rpartition(':')[0]
 
 
+def try_address(runtime: Runtime, address: Address) -> None:
+    """Raises OSError as `open_listeners` would, as far as it is known before: nobody can connect, and nothing
+    is left.  For use before a long wait for storages."""
+    with _named(address):
+        if not isinstance(address, str):
+            for sock in _listen_tcp(runtime, *address, backlog=None):
+                sock.close()
+        elif not _is_free(runtime, address):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _is_free(runtime: Runtime, path: str) -> bool:
+    """Whether a unix socket can be made at `path`, where one may be that was left behind."""
+    with contextlib.closing(_unix_socket(runtime)) as sock:
+        try:
+            answer = sock.connect_ex(path)
+        except OSError as error:  # too long: it has no number then
+            raise OSError(errno.ENAMETOOLONG, str(error)) from error
+    if answer in (0, errno.EAGAIN):  # EAGAIN: somebody listens and is busy
+        return False
+    if answer != errno.ENOENT:
+        _check_socket(path)
+    return True
+
+
+@contextlib.contextmanager
+def _named(address: Address) -> Iterator[None]:
+    """Errors in the block name the address."""
+    try:
+        yield
+    except OSError as error:
+        place = format_address(address)
+        raise OSError(error.errno, f'cannot listen at {place}: {error.strerror or error}') from error
+
+
 def open_listeners(loop: Loop, address: Address, on_connect: OnConnect,
                    socket_mode: int | None = None, pause: Pause = no_pause) -> tuple[list[Listener], Address]:
     """Listen at `address`: the listeners, all with one port, and the address with the port that they
@@ -78,15 +114,12 @@ def open_listeners(loop: Loop, address: Address, on_connect: OnConnect,
 
     Without a host they listen at all interfaces.  Raises OSError that names the address.
     """
-    try:
+    with _named(address):
         if isinstance(address, str):
             sockets = [_listen_unix(loop.runtime, address, socket_mode)]
         else:
             sockets = _listen_tcp(loop.runtime, *address)
             address = (address[0], sockets[0].getsockname()[1])
-    except OSError as error:
-        place = format_address(address)
-        raise OSError(error.errno, f'cannot listen at {place}: {error.strerror or error}') from error
     listeners = [Listener(loop, sock, on_connect, pause) for sock in sockets]
     for listener in listeners:
         listener.open(READ)
@@ -107,18 +140,18 @@ def _is_loopback(host: str) -> bool:
     return host == '::1' or host.startswith(('127.', '::ffff:127.'))
 
 
-def _listen_tcp(runtime: Runtime, host: str | None, port: int) -> list[Socket]:
+def _listen_tcp(runtime: Runtime, host: str | None, port: int, backlog: int | None = BACKLOG) -> list[Socket]:
     attempts = 1 if port else PORT_ATTEMPTS
     while True:
         attempts -= 1
         try:
-            return _listen_everywhere(runtime, host, port)
+            return _listen_everywhere(runtime, host, port, backlog)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not attempts:
                 raise
 
 
-def _listen_everywhere(runtime: Runtime, host: str | None, port: int) -> list[Socket]:
+def _listen_everywhere(runtime: Runtime, host: str | None, port: int, backlog: int | None) -> list[Socket]:
     """A socket for each address of `host`; what the first one got for port 0 the others take as well."""
     sockets: list[Socket] = []
     failure: OSError | None = None
@@ -126,7 +159,7 @@ def _listen_everywhere(runtime: Runtime, host: str | None, port: int) -> list[So
         for family, sockaddr in runtime.resolve(host, port, passive=True):
             endpoint = Endpoint(family, (sockaddr[0], port, *sockaddr[2:]))
             try:
-                sockets.append(runtime.listen(endpoint))
+                sockets.append(runtime.listen(endpoint, backlog))
             except OSError as error:
                 if error.errno not in NO_FAMILY:
                     raise
@@ -143,9 +176,7 @@ def _listen_everywhere(runtime: Runtime, host: str | None, port: int) -> list[So
 
 
 def _listen_unix(runtime: Runtime, path: str, mode: int | None) -> Socket:
-    if AF_UNIX is None:
-        raise OSError(errno.EAFNOSUPPORT, 'this system has no unix sockets; use HOST:PORT')
-    endpoint = Endpoint(AF_UNIX, path)
+    endpoint = Endpoint(_unix_family(), path)
     try:
         return runtime.listen(endpoint, mode=mode)
     except OSError as error:
@@ -158,13 +189,24 @@ def _listen_unix(runtime: Runtime, path: str, mode: int | None) -> Socket:
 
 def _is_left_behind(runtime: Runtime, path: str) -> bool:
     """Whether `path` is a unix socket at which nobody listens."""
-    if not stat.S_ISSOCK(os.stat(path).st_mode):
-        raise OSError(errno.EEXIST, 'it is there and is not a socket; remove it or use another path')
-    sock = runtime.socket(AF_UNIX or 0)
-    try:
+    _check_socket(path)
+    with contextlib.closing(_unix_socket(runtime)) as sock:
         return sock.connect_ex(path) == errno.ECONNREFUSED
-    finally:
-        sock.close()
+
+
+def _check_socket(path: str) -> None:
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError(errno.EEXIST, 'it is there and is not a socket; remove it, or give another address')
+
+
+def _unix_socket(runtime: Runtime) -> Socket:
+    return runtime.socket(_unix_family())
+
+
+def _unix_family() -> int:
+    if AF_UNIX is None:
+        raise OSError(errno.EAFNOSUPPORT, 'this system has no unix sockets; use HOST:PORT')
+    return AF_UNIX
 
 
 def remove_unix_socket(runtime: Runtime, address: Address) -> None:
