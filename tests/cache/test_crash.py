@@ -60,8 +60,9 @@ class Session:
 
     def moved(self, tid):
         self.cache.setLastTid(tid)
-        self.failed = self.failed or self.cache._book.file.frozen
-        if not self.failed:  # after an error the last tid in the file stands still
+        file = self.cache._book.file
+        self.failed = self.failed or file.frozen
+        if not self.failed and file.header.last_tid == tid:  # else it stands still, after an error
             self.finished.append((len(self.disk.log), tid))
 
     def hear(self, all_but=0):

@@ -221,7 +221,7 @@ def test_a_failed_sync_ends_trust_in_the_file(caplog):
 
 # -- errors of the disk -------------------------------------------------------------------------------------
 def test_an_invalidation_that_cannot_be_written_empties_the_cache_and_is_not_covered_by_a_later_tid(caplog):
-    """K11, C10: the full disk."""
+    """K11, C10: the full disk.  When it has room again the file says so."""
     disk = Disk()
     cache = filled(PATH, runtime=disk)
     cache.load(A)
@@ -232,10 +232,27 @@ def test_an_invalidation_that_cannot_be_written_empties_the_cache_and_is_not_cov
     assert len(cache) == 0
     assert caplog.text.count('fails ([Errno 28] No space left on device); the cache was emptied') == 1
     assert [record.levelname for record in caplog.records if record.levelno > logging.DEBUG] == ['WARNING']
+    assert reopened(disk).getLastTid() == p64(20)
     cache.setLastTid(p64(26))
-    cache.close()
     found = reopened(disk)
-    assert found.getLastTid() == p64(20)
+    assert (found.getLastTid(), len(found)) == (p64(26), 0)
+
+
+def test_a_header_that_cannot_be_written_is_written_later(caplog):
+    """K11"""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    disk.fail = lambda at, length: 7
+    cache.setLastTid(p64(25))
+    disk.fail = lambda at, length: 0
+    cache.setLastTid(p64(26))
+    assert caplog.text.count('c.zec cannot be written: [Errno 28] No space left on device (7 of') == 1
+    assert (cache.getLastTid(), len(cache)) == (p64(26), 20)
+    assert reopened(disk).getLastTid() == p64(20)
+    disk.fail = None
+    cache.setLastTid(p64(27))
+    found = reopened(disk)
+    assert (found.getLastTid(), len(found)) == (p64(27), 20)
 
 
 def test_after_clear_the_file_is_trusted_again():

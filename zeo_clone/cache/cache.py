@@ -345,7 +345,7 @@ class ClientCache:
     def _forget(self, wipe: bool = False) -> None:
         """Forget all revisions; the last tid stays, it is true of an empty cache too.
 
-        `wipe`: trust nothing that is in the file.  If the file cannot say all that, it says nothing any more.
+        `wipe`: trust nothing that is in the file.  What it cannot say now it says with its next header.
         """
         self._view = HIDDEN
         book = self._book
@@ -355,11 +355,9 @@ class ClientCache:
                 book.file.wipe()
             self._put_header(salt=book.file.salt, durable_tid=ZERO)
         except OSError as error:
-            self._freeze(error)
+            self._unwritten(error)
         except Damaged as error:
-            if wipe:
-                self._freeze(error)
-            else:
+            if not wipe:
                 self._failed(error)
 
     # -- the last tid, and what is on the disk --------------------------------------------------------
@@ -406,7 +404,7 @@ class ClientCache:
         try:
             self._put_header(**changes)
         except OSError as error:
-            self._freeze(error)
+            self._unwritten(error)
         except Damaged as error:
             self._failed(error)
 
@@ -414,9 +412,8 @@ class ClientCache:
         ring, file = self._book.ring, self._book.file
         file.write_header(last_tid=self._last_tid, write=ring.write, front=ring.front, **changes)
 
-    def _freeze(self, error: Exception) -> None:
-        """What is true in memory cannot be said in the file."""
-        self._book.file.frozen = True
+    def _unwritten(self, error: Exception) -> None:
+        """What is true in memory cannot be said in the file, for now at least."""
         self._book.file.warn('file', 'cannot be written: %s.  The next process finds the cache as of now, '
                              'or older.', error)
 
@@ -431,8 +428,9 @@ class ClientCache:
                     file.sync()
                     with self._lock:
                         self._write_durable(tid)
-            except OSError as error:
-                self._freeze(error)
+            except OSError as error:  # what is in the file now, only the system knows
+                file.frozen = True
+                self._unwritten(error)
             finally:
                 self._syncing = False
 

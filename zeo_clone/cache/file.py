@@ -67,7 +67,8 @@ class CacheFile:
         self.salt = header.salt
         self.frozen = False
         self.outdated = fmt.is_outdated(first)
-        self._first = bytearray(first)  # the bytes before the ring, as they must be in a named file
+        self._first = bytearray(first)  # the bytes before the ring, as they were left in a named file
+        self._unsaid: dict[str, Any] = {}  # changes of the header that could not be written
         self._throttle = Throttle(runtime.monotonic)
         self._runtime = runtime
         self._handle = handle
@@ -331,16 +332,20 @@ class CacheFile:
     def write_header(self, **changes: Any) -> None:
         """Write the header with `changes` to the slot whose turn it is; nothing if frozen or temporary.
 
-        Raises `Damaged` if somebody else has written before the ring since the last time.
+        Raises `Damaged` if the other slot is not as it was left, because somebody else has written; and
+        ``OSError``, then the next header says these changes, too.
         """
         if self.path is None or self.frozen:
             return
-        if self._read(self.fd, fmt.BASE_FILE, 0) != self._first:
+        other = fmt.SLOT_AT[self.header.sequence % 2]
+        if self._read(self.fd, fmt.SLOT_SIZE, other) != self._first[other:other + fmt.SLOT_SIZE]:
             raise Damaged('somebody else has written or cut it')
-        header = self.header._replace(sequence=self.header.sequence + 1, **changes)
-        self.header = header
+        self._unsaid.update(changes)
+        header = self.header._replace(sequence=self.header.sequence + 1, **self._unsaid)
         raw, at = header.pack(), fmt.SLOT_AT[header.sequence % 2]
         self.write(raw, at)
+        self.header = header
+        self._unsaid.clear()
         self._first[at:at + len(raw)] = raw
 
     def check_length(self) -> None:
@@ -352,8 +357,8 @@ class CacheFile:
     def wipe(self) -> None:
         """Make the file as a new one is, whatever others wrote into it.  Raises ``OSError``."""
         self._handle.truncate(0)
-        self._handle.truncate(self.header.size)
         self._first = bytearray(fmt.BASE_FILE)
+        self._handle.truncate(self.header.size)
 
     def warn(self, kind: str, text: str, *args: object) -> None:
         """A line about this file in the log; one of a kind, then now and then another."""
