@@ -70,6 +70,8 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           metrics-host Zeo.example.com
           metrics-host 10.0.0.1
           metrics-disconnect true
+          slow-commit 1.5s
+          slow-load 100ms
           allow-disconnect true
           pid-filename $INSTANCE/zeo.pid
         </zeo>
@@ -93,7 +95,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
         'resolve': ('mypackage.mymodule.MyClass', 'otherpackage.*'),
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
         'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
-        'measure': True,
+        'measure': True, 'slow_commit_s': 1.5, 'slow_load_s': 0.1,
         'allow_disconnect': True}
     assert configuration.zeo.monitor == {'hosts': ['zeo.example.com', '10.0.0.1'], 'disconnect': True}
     assert list(configuration.storages) == ['main', '1']
@@ -111,7 +113,7 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
         'transaction_timeout': None, 'client_conflict_resolution': False, 'ssl': None, 'resolve': (),
         'max_connections': 10_000, 'handshake_timeout_s': 10, 'heartbeat_s': 10,
         'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'memory_limit': None, 'socket_mode': None,
-        'measure': False,
+        'measure': False, 'slow_commit_s': None, 'slow_load_s': None,
         'allow_disconnect': False}
     assert configuration.zeo.monitor == {'hosts': [], 'disconnect': False}
     assert configuration.storages == {}
@@ -148,6 +150,9 @@ def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_lim
     ('<zeo>\naddress 1\nresolve Class\n</zeo>', "'Class' names no class", 3),
     ('<zeo>\naddress 1\nmetrics-address here\n</zeo>', "bad address 'here': the port is missing", 3),
     ('<zeo>\naddress 1\nmetrics-address ./m.sock\n</zeo>', "'./m.sock' is a path; metrics need HOST:PORT", 3),
+    ('<zeo>\naddress 1\nslow-load 0\n</zeo>', "'0' is not a time: a number greater than 0, of seconds, or", 3),
+    ('<zeo>\naddress 1\nslow-commit 1d\n</zeo>', "'1d' is not a time: a number greater than 0", 3),
+    ('<zeo>\naddress 1\nslow-commit ms\n</zeo>', "'ms' is not a time: a number greater than 0", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size x\n</zeo>', "'x' is not a whole number", 3),
     ('<zeo>\naddress 1\npid-filename /no/such/zeo.pid\n</zeo>', '/no/such/zeo.pid', 3),
     ('<zeo>\naddress 1\n<ssl>\ncertificate no.pem\n</ssl>\n</zeo>', 'no.pem is not an existing file', 4),

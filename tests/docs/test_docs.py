@@ -37,7 +37,7 @@ KINDS = ['What you must do', 'Added', 'Changed', 'Fixed']
 #: Pages whose blocks are all followed, one after the other.
 FOLLOWED = [page for page in PAGES if page != 'client.md' and blocks(page)]
 #: Blocks that are for other machines, or not for any; tests of their own look at them.
-ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml'}
+ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml', 'text'}
 #: Commands that are not ours, which pages need.
 FOREIGN = {'tls.md': 'openssl', 'operations.md': 'curl'}
 INSTALL = ('install',)

@@ -93,7 +93,7 @@ class Desk:
 
     def __init__(self, storages=None, *, read_only=False, history_size=100, timeout_s=30.0,
                  client_conflict_resolution=False, history_age_s=None, measure=False, runtime=None,
-                 resolvable=None):
+                 resolvable=None, **more):
         self.runtime = runtime or ClockRuntime()
         self.loop = HandLoop(self.runtime)
         self.throttle = self.loop.throttle
@@ -108,7 +108,7 @@ class Desk:
         self.served = {
             name: ServedStorage(self.loop, name, storage, history_size=history_size, timeout_s=timeout_s,
                                 client_conflict_resolution=client_conflict_resolution,
-                                history_age_s=history_age_s, measure=measure, resolvable=resolvable)
+                                history_age_s=history_age_s, measure=measure, resolvable=resolvable, **more)
             for name, storage in (storages or {'1': MappingStorage()}).items()}
 
     def disconnect(self, wish, by):

@@ -98,6 +98,15 @@ def seconds(text: str) -> int:
                          'with a suffix s, m, h or d') from None
 
 
+def duration(text: str) -> float:
+    """A time in seconds, longer than 0: ``0.5``, ``100ms``, ``1s``, ``2m``, ``1h``."""
+    found = re.fullmatch(r'(\d+(?:\.\d+)?)(ms|s|m|h)?', text)
+    if found is None or not float(found[1]):
+        raise ValueError(f'{text!r} is not a time: a number greater than 0, of seconds, or with a suffix '
+                         'ms, s, m or h')
+    return float(found[1]) * {'ms': 0.001, 'm': 60.0, 'h': 3600.0}.get(found[2], 1.0)
+
+
 def listening_address(text: str) -> Address:
     """Where a server listens, as `parse_address` reads it; a HOST alone is a free port there, as in ZEO."""
     alone = re.fullmatch(r'[A-Za-z][\w.-]*|(?:\d+\.){3}\d+|\[[0-9A-Fa-f:.]+\]', text)
@@ -194,6 +203,8 @@ class ServerSection:
             'resolve': tuple(section.resolve),
             'ssl': section.ssl and server_context(section.ssl),
             'allow_disconnect': section.allow_disconnect,
+            'slow_commit_s': section.slow_commit,
+            'slow_load_s': section.slow_load,
             'measure': section.metrics_address is not None,
         }
 

@@ -6,6 +6,7 @@ Knows no session and no network.
 """
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
@@ -60,12 +61,18 @@ class Latency:
 
 
 class TimedReader:
-    """Stands for a storage where records are read, and measures that."""
+    """Stands for a storage where records are read, and measures that.
 
-    def __init__(self, storage: Any, latency: Latency) -> None:
+    ``slow(oid, revision, seconds)`` is told of what took `slow_s` seconds or longer.
+    """
+
+    def __init__(self, storage: Any, latency: Latency, slow_s: float = math.inf,
+                 slow: Callable[[bytes, Any, float], object] | None = None) -> None:
         self._load_before = storage.loadBefore
         self._clock = latency.clock
         self._load = latency.load
+        self._slow_s = slow_s
+        self._slow = slow
 
     def loadBefore(self, oid: bytes, tid: bytes) -> Any:
         """As the storage's."""
@@ -75,6 +82,8 @@ class TimedReader:
         seconds = clock() - started
         load.counts[bisect_left(BOUNDS_S, seconds)] += 1  # as `observe`, but this happens for each load
         load.sum_s += seconds
+        if seconds >= self._slow_s and self._slow is not None:
+            self._slow(oid, revision, seconds)
         return revision
 
 
@@ -86,6 +95,9 @@ class Laps:
         self._finish = latency.finish
         self._phases = {'waiting': latency.lock_wait, 'replaying': latency.vote}
         self._since = 0.0
+        self._finishing = False
+        #: Seconds that the transaction has spent in each phase; ``finishing`` is ``tpc_finish``.
+        self.spent_s: dict[str, float] = {}
 
     def moved(self, before: str, after: str) -> None:
         """The transaction goes from one phase to another; to idle, if it was aborted there."""
@@ -93,11 +105,24 @@ class Laps:
         histogram = self._phases.get(before)
         if histogram is not None and after != 'idle':
             histogram.observe(now - self._since)
+        if before == 'idle':
+            self.spent_s = {}
+        else:
+            self._add('finishing' if self._finishing else before, now)
+        self._finishing = False
         self._since = now
 
-    def now(self) -> float:
-        """The time, for `finished`."""
-        return self._clock()
+    def _add(self, phase: str, now: float) -> None:
+        self.spent_s[phase] = self.spent_s.get(phase, 0.0) + now - self._since
+
+    def finishing(self, phase: str) -> float:
+        """In `phase` the client has asked for ``tpc_finish``; the time, for `finished`."""
+        now = self._clock()
+        if phase != 'idle':
+            self._add(phase, now)
+            self._finishing = True
+        self._since = now
+        return now
 
     def finished(self, since: float) -> None:
         """A ``tpc_finish`` that began at `since` has ended well."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
@@ -23,8 +24,10 @@ from zeo_clone.server.backend import failure, numbers, past
 from zeo_clone.server.backend.absence import is_recent
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.hot import HotObjects
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.sizes import Sizes
+from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.backend.wrapper import StorageWrapper
 from zeo_clone.server.clients.listen import origin
 from zeo_clone.server.commits.commit import Meta, StorageCommit, later_tid, tells_tids
@@ -33,6 +36,7 @@ from zeo_clone.server.commits.outcomes import Outcomes
 from zeo_clone.server.commits.transactor import Client, Transactor
 from zeo_clone.server.commits.watchdog import Watchdog
 from zeo_clone.server.latency import Latency, TimedReader
+from zeo_clone.server.slowlog import SlowLog
 from zeo_clone.server.stats import Stats
 from zeo_clone.steps import take_steps
 from zeo_clone.thresholds import WAITING
@@ -74,6 +78,7 @@ class ServedStorage:
 
     def __init__(self, loop: Loop, name: str, storage: Any, *, history_size: int,
                  timeout_s: float | None, history_age_s: float | None = None,
+                 slow_commit_s: float | None = None, slow_load_s: float | None = None,
                  client_conflict_resolution: bool = False, measure: bool = False,
                  resolvable: Resolvable | None = None,
                  of_server: Callable[[], dict[str, Any]] = dict) -> None:
@@ -81,9 +86,9 @@ class ServedStorage:
         self._of_server = of_server  # what the status says of the server as a whole
         self.name = name
         self.storage = storage
+        self.slow = SlowLog(loop, name, slow_commit_s, slow_load_s)
+        measure = measure or slow_commit_s is not None or slow_load_s is not None
         self.latency = Latency(loop.runtime.monotonic) if measure else None
-        #: The storage, where its current records are read.
-        self.reader: Any = storage if self.latency is None else TimedReader(storage, self.latency)
         self.stats = Stats(loop.runtime.time())
         self.blobs = BlobFiles(loop.runtime, storage)
         helper = self.blobs.helper
@@ -93,6 +98,9 @@ class ServedStorage:
         self.client_conflict_resolution = client_conflict_resolution
         self.guard = Guard(name, resolvable or Resolvable(), client_conflict_resolution, loop.runtime)
         self.wrapper = StorageWrapper(self.guard, self._invalidated_elsewhere, self._reset_elsewhere)
+        self.hot = HotObjects(self._read_in_worker, loop.runtime.monotonic)
+        self._measurers: Workers | None = None  # a server has a thread for that
+        self._looking_up = False  # the classes of hot objects
         self._packer = ''  # who asked for the pack that is under way
         self._stuck: StorageCommit | None = None  # what it could not abort: tpc_begin would wait for ever
         self.outcomes: Outcomes[Listener] = Outcomes()
@@ -174,6 +182,21 @@ class ServedStorage:
     def info(self) -> dict[str, Any]:
         """What changes with each commit: length (objects) and size (bytes)."""
         return {'length': len(self.storage), 'size': self.storage.getSize()}
+
+    def reader_for(self, client: Client) -> Any:
+        """The storage, where `client` reads current records."""
+        if self.latency is None:
+            return self.storage
+        slow_s = math.inf if self.slow.load_s is None else self.slow.load_s
+        return TimedReader(self.storage, self.latency, slow_s, partial(self._slow_load, client))
+
+    def _slow_load(self, client: Client, oid: bytes, revision: Any, seconds: float) -> None:
+        holder, besides = self._queue.holder, ''
+        if holder is not None:
+            besides = f'; meanwhile {holder.client.name} held its commit lock ({holder.phase_name})'
+        if self.stats.packing_time is not None:
+            besides += '; it was being packed'
+        self.slow.load(client.name, oid, revision, seconds, besides)
 
     # ---- packing ----------------------------------------------------------------------------------
 
@@ -261,6 +284,12 @@ class ServedStorage:
     def holder(self) -> Client | None:
         """The client that holds the commit lock."""
         return None if self._queue.holder is None else self._queue.holder.client
+
+    def describe_queue(self) -> str:
+        """Who holds the commit lock, and how many wait for it; empty if it is free."""
+        waiting = self._queue.waiting
+        more = f', and {waiting} more waited' if waiting else ''
+        return '' if self.holder is None else f'{self.holder.name}{more}'
 
     @property
     def waiting(self) -> int:
@@ -385,6 +414,23 @@ class ServedStorage:
         self._elsewhere.clear()
         self._history.forget(last_tid)
 
+    def measure_with(self, workers: Workers) -> None:
+        """Measure sizes, and look up classes, in a thread of `workers`."""
+        self._measurers = workers
+        self.sizes.start(workers)
+
+    def _look_up(self) -> None:
+        """Somebody looks at hot objects whose classes are not known."""
+        strangers = self.hot.strangers
+        if strangers and self._measurers is not None and not self._looking_up:
+            self._looking_up = True
+            self._measurers.run(self.hot, partial(self.hot.look_up, strangers)).when_settled(self._looked_up)
+
+    def _looked_up(self, _: object, error: BaseException | None) -> None:
+        self._looking_up = False
+        if error is not None:
+            log.debug('storage %r: the classes of objects cannot be read: %s', self.name, error)
+
     # ---- any thread -------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -401,10 +447,16 @@ class ServedStorage:
         stats = self.stats
         status['sent'], status['received'] = portrait.traffic(self.sessions, stats.sent, stats.received)
         status['sizes'] = self.sizes.as_dict()
+        status['hot'] = self.hot.as_dict()
+        if self.hot.strangers:
+            self.loop.door(self._look_up)
         if self.latency is not None:
             status['latency'] = self.latency.as_dict()
         of_server = self._of_server()
         return {**status, **of_server, 'latest': {**status['latest'], **of_server.get('latest', {})}}
+
+    def _read_in_worker(self, oid: bytes, tid: bytes) -> Any:
+        return self.guard.read(partial(self.storage.loadBefore, oid, tid))
 
     def _invalidated_elsewhere(self, tid: bytes, oids: list[bytes]) -> None:
         self._shared = True

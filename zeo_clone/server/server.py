@@ -85,7 +85,8 @@ class StorageServer:
     ``max_connections`` is cut to what the process has descriptors for.  ``socket_mode``: permissions of a
     unix socket; ``measure``: how long loads and the steps of commits take, shown in the status;
     ``allow_disconnect``: whoever reaches the port may have clients disconnected, not only processes of the
-    same user through a unix socket; ``resolve``: classes that may resolve conflicts besides the known ones,
+    same user through a unix socket; ``slow_commit_s`` and ``slow_load_s``: what takes so many seconds is in
+    the log, and all is measured; ``resolve``: classes that may resolve conflicts besides the known ones,
     as in ``zeo.conf``.
     """
 
@@ -98,7 +99,8 @@ class StorageServer:
                  heartbeat_s: float = INTERVAL_S, frame_limit: int = DEFAULT_LIMIT,
                  output_limit: int = OUTPUT_LIMIT, memory_limit: int | None = None,
                  socket_mode: int | None = None, measure: bool = False,
-                 allow_disconnect: bool = False, resolve: Sequence[str] = ()) -> None:
+                 allow_disconnect: bool = False, resolve: Sequence[str] = (),
+                 slow_commit_s: float | None = None, slow_load_s: float | None = None) -> None:
         address = parse_address(addr)
         resolvable = Resolvable(resolve)
         if not client_conflict_resolution:
@@ -139,10 +141,11 @@ class StorageServer:
                 name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
                                     timeout_s=transaction_timeout, history_age_s=invalidation_age,
                                     client_conflict_resolution=client_conflict_resolution, measure=measure,
-                                    of_server=self._status, resolvable=resolvable)
+                                    of_server=self._status, resolvable=resolvable,
+                                    slow_commit_s=slow_commit_s, slow_load_s=slow_load_s)
                 for name, storage in self.storages.items()}
             for served in self.served.values():
-                served.sizes.start(self._measurers)
+                served.measure_with(self._measurers)
             Heartbeat(self._loop, self._sessions, heartbeat_s).start()
             if ssl is None:
                 warn_if_open(self._listeners)

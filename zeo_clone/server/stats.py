@@ -8,6 +8,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+#: Conflicts are told apart by so many classes.
+MAX_CLASSES = 50
+
 
 class Stats:
     """What has happened to one storage since `start_time` (seconds since the epoch)."""
@@ -22,6 +25,7 @@ class Stats:
         self.active_txns = 0
         self.conflicts = 0
         self.conflicts_resolved = 0
+        self.conflict_classes: dict[str, int] = {}  # conflicts that stayed ones, by class
         self.invalidations = 0  # objects that clients were told to forget, once for each transaction
         self.verifications = 0  # caches that were to be brought up to date ...
         self.verifications_failed = 0  # ... and were too old for that
@@ -31,6 +35,13 @@ class Stats:
         self.latest: dict[str, float] = {}  # when trouble was counted last
         self.packing_time: float | None = None  # since when the storage is packed; None: it is not
         self.lock_time: float | None = None  # since when the commit lock is held; None: it is free
+
+    def count_conflict(self, class_name: str) -> None:
+        """One more, of an object of this class."""
+        self.conflicts += 1
+        if class_name not in self.conflict_classes and len(self.conflict_classes) >= MAX_CLASSES:
+            class_name = 'other classes'
+        self.conflict_classes[class_name] = self.conflict_classes.get(class_name, 0) + 1
 
     def count_trouble(self, key: str, now: float) -> None:
         """One more of `key`, of which people want to know when it was."""
@@ -62,5 +73,6 @@ class Stats:
             'verifications_failed': self.verifications_failed,
             'timeouts': self.timeouts,
             'silent': self.silent,
+            'conflict_classes': dict(self.conflict_classes),
             'latest': {key: round(now - then, 3) for key, then in list(self.latest.items())},
         }

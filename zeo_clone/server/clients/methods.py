@@ -155,8 +155,14 @@ def server_status(session: Session) -> dict[str, Any]:
 # ---- reading ------------------------------------------------------------------------------------
 
 def load_before(session: Session, oid: bytes, tid: bytes) -> Any:
+    _count_load(session, oid)
+    return session.reader.loadBefore(oid, tid)
+
+
+def _count_load(session: Session, oid: bytes) -> None:
+    session.loads += 1
     session.served.stats.loads += 1
-    return session.served.reader.loadBefore(oid, tid)
+    session.served.hot.recent.append(oid)
 
 
 def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[bytes, bytes]:
@@ -165,15 +171,16 @@ def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[by
 
     Not in parts: a revision that is read in one turn need not be current in the next (C1).
     """
-    load, stats = session.served.reader.loadBefore, session.served.stats
+    load = session.reader.loadBefore
     clock = session.server.runtime.monotonic
     until = clock() + LOAD_BATCH_S
     revisions: list[Any] = []
     used = 0
     for at in range(0, len(oids), 8):
-        stats.loads += 1
+        oid = oids[at:at + 8]
+        _count_load(session, oid)
         try:
-            revision = load(oids[at:at + 8], tid)
+            revision = load(oid, tid)
         except POSKeyError:
             revision = None
         if revision is not None:
@@ -187,7 +194,7 @@ def load_batch(session: Session, oids: bytes, tid: bytes, size: int) -> tuple[by
 
 
 def load_serial(session: Session, oid: bytes, serial: bytes) -> Any:
-    session.served.stats.loads += 1
+    _count_load(session, oid)
     return session.storage.loadSerial(oid, serial)
 
 

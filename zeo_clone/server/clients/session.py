@@ -89,6 +89,9 @@ class Session:
         self._iterators = Iterators(server.runtime)
         self._served: ServedStorage | None = None
         self._transactor: Transactor | None = None
+        #: The storage, where current records are read; None before there is one.
+        self.reader: Any = None
+        self.loads = self.commits = 0
 
     def __repr__(self) -> str:
         return f'<Session {self.name} {self._served!r}>'
@@ -240,6 +243,7 @@ class Session:
         self._core.registered()
         self.read_only = read_only
         self._served = served
+        self.reader = served.reader_for(self)
         self._transactor = Transactor(served, self, read_only)
         served.join(self)
         self.server.welcome(self)
@@ -275,6 +279,8 @@ class Session:
 
     def note_outcome(self, transaction_id: object, tid: bytes | None) -> None:
         """Remember how a transaction of the client ended."""
+        if tid is not None:
+            self.commits += 1
         if self._token is not None and type(transaction_id) is int:
             self.served.outcomes.note(self._token, transaction_id, tid)
 
@@ -332,6 +338,7 @@ class Session:
         return {'address': self._peer, 'label': self._label, 'protocol': self._core.protocol,
                 'read_only': self.read_only,
                 'age': round(self.age_s, 3),
+                'loads': self.loads, 'commits': self.commits,
                 'sent': sent, 'received': received, 'queued': queued,
                 'stalled': round(self._stalled_s(queued, sent), 3),
                 'transaction': self.transactor.phase_name}
@@ -386,8 +393,10 @@ class Session:
             self._call(call)
             return
         served.stats.loads += 1
+        self.loads += 1
+        served.hot.recent.append(args[0])
         try:
-            revision = served.reader.loadBefore(*args)
+            revision = self.reader.loadBefore(*args)
         except Exception as error:
             self._send_error(message_id, name, error)
         else:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ZODB.POSException import StorageTransactionError
 
+from zeo_clone.server.backend.hot import class_name
 from zeo_clone.server.commits.commit import Meta, StorageCommit
 from zeo_clone.server.commits.operations import Operation, Operations
 from zeo_clone.server.deferred import Deferred
@@ -299,7 +300,8 @@ class Replaying(_InStorage):
             return
         self._clean_up(self.operations.close)
         if conflicts:
-            self.owner.served.stats.conflicts += len(conflicts)
+            for conflict in conflicts:
+                self.owner.served.stats.count_conflict(class_name(conflict['data']))
             self._go_on(Resolving(self.owner, self.meta, self.commit), conflicts)
         elif sync is not None:
             self._sync(sync)

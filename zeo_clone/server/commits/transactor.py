@@ -84,6 +84,7 @@ class Transactor:
         self.runtime = served.loop.runtime
         self._read_only = read_only
         self._laps = Laps(served.latency) if served.latency is not None else None
+        self._waited_for = ''  # who held the commit lock when the transaction came to it
         self.meta: Meta | None = None  # of the transaction under way
         self.idle = Idle(self)
         self.phase: Phase = self.idle
@@ -97,9 +98,20 @@ class Transactor:
             self.served.stats.active_txns += 1
         if phase is self.idle:
             self.served.stats.active_txns -= 1
-        if self._laps is not None:
-            self._laps.moved(self.phase.name, phase.name)
+        laps = self._laps
+        if laps is not None:
+            laps.moved(self.phase.name, phase.name)
+            if phase is self.idle and 'finishing' not in laps.spent_s:
+                self._tell_if_slow(laps, 'it was not committed')
+            elif phase.name == 'waiting':
+                self._waited_for = self.served.describe_queue()
         self.phase = phase
+
+    def _tell_if_slow(self, laps: Laps, how: str) -> None:
+        """A transaction has ended; of one that had failed before this was told then."""
+        if laps.spent_s.keys() != {'doomed'} and self.meta is not None:
+            self.served.slow.commit(self.client.name, self.meta, laps.spent_s, self._waited_for, how)
+        self._waited_for = ''
 
     @property
     def phase_name(self) -> str:
@@ -116,7 +128,7 @@ class Transactor:
     def note_failure(self, error: Exception) -> None:
         """Count a conflict, which is ordinary (L4).  Other failures are logged with the vote's reply."""
         if isinstance(error, ConflictError):
-            self.served.stats.conflicts += 1
+            self.served.stats.count_conflict(error.class_name or 'unknown')
             oid = error.oid.hex() if isinstance(error.oid, bytes) else error.oid
             log.debug('%s: conflict at oid %s of class %s', self.client.name, oid, error.class_name)
 
@@ -176,12 +188,18 @@ class Transactor:
         self._check(transaction_id)
         self.client.note_outcome(transaction_id, None)  # until it is known
         laps = self._laps
-        since = laps.now() if laps is not None else 0.0
+        since = laps.finishing(self.phase.name) if laps is not None else 0.0
+        how = 'it is not known whether it was committed'
         try:
             tid = self.phase.finish()
+            how = 'committed'
         except NothingCommitted as error:
+            how = 'nothing was committed'
             self.client.note_nothing(transaction_id)
             raise error.cause from None
+        finally:
+            if laps is not None:
+                self._tell_if_slow(laps, how)
         if laps is not None:
             laps.finished(since)
         self.client.note_outcome(transaction_id, tid)
