@@ -62,9 +62,9 @@ def test_commit_that_waited_for_the_lock_names_who_held_it(desk, caplog):
     late.result(others[1])
     late.call('tpc_finish', 7)
     assert lines(caplog)[-1] == (
-        "slow commit: peer:1 (instance 1): user 'jane', '/site/edit': 3.000 s in storage 'main', most of it "
-        'for the commit lock, held by peer:1 (instance 2), and 1 more waited; committed (begun 0.000, waiting 3.000, '
-        'replaying 0.000, voted 0.000, finishing 0.000)')
+        "slow commit: peer:1 (instance 1): user 'jane', '/site/edit': 3.000 s in storage 'main', most of "
+        'it for the commit lock, held by peer:1 (instance 2), and 1 more waited; committed (begun 0.000, '
+        'waiting 3.000, replaying 0.000, voted 0.000, finishing 0.000)')
     assert 'most of it for the client, which had voted; it was not committed (begun' in lines(caplog)[0]
 
 
