@@ -101,6 +101,7 @@ def client():
 
     yield connect
     for storage in reversed(opened):
+        assert storage._manager.places.complaints() == []
         storage.close()
 
 

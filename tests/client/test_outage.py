@@ -29,7 +29,7 @@ def searching(loop, monkeypatch, *errors, **keywords):
     """A manager whose attempts all end at once in these errors, one for each address; its pauses."""
     addresses = [f'/nowhere/{number}' for number in range(len(errors))]
     fates = dict(zip(addresses, errors, strict=True))
-    monkeypatch.setattr(manager.Link, 'connect', lambda link: link.fail(fates[str(link.target)]))
+    monkeypatch.setattr(search.Attempt, 'connect', lambda attempt: attempt.fail(fates[str(attempt.target)]))
     found = manager.Manager(make_options(addresses, '1', None, '', None, keywords), loop, None, None, Owner())
     pauses = []
     call_later = loop.call_later
@@ -90,6 +90,19 @@ def test_a_storage_that_was_closed_says_nothing(loop, monkeypatch, caplog):
     go_on(loop, 200)
     assert not caplog.records
     assert not len(loop.timers)
+
+
+def test_the_log_tells_each_outage(new_server, client, monkeypatch):
+    """N18: also of a server that was in use."""
+    monkeypatch.setattr(outage, 'FIRST_S', 0.2)
+    server, said = new_server(), threading.Event()
+    storage = client(server.addr, wait_timeout=20)
+    monkeypatch.setattr(outage.log, 'warning', lambda text, *args: said.set())
+    server.close()
+    assert said.wait(20)
+    new_server(addr=server.addr)
+    assert storage._manager.link(20)
+    assert storage._manager._outage._timer is None
 
 
 def test_the_line_is_short_whatever_the_errors(loop, monkeypatch, caplog):

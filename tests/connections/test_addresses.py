@@ -14,7 +14,7 @@ from ZODB.MappingStorage import MappingStorage
 
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.connections.test_finding import Lasting, commit, free_port
-from zeo_clone.client import link, search
+from zeo_clone.client import attempt, search
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import AF_INET, Endpoint, Runtime
 
@@ -25,7 +25,7 @@ FOR_EVER_S = 1e6
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """No attempt is ever given up because of the time that it takes."""
-    monkeypatch.setattr(link, 'CONNECT_TIMEOUT_S', FOR_EVER_S)
+    monkeypatch.setattr(attempt, 'CONNECT_TIMEOUT_S', FOR_EVER_S)
 
 
 class Mute:
@@ -112,7 +112,7 @@ def tried(storage, *addresses):
     manager, wanted = storage._manager, {f'{host}:{port}' for host, port in addresses}
     while not wanted <= {str(one.target) for one in tuple(manager._search._trying)}:
         if storage._options.io_thread:
-            manager._wait(0.01)
+            manager.places.wait(0.01)
         else:
             manager._loop.turn(0.01)
 
@@ -214,7 +214,7 @@ def test_a_writable_server_is_found_again_beside_a_mute_one(new_server, client, 
     tried(storage, silent)
     new_server({'1': kept}, address)
     while storage.isReadOnly():
-        storage._manager._wait(0.01)
+        storage._manager.places.wait(0.01)
         storage.ping()
     commit(storage, OID)
 
@@ -284,7 +284,7 @@ def test_new_addr_at_each_step_of_a_connection(two, client, held, io_thread):
         seen = old.called(held)
         old.client.cut()
         while old.called(held) == seen:
-            storage._manager._loop.turn(0.01) if not io_thread else storage._manager._wait(0.01)
+            storage._manager._loop.turn(0.01) if not io_thread else storage._manager.places.wait(0.01)
     ends_at_the_new_one(storage, old, new)
 
 

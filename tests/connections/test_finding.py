@@ -69,9 +69,9 @@ def test_the_client_is_there_first(place, new_server, client):
     pings = []
     thread = threading.Thread(target=lambda: pings.append(storage.ping()))
     thread.start()
-    failed = storage._manager._errors
+    failed = storage._manager._search._errors
     while not failed:  # at least one attempt has failed
-        storage._manager._wait(0.1)
+        storage._manager.places.wait(0.1)
     new_server(addr=place.address, **place.server)
     thread.join(20)
     assert pings == [None]

@@ -62,7 +62,6 @@ class Begun:
     """After tpc_begin: writes are sent and remembered."""
 
     def __init__(self, link: Link, transaction: Any, number: int) -> None:
-        assert link.channel is not None
         self.link = link
         self.transaction = transaction
         self.number = number

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ZODB.utils import z64
@@ -23,6 +25,7 @@ from zeo_clone.client.manager import Manager, ManagerOwner
 from zeo_clone.client.options import Options
 from zeo_clone.client.world import Life, World
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
 
@@ -31,26 +34,34 @@ DISK_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, er
 
 
 class Engine:
-    """The parts of the storage `owner`.  ``home[0]`` is false in a process that was forked since."""
+    """The parts of the storage `owner`.  ``home[0]`` is false in a process that was forked since.
 
-    def __init__(self, options: Options, world: World, owner: ManagerOwner, cache: Any) -> None:
+    `new_cache` makes the cache; it is closed if the rest cannot be made.
+    """
+
+    def __init__(self, options: Options, world: World, owner: ManagerOwner,
+                 new_cache: Callable[[Options, Runtime], Any]) -> None:
         runtime = world.runtime
         self._options = options
         self._world = world
         self._owner = owner
-        self.cache = cache
-        self.identity = Identity(runtime)
-        self.committing = Committing(runtime, self.identity)
-        self.oids: list[bytes] = []  # which the server has given, and nobody has yet
-        self.oids_lock = runtime.lock()  # protects oids
-        self.info_lock = runtime.lock()  # protects what the storage knows of the served one
-        self.effects = Effects(cache, owner, runtime)
-        self.blobs = make_blobs(options, runtime)
-        self.life = Life(world, options.io_thread)
-        self.home = self.life.loop.home
-        self.near = self.home, cache, self.effects  # what a load from the cache needs, taken at once
-        self.manager = Manager(options, self.life.loop, self.effects, self.identity, owner)
-        self.loader = Loader(self.manager, cache, options.wait_timeout_s, runtime)
+        self.cache = cache = new_cache(options, runtime)
+        try:
+            self.identity = Identity(runtime)
+            self.committing = Committing(runtime, self.identity)
+            self.oids: list[bytes] = []  # which the server has given, and nobody has yet
+            self.oids_lock = runtime.lock()  # protects oids
+            self.info_lock = runtime.lock()  # protects what the storage knows of the served one
+            self.effects = Effects(cache, owner, runtime)
+            self.blobs = make_blobs(options, runtime)
+            self.life = Life(world, options.io_thread)
+            self.home = self.life.loop.home
+            self.near = self.home, cache, self.effects  # what a load from the cache needs, taken at once
+            self.manager = Manager(options, self.life.loop, self.effects, self.identity, owner)
+            self.loader = Loader(self.manager, cache, options.wait_timeout_s, runtime)
+        except BaseException:
+            cache.close()
+            raise
 
     def heir(self) -> Engine:
         """In a process that was forked: what takes its place.  What the parent uses is left alone.
@@ -59,18 +70,26 @@ class Engine:
         what happened since.  A transaction under way, and oids, are the parent's.  No lock of before is
         taken.
         """
-        tid, database = self.effects.last_tid, self.effects.database
         forsake = getattr(self.cache, 'forsake', None)
         if forsake is not None:
             forsake()
-        cache = temporary_cache(self._options, self._world.runtime)
-        if tid != z64:
-            cache.setLastTid(tid)
         if self.blobs is not None:
             self.blobs.directory.forsake()
-        heir = Engine(self._options, self._world, self._owner, cache)
-        heir.effects.db, heir.effects.database = self.effects.db, database
+        heir = Engine(self._options, self._world, self._owner, self._heirs_cache)
+        heir.effects.db, heir.effects.database = self.effects.db, self.effects.database
         return heir
+
+    def _heirs_cache(self, options: Options, runtime: Runtime) -> ClientCache:
+        cache = temporary_cache(options, runtime)
+        if self.effects.last_tid != z64:
+            cache.setLastTid(self.effects.last_tid)
+        return cache
+
+    def close(self, storage: object, name: str) -> None:
+        """Take every step of the end of `storage`, which was the only one to use it."""
+        blobs = [] if self.blobs is None else [self.blobs.close]
+        take_steps(f'the end of the storage {name}', self.manager.close, partial(self.life.end, storage),
+                   self.cache.close, *blobs)
 
 
 def make_cache(options: Options, runtime: Runtime) -> Any:

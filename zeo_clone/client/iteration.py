@@ -49,7 +49,6 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
 
     def _ask(self) -> Iterator[tuple[Any, ...]]:
         channel = self._link.channel
-        assert channel is not None
         rid = channel.call('iterator_record_start', (self._iid, self.tid))
         while (record := channel.call('iterator_record_next', (rid,))) is not None:
             yield record
@@ -59,7 +58,6 @@ class TransactionIterator:
     """Iterates over transactions from tid `start` to tid `stop`, both included."""
 
     def __init__(self, link: Link, start: bytes | None, stop: bytes | None) -> None:
-        assert link.channel is not None
         self._link = link
         self._channel = link.channel
         self._batches = 'iterator_batch' in link.info.get('extensions', ())

@@ -1,45 +1,31 @@
-"""A link: the client's side of one server, from the first packet to the last.
+"""A link: a server with which this client is registered, to the last packet.
 
-It connects, shakes hands and registers in the loop's thread, then stands as a candidate.  The one that the
-manager chooses verifies the cache and is ready for calls from any thread.  Notices of the server are
-applied in the reader's role; those that come before the cache is verified are kept.
+It is born with its channel, as a candidate.  The one that the manager chooses verifies the cache and is ready
+for calls from any thread.  Notices of the server are applied in the reader's role; those that come before the
+cache is verified are kept.
 """
 from __future__ import annotations
 
 import contextlib
 import enum
-import logging
-import os
 from collections import deque
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from ZODB.POSException import ReadOnlyError
-
+from zeo_clone.client.attempt import CONNECT_TIMEOUT_S, Registered
 from zeo_clone.client.downloads import NOTICES as BLOB_NOTICES
 from zeo_clone.client.downloads import Downloads
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.heartbeat import Heartbeat
 from zeo_clone.client.identity import Identity
-from zeo_clone.client.notices import check_info, check_invalidation, is_tid
+from zeo_clone.client.notices import check_info, check_invalidation
 from zeo_clone.client.options import Options
 from zeo_clone.client.verification import Verification
-from zeo_clone.Exceptions import ClientDisconnected, ProtocolError, UnrecognizedResult
+from zeo_clone.Exceptions import ClientDisconnected, ProtocolError
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.dispatcher import Dispatcher
-from zeo_clone.loop.poller import WRITE
-from zeo_clone.loop.runtime import IN_PROGRESS, Endpoint, Socket
-from zeo_clone.loop.tls import TLSTransport
-from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel.calls import PendingCall
-from zeo_clone.zrpc.channel.client import ClientChannel
-from zeo_clone.zrpc.connection import ClientCore
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
 
-log = logging.getLogger(__name__)
-
-#: A server that is not registered with after this time is given up, in seconds.
-CONNECT_TIMEOUT_S = 10.0
-#: ... and one that does not answer the verification of the cache, after this.
+#: A server that does not answer the verification of the cache is given up after this time, in seconds.
 VERIFY_TIMEOUT_S = 120.0
 #: Notices kept while the cache is verified, and oids in them; more, and the link is dropped and tried anew.
 MAX_KEPT = 100_000
@@ -49,8 +35,6 @@ MAX_KEPT_OIDS = 1_000_000
 class LinkState(enum.Enum):
     """How far a link has come."""
 
-    CONNECTING = enum.auto()
-    REGISTERING = enum.auto()
     CANDIDATE = enum.auto()
     VERIFYING = enum.auto()
     READY = enum.auto()
@@ -60,8 +44,6 @@ class LinkState(enum.Enum):
 _S = LinkState
 #: Where one may go from a state; everything else is an illegal move.
 TABLE = {
-    _S.CONNECTING: {_S.REGISTERING, _S.LOST},
-    _S.REGISTERING: {_S.CANDIDATE, _S.LOST},
     _S.CANDIDATE: {_S.VERIFYING, _S.LOST},
     _S.VERIFYING: {_S.READY, _S.LOST},
     _S.READY: {_S.LOST},
@@ -69,21 +51,8 @@ TABLE = {
 }
 
 
-class Target(NamedTuple):
-    """One place to try: where, and the host name that was given for it."""
-
-    endpoint: Endpoint
-    host: str | None
-
-    def __str__(self) -> str:
-        return str(self.endpoint)
-
-
 class LinkOwner(Protocol):
     """What a link tells its manager.  In the loop's thread or the reader's role."""
-
-    def link_candidate(self, link: Link) -> None:
-        """It has registered; `Link.verify` would make it ready."""
 
     def link_ready(self, link: Link) -> None:
         """The cache is verified; calls may be made."""
@@ -95,50 +64,29 @@ class LinkOwner(Protocol):
         """It has gone, and will never come back."""
 
 
-class _Connector(Dispatcher):
-    """Waits until a connect that is under way has come about."""
-
-    def __init__(self, loop: Loop, sock: Socket, link: Link) -> None:
-        super().__init__(loop, sock)
-        self._link = link
-
-    def handle_write(self) -> None:
-        # Hand the descriptor on without closing it.
-        self.closed = True
-        self.loop.unregister(self)
-        self._link.connected(self.socket)
-
-    def handle_read(self) -> None:
-        self.handle_write()  # only an error is "readable" before the connect has come about
-
-    def handle_close(self) -> None:
-        self.close()
-        self._link.fail(ClientDisconnected('the event loop ends'))
-
-
 class Link:
-    """One server's connection."""
+    """One server's connection.  Made in the reader's role, at the moment of the answer to ``register``."""
 
-    def __init__(self, loop: Loop, target: Target, options: Options, effects: Effects,
+    def __init__(self, loop: Loop, registered: Registered, options: Options, effects: Effects,
                  identity: Identity, owner: LinkOwner) -> None:
-        self.target = target
-        self.state = LinkState.CONNECTING
-        self.read_only = options.read_only
+        self.channel = registered.channel
+        self.target = registered.target
+        self.read_only = registered.read_only
+        self.state = LinkState.CANDIDATE
         self.info: dict[str, Any] = {}
-        self.server_tid = b''
-        self.channel: ClientChannel | None = None
+        self._server_tid = registered.tid
         self._loop = loop
         self._options = options
         self._effects = effects
         self._identity = identity
         self._owner = owner
-        self._connector: _Connector | None = None
         self.downloads = Downloads()
         self.forgotten: deque[int] = deque()  # iterators that the server may forget, too
-        self._kept: list[tuple[bytes, list[bytes]]] = []
-        self._kept_oids = 0
+        self._kept = registered.early  # invalidations until the cache is verified
+        self._kept_oids = sum(len(oids) for _, oids in self._kept)
         self._heartbeat: Heartbeat | None = None
-        self._deadline = loop.call_later(CONNECT_TIMEOUT_S, self._too_slow)
+        self._deadline = loop.call_later(CONNECT_TIMEOUT_S, self._too_slow)  # as a candidate
+        self.channel.entrust(self)
 
     def __repr__(self) -> str:
         return f'<Link {self.target} {self.state.name}>'
@@ -147,80 +95,6 @@ class Link:
         if state not in TABLE[self.state]:
             raise ProtocolError(f'{self!r} cannot become {state.name}')
         self.state = state
-
-    # ---- loop thread: connecting and registering ------------------------------------------------
-
-    def connect(self) -> None:
-        """Start; the owner will be told what comes of it."""
-        sock = None
-        try:
-            sock = self._loop.runtime.socket(self.target.endpoint.family)
-            error = sock.connect_ex(self.target.endpoint.sockaddr)
-        except OSError as failure:
-            error = failure.errno or 1
-        if sock is not None and not error:
-            self.connected(sock)
-        elif sock is not None and error in IN_PROGRESS:
-            self._connector = _Connector(self._loop, sock, self)
-            self._connector.open(WRITE)
-        else:
-            if sock is not None:
-                sock.close()
-            self.fail(_os_error(error))
-
-    def connected(self, sock: Socket) -> None:
-        """The connect has come about, well or not."""
-        self._connector = None
-        runtime = self._loop.runtime
-        error = runtime.connect_error(sock)
-        if error:
-            sock.close()
-            self.fail(_os_error(error))
-            return
-        options = self._options
-        try:
-            if options.ssl is None:
-                transport = Transport(sock, runtime)
-            else:
-                transport = TLSTransport(
-                    sock, runtime, options.ssl, server_side=False,
-                    server_hostname=options.ssl_server_hostname or self.target.host)
-        except (OSError, ValueError) as failure:
-            sock.close()
-            self.fail(failure)
-            return
-        # Without an I/O thread nobody turns the loop, and its timers, while a call waits.
-        silence_s = None if options.io_thread else options.heartbeat_s
-        self.channel = ClientChannel(self._loop, transport, ClientCore(), self, silence_s)
-        self.channel.start()
-
-    def handle_agreed(self, protocol: str) -> None:
-        """Of the channel: both speak `protocol`."""
-        self._move(LinkState.REGISTERING)
-        assert self.channel is not None
-        self.channel.send_async(self.channel.core.send_hello())
-        self._register()
-
-    def _register(self) -> None:
-        assert self.channel is not None
-        self.channel.call_async('register', (self._options.storage, self.read_only), self._registered)
-
-    def _registered(self, call: PendingCall) -> None:
-        if isinstance(call.error, ReadOnlyError) and self._options.read_only_fallback and not self.read_only:
-            self.read_only = True
-            self._register()
-            return
-        if call.error is not None:
-            self.fail(call.error)
-            return
-        if not is_tid(call.value):
-            self.fail(UnrecognizedResult('the server answered register with something that is no tid'))
-            return
-        assert self.channel is not None
-        self.channel.core.registered()
-        self.server_tid = call.value
-        self._move(LinkState.CANDIDATE)
-        self._owner.link_candidate(self)
 
     # ---- loop thread: the chosen one ------------------------------------------------------------
 
@@ -232,7 +106,6 @@ class Link:
             self.fail(error)
 
     def _verify(self) -> None:
-        assert self.channel is not None
         self._move(LinkState.VERIFYING)
         self._effects.reassure()
         self._deadline.cancel()
@@ -245,8 +118,7 @@ class Link:
             self.fail(call.error)
             return
         self.info = check_info(call.value)
-        assert self.channel is not None
-        Verification(self.channel, self._effects, self.server_tid, self.info,
+        Verification(self.channel, self._effects, self._server_tid, self.info,
                      self._options.drop_newer_cache, self._verified, self.fail).start()
 
     def _verified(self) -> None:
@@ -254,7 +126,6 @@ class Link:
         kept, self._kept, self._kept_oids = self._kept, [], 0
         for tid, oids in kept:
             self._effects.invalidate(tid, oids)
-        assert self.channel is not None
         self.channel.core.verified(self._frame_limit())
         if self._options.client_label is not None:
             self.channel.send_async(
@@ -287,6 +158,9 @@ class Link:
         return extension in self.info.get('extensions', ())
 
     # ---- reader's role --------------------------------------------------------------------------
+
+    def handle_agreed(self, protocol: str) -> None:
+        """Of the channel: that was before."""
 
     def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
         """Of the channel: the server calls one of a client's methods."""
@@ -321,28 +195,19 @@ class Link:
 
     def fail(self, error: BaseException) -> None:
         """Give the link up because of `error`."""
-        if not isinstance(error, Exception):
-            error = ClientDisconnected(repr(error))
-        connector, channel = self._connector, self.channel
-        if connector is not None:
-            connector.close()
-        if channel is not None:
-            channel.abort(error)
-        else:
-            self._lost(error)
+        self.channel.abort(error if isinstance(error, Exception) else ClientDisconnected(repr(error)))
 
     def forget_iterators(self) -> None:
         """Tell the server of iterators that nobody uses any more."""
         iids = [self.forgotten.popleft() for _ in range(len(self.forgotten))]
-        if iids and self.channel is not None:
+        if iids:
             with contextlib.suppress(ClientDisconnected):
                 self.channel.send('iterator_gc', (iids,))
 
     def wait_until_gone(self, timeout_s: float) -> None:
         """After `fail`: wait until nothing of it touches the cache any more."""
-        channel = self.channel
-        if channel is not None and not channel.is_applying():
-            channel.buried.wait(timeout_s)
+        if not self.channel.is_applying():
+            self.channel.buried.wait(timeout_s)
 
     def _lost(self, error: Exception) -> None:
         # Every step may be done again, if a signal's exception ends this.
@@ -356,17 +221,7 @@ class Link:
     @property
     def doing(self) -> str:
         """What is waited for, in words for a complaint."""
-        if self.state is not LinkState.CONNECTING:
-            return f'connected, but still {self.state.name.lower()}'
-        if self.channel is None:
-            return 'no answer to the attempt to connect'
-        if not self.channel.transport.established:
-            return 'connected, but the TLS handshake does not end; does a server with TLS listen there?'
-        return 'connected, but it says nothing; perhaps it expects TLS, or is no ZEO server'
+        return f'connected, but still {self.state.name.lower()}'
 
     def _too_slow(self) -> None:
         self.fail(TimeoutError(f'the server is too slow: {self.doing}'))
-
-
-def _os_error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))

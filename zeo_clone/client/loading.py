@@ -46,7 +46,6 @@ class Loader:
                 deadline = deadline or now + patience_s
                 link = self._manager.link(max(0.0, deadline - now))
             channel = link.channel
-            assert channel is not None
             try:
                 return call(channel, link)
             except ClientDisconnected:

@@ -76,13 +76,12 @@ class Inquiry:
             except CommitOutcomeUnknown:
                 raise doubt from lost
             except Exception as error:
-                if link.channel is None or link.channel.fate is None:
+                if link.channel.fate is None:
                     # It was not the connection.
                     log.warning('the outcome of a transaction could not be found out: %s', error)
                     raise doubt from lost
 
     def _ask(self, link: Link, doubt: CommitOutcomeUnknown) -> bytes:
-        assert link.channel is not None
         state, tid = UNKNOWN, None
         if link.offers('commit_outcome'):
             state, tid = check_outcome(link.channel.call('commit_outcome', (self._doubtful.number,)))
@@ -111,9 +110,9 @@ class Inquiry:
             if link.read_only:
                 return compare(channel)
             number = self._identity.next_number()
-            channel.send('tpc_begin', (number, b'', b'', {}, None, ' '))  # type: ignore[union-attr]
+            channel.send('tpc_begin', (number, b'', b'', {}, None, ' '))
             try:
-                channel.call('vote', (number,))  # type: ignore[union-attr]
+                channel.call('vote', (number,))
                 return compare(channel)  # now the old transaction is over, so or so
             finally:
                 self._end(channel, number)

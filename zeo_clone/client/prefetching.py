@@ -111,7 +111,6 @@ class Prefetcher:
     def prefetch(self, link: Link, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for what is not in the cache, without waiting for the answers."""
         channel = link.channel
-        assert channel is not None
         send = self._send_batch if link.offers('load_batch') else self._send_singles
         cached, pending = self.cache.loadBefore, self.pending
         oids = [oid if type(oid) is bytes and len(oid) == 8 else eight_bytes(oid)

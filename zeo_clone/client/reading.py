@@ -27,7 +27,6 @@ from zeo_clone.client.manager import Manager
 from zeo_clone.client.options import Options, client_addresses
 from zeo_clone.client.world import Life, World
 from zeo_clone.Exceptions import ClientDisconnected
-from zeo_clone.steps import take_steps
 
 #: What a client's storage provides if the served one does, by the names under which a server lists it.
 OPTIONAL_INTERFACES = {
@@ -48,12 +47,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         self._info: dict[str, Any] = {}
         self._closed = False
         world.notice_fork()  # others may not have been used here yet
-        cache = make_cache(options, world.runtime)
-        try:
-            self._engine = Engine(options, world, self, cache)
-        except BaseException:
-            cache.close()
-            raise
+        self._engine = Engine(options, world, self, make_cache)
         try:
             if self._blobs is not None:
                 zope.interface.alsoProvides(self, interfaces.IBlobStorage)
@@ -198,9 +192,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         if self._closed:
             return
         self._closed = True
-        blobs = [] if self._blobs is None else [self._blobs.close]
-        take_steps(f'the end of the storage {self.__name__}', self._manager.close,
-                   partial(self._life.end, self), self._cache.close, *blobs)
+        self._own().close(self, self.__name__)
 
     # ---- of the manager -----------------------------------------------------------------------------
 

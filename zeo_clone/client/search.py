@@ -1,4 +1,6 @@
-"""The search: attempts at all addresses, until the manager has what it wants.  Loop thread.
+"""The search: attempts at all addresses, for whatever the manager wishes.  Loop thread.
+
+It is told what to look for, and gives out one candidate after the other; it asks nothing back.
 
 It goes in rounds: each tries all places where no attempt is under way.  The next round is planned as soon as
 one attempt has come to nothing, so that a place that says nothing, or a name that nobody can look up, delays
@@ -8,12 +10,14 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from zeo_clone.addresses import Address, format_address
-from zeo_clone.client.link import Link, Target
+from zeo_clone.client.attempt import Attempt, Registered, Target
+from zeo_clone.client.link import Link
 from zeo_clone.client.options import Options
+from zeo_clone.client.outage import is_definite
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import AF_UNIX, Endpoint
@@ -39,56 +43,103 @@ class Wish(enum.Enum):
     WRITABLE = enum.auto()  # instead of a read-only server, which is in use
 
 
-class SearchOwner(Protocol):
-    """What a search asks and tells its manager."""
-
-    addresses: tuple[Address, ...]
-
-    @property
-    def wants(self) -> Wish:
-        """What is looked for just now?"""
-
-    @property
-    def refused(self) -> bool:
-        """Do all servers refuse for a reason that will not go away by itself?"""
-
-    def make_link(self, target: Target) -> Link:
-        """An attempt; what it finds out it tells the manager."""
-
-    def choose(self, link: Link) -> None:
-        """The best server that has been found."""
-
-    def note_error(self, place: str, error: Exception) -> None:
-        """Nothing can be tried at `place`."""
-
-
 class Search:
-    """The attempts of one manager."""
+    """The attempts of one manager.
 
-    def __init__(self, options: Options, loop: Loop, owner: SearchOwner) -> None:
+    `make_link` makes a link of what an attempt has come to, `found` gets the best that there is.
+    """
+
+    def __init__(self, options: Options, loop: Loop, make_link: Callable[[Registered], Link],
+                 found: Callable[[Link], None]) -> None:
         self._options = options
         self._loop = loop
-        self._owner = owner
-        self._trying: dict[Link, None] = {}
+        self._make_link = make_link
+        self._found = found
+        self._wish = Wish.NONE
+        self._addresses: tuple[Address, ...] = ()
+        self._errors: dict[str, Exception] = {}  # the last ones by place; single operations on it are atomic
+        self._trying: dict[Attempt, None] = {}
         self._fallbacks: list[Link] = []  # registered, and read-only
         self._resolving: dict[Address, object] = {}  # names that are being looked up: a mark of this search
         self._next: Timer | None = None  # the next round
         self._patience: Timer | None = None  # for what may be better than the fallbacks
         self._failures = 0  # rounds in which nothing was found
 
-    def under_way(self) -> Iterator[tuple[str, str]]:
-        """Any thread: places, and what is waited for there."""
-        for link in tuple(self._trying):  # the copies are atomic
-            yield str(link.target), link.doing
+    # ---- any thread -----------------------------------------------------------------------------
+
+    def note_error(self, place: str, error: Exception) -> None:
+        """What comes, or came, of `place`."""
+        self._errors[place] = error
+
+    def news(self) -> dict[str, str]:
+        """Of each place the last error, in words, or what is waited for."""
+        told = {place: describe(error) for place, error in dict(self._errors).items()}
+        for place, doing in self._under_way():
+            told.setdefault(place, doing)
+        return told
+
+    def _under_way(self) -> Iterator[tuple[str, str]]:
+        for attempt in tuple(self._trying):  # the copies are atomic
+            yield str(attempt.target), attempt.doing
         for address in tuple(self._resolving):
             yield format_address(address), 'its name is being looked up'
+
+    # ---- loop thread: of the manager ------------------------------------------------------------
+
+    def look_at(self, addresses: tuple[Address, ...]) -> None:
+        """These are the places from now on; what was heard of others does not count."""
+        self._addresses = addresses
+        self._errors.clear()
+
+    def begin(self) -> None:
+        """Look for any server, now."""
+        self._wish = Wish.ANY
+        self.go_on()
+
+    def resume(self) -> None:
+        """The server in use, or to be used, has gone."""
+        self._wish = Wish.ANY
+        if self._next is not None:
+            self._next.cancel()  # it was to find a better one, in a while
+            self._next = None
+        self._look_around()
+
+    def satisfied(self, link: Link) -> None:
+        """`link` is used.  Pauses are short again; if it is read-only, a better one may be looked for."""
+        self._errors.clear()
+        self._failures = 0
+        if link.read_only and not self._options.read_only:
+            self._wish = Wish.WRITABLE
+            self._plan()
+
+    def lost(self, link: Link) -> None:
+        """`link`, which has gone, was perhaps a fallback."""
+        if link in self._fallbacks:
+            self._fallbacks.remove(link)
+            self._look_around()
+
+    def stop(self) -> None:
+        """Look for nothing, give up all attempts."""
+        self._wish = Wish.NONE
+        for timer in self._next, self._patience:
+            if timer is not None:
+                timer.cancel()
+        self._next = self._patience = None
+        self._resolving.clear()
+        trying, self._trying = self._trying, {}
+        fallbacks, self._fallbacks = self._fallbacks, []
+        given_up: list[Attempt | Link] = [*trying, *fallbacks]
+        for one in given_up:
+            one.fail(ClientDisconnected('another server is used'))
+
+    # ---- rounds ---------------------------------------------------------------------------------
 
     def go_on(self) -> None:
         """A round: try all places where no attempt is under way."""
         self._next = None
-        if self._owner.wants is Wish.NONE:
+        if self._wish is Wish.NONE:
             return
-        for address in self._owner.addresses:
+        for address in self._addresses:
             if isinstance(address, str):
                 self._try(Target(Endpoint(AF_UNIX or 0, address), None))
                 continue
@@ -100,57 +151,10 @@ class Search:
         if not (self._resolving or self._trying):
             self._look_around()
 
-    def begin_anew(self) -> None:
-        """A server has been found: from now on pauses are short again; perhaps a better one is looked for."""
-        self._failures = 0
-        self._plan()
-
-    def registered(self, link: Link) -> None:
-        """`link` has come as far as being of use."""
-        if link not in self._trying:
-            link.fail(ClientDisconnected('another server is used'))
-            return
-        del self._trying[link]
-        if not link.read_only or self._options.read_only:
-            self._owner.choose(link)
-            return
-        if self._owner.wants is Wish.ANY:
-            self._fallbacks.append(link)
-        else:
-            link.fail(ClientDisconnected('another server is used'))  # it is no better than that
-        self._look_around()
-
-    def lost(self, link: Link, used: bool) -> None:
-        """`link` has gone: an attempt, one that was given up, or that which was `used`."""
-        if used and self._next is not None:
-            self._next.cancel()  # it was to find a better one, in a while
-            self._next = None
-        if link in self._trying:
-            del self._trying[link]
-        elif link in self._fallbacks:
-            self._fallbacks.remove(link)
-        elif not used:
-            return
-        self._look_around()
-
-    def stop(self) -> None:
-        """Give up all attempts.  The next round begins a search from the start."""
-        for timer in self._next, self._patience:
-            if timer is not None:
-                timer.cancel()
-        self._next = self._patience = None
-        self._resolving.clear()
-        trying, self._trying = self._trying, {}
-        fallbacks, self._fallbacks = self._fallbacks, []
-        for link in (*trying, *fallbacks):
-            link.fail(ClientDisconnected('another server is used'))
-
-    # ---- attempts -------------------------------------------------------------------------------
-
     def _look_up(self, address: tuple[str | None, int]) -> None:
         mark = self._resolving[address] = object()
         resolve = functools.partial(self._resolve, address, mark)
-        if self._options.io_thread or len(self._owner.addresses) > 1:
+        if self._options.io_thread or len(self._addresses) > 1:
             # A name server may take its time; other storages and addresses are served meanwhile.
             self._loop.runtime.start_thread(resolve, 'zeo_clone name resolution')
         else:
@@ -169,18 +173,46 @@ class Search:
             return  # it is not wanted any more (N16)
         del self._resolving[address]
         if isinstance(found, Exception):
-            self._owner.note_error(format_address(address), found)
+            self.note_error(format_address(address), found)
             found = []
         for endpoint in found:
             self._try(Target(endpoint, address[0]))
         if not found:
             self._look_around()
 
+    # ---- attempts -------------------------------------------------------------------------------
+
     def _try(self, target: Target) -> None:
-        if all(link.target != target for link in (*self._trying, *self._fallbacks)):
-            link = self._owner.make_link(target)
-            self._trying[link] = None
-            link.connect()
+        busy: list[Attempt | Link] = [*self._trying, *self._fallbacks]
+        if all(one.target != target for one in busy):
+            attempt = Attempt(self._loop, target, self._options, self)
+            self._trying[attempt] = None
+            attempt.connect()
+
+    def attempt_registered(self, attempt: Attempt, registered: Registered) -> None:
+        """Of an attempt: it has come about."""
+        wanted = attempt in self._trying
+        self._trying.pop(attempt, None)
+        link = self._make_link(registered)
+        if wanted and (not link.read_only or self._options.read_only):
+            self._found(link)
+        elif wanted and self._wish is Wish.ANY:
+            self._fallbacks.append(link)
+            self._look_around()
+        else:
+            link.fail(ClientDisconnected('another server is used'))  # this one is no better
+            if wanted:
+                self._look_around()
+
+    def attempt_failed(self, attempt: Attempt, error: Exception) -> None:
+        """Of an attempt: it has come to nothing."""
+        self.note_error(str(attempt.target), error)
+        self._loop.door(functools.partial(self._given_up, attempt))
+
+    def _given_up(self, attempt: Attempt) -> None:
+        if attempt in self._trying:
+            del self._trying[attempt]
+            self._look_around()
 
     # ---- what then ------------------------------------------------------------------------------
 
@@ -197,19 +229,28 @@ class Search:
     def _settle_for_less(self) -> None:
         self._patience = None
         if self._fallbacks:
-            self._owner.choose(self._fallbacks.pop(0))
+            self._found(self._fallbacks.pop(0))
 
     def _plan(self) -> None:
         """Plan the next round, if there is to be one."""
-        wish = self._owner.wants
-        if self._next is not None or wish is Wish.NONE:
+        if self._next is not None or self._wish is Wish.NONE:
             return
         pause = UPGRADE_PAUSE_S
-        if wish is Wish.ANY:
+        if self._wish is Wish.ANY:
             longest = self._options.max_poll_s
-            if self._owner.refused:
+            if self._is_refused():
                 longest = max(longest, REFUSED_PAUSE_S)
             pause = min(longest, FIRST_PAUSE_S * 2 ** min(self._failures, 16))
             pause *= 0.8 + 0.4 * self._loop.runtime.random()
             self._failures += 1
         self._next = self._loop.call_later(pause, self.go_on)
+
+    def _is_refused(self) -> bool:
+        """Do all servers refuse for a reason that will not go away by itself?"""
+        errors = list(self._errors.values())
+        return bool(errors) and all(map(is_definite, errors))
+
+
+def describe(error: Exception) -> str:
+    """An error in a line of the log or of a complaint."""
+    return f'{type(error).__name__}: {str(error)[:500]}'

@@ -85,7 +85,6 @@ class ClientStorage(StorageReader):
                 return engine.oids.pop()
         link = engine.loader.link()
         self._writable()
-        assert link.channel is not None
         oids = check_oids(link.channel.call('new_oids', (OIDS_AT_ONCE,)))[:OIDS_AT_ONCE]
         if not oids:
             raise UnrecognizedResult('the server answered new_oids with an empty list')
@@ -213,7 +212,6 @@ class ClientStorage(StorageReader):
         elif hasattr(t, 'timeTime'):  # a TimeStamp, which is a class in Python and a function in C
             t = t.timeTime()
         link = self._loader.link()
-        assert link.channel is not None
         link.channel.call('pack', (t - days * 86400, wait))
 
     def cleanup(self) -> None:

@@ -220,6 +220,10 @@ class ClientChannel(Dispatcher):
         wakeup.acquire()
         return PendingCall(wakeup, on_reply)
 
+    def entrust(self, handler: ClientHandler) -> None:
+        """Reader's role: from the next message on tell `handler`."""
+        self._handler = handler
+
     # ---- of the sender ------------------------------------------------------------------------
 
     def wait_for_room(self) -> None:
