@@ -114,6 +114,7 @@ class ServedStorage:
         self._resetting = False  # set in any thread: the storage has lost track of changes
         recent = self._past(history_size)
         self._history = History(history_size, past.last_transaction(storage, recent), recent)
+        self._unfinished = past.unfinished(storage, self._history.last_tid)
         for complaint in numbers.complaints(storage, self._history.last_tid, loop.runtime.time()):
             log.critical('storage %r: %s', name, complaint)
         self.extension_methods = tuple(getattr(storage, 'getExtensionMethods', dict)())
@@ -368,7 +369,8 @@ class ServedStorage:
         self.abort(commit)
         self._recover(commit)
         take_steps(f'after a failure of storage {self.name!r}', self._drain)
-        return failure.outcome(self.storage, self._history.last_tid, commit.expected, error, self._shared)
+        return failure.outcome(self.storage, self._history.last_tid, self._unfinished, commit.expected, error,
+                               self._shared)
 
     def _recover(self, commit: StorageCommit) -> None:
         """The storage has failed in `commit`: if it holds its own lock still, have it let go.

@@ -3,19 +3,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
+from functools import partial
 
 import pytest
+from persistent.TimeStamp import TimeStamp
 from transaction.interfaces import TransientError
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IMultiCommitStorage, IMVCCStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, POSError, StorageError
+from ZODB.tests.hexstorage import HexStorage
 from ZODB.utils import maxtid, p64, z64
 from zope.interface import alsoProvides
 
-from tests.server.desk import Desk
+from tests.server.desk import ClockRuntime, Desk
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 OIDS = [p64(number) for number in range(1, 5)]
@@ -200,6 +204,123 @@ def test_what_could_not_be_finished_was_not_committed(before):
     with pytest.raises(POSError):
         client.call('tpc_finish', 7)
     assert client.call('commit_outcome', 7) == ('not committed', None)
+
+
+class Breaking:
+    """In the place of an open file and of ``fsync``: call number ``at`` raises, `late`: after its work."""
+
+    def __init__(self, file, at, late):
+        self.file, self.at, self.late = file, at, late
+        self.calls = 0
+
+    def count(self, call, *args):
+        self.calls += 1
+        fails = self.calls == self.at
+        if fails and not self.late:
+            raise DISK
+        result = call(*args)
+        if fails:
+            raise DISK
+        return result
+
+    def __getattr__(self, name):
+        value = getattr(self.file, name)
+        return partial(self.count, value) if callable(value) else value
+
+    def fsync(self, descriptor):
+        self.count(os.fsync, descriptor)
+
+
+def break_file(storage, monkeypatch, at, late):
+    """From now on the file of `storage` is a broken one."""
+    storage._file = broken = Breaking(storage._file, at, late)
+    monkeypatch.setattr(sys.modules[FileStorage.__module__], 'fsync', broken.fsync)
+    return broken
+
+
+def finish_on_a_broken_file(path, monkeypatch, wrap, at, late):
+    """A commit over a file whose call number `at` in ``tpc_finish`` fails: the type of what the client is
+    told, and how many calls there were."""
+    with contextlib.closing(FileStorage(path)) as storage:
+        desk = Desk({'1': wrap(storage)})
+        client, other = desk.connect(), desk.connect()
+        client.call('identify', TOKEN, 0)
+        first = client.commit(OIDS[1])
+        other.take_notices()
+        vote(client)
+        expected, file = storage._tid, storage._file
+        broken = break_file(storage, monkeypatch, at, late)
+        try:
+            told = client.call('tpc_finish', 7)
+        except Exception as error:
+            told = error
+        monkeypatch.undo()
+        storage._file = file
+        outcome, seen = client.call('commit_outcome', 7), invalidations(other)
+        last = other.call('lastTransaction')
+        desk.close()
+    with contextlib.closing(FileStorage(path, read_only=True)) as storage:
+        there = [transaction.tid for transaction in storage.iterator()]
+    assert there in ([first], [first, expected])
+    if told == expected:
+        assert (outcome, seen, last) == (('committed', expected), [(expected, [OIDS[0]])], expected)
+        assert there == [first, expected]
+    elif type(told) is CommitOutcomeUnknown:
+        assert (outcome, seen, last) == (('unknown', None), [], first)
+    else:
+        assert type(told) is OSError
+        assert (outcome, seen, last) == (('not committed', None), [], first)
+        assert there == [first]
+    return type(told), broken.calls
+
+
+@pytest.mark.parametrize('wrap', [lambda storage: storage, HexStorage], ids=['plain', 'wrapped'])
+@pytest.mark.parametrize('late', [False, True], ids=['before', 'after'])
+def test_whichever_call_of_the_file_fails_all_are_told_the_same(tmp_path, monkeypatch, wrap, late):
+    """C24: each one in ``tpc_finish``; the client, the others, and whoever opens the file next."""
+    at, kinds = 0, set()
+    while True:
+        at += 1
+        kind, calls = finish_on_a_broken_file(str(tmp_path / f'{at}.fs'), monkeypatch, wrap, at, late)
+        kinds.add(kind)
+        if calls < at:
+            break
+    assert at > 4
+    assert kinds >= {bytes, CommitOutcomeUnknown}
+
+
+@pytest.mark.parametrize('chosen', [False, True], ids=['of the clock', 'of the killed one'])
+def test_the_tid_of_a_commit_that_was_killed_is_no_outcome(tmp_path, chosen):
+    """C24, C22: a FileStorage calls it the last one, until it is opened once more.  Neither where the tid
+    that a transaction will get is not known, nor where it is that very one, as when a copy goes on."""
+    path = tmp_path / 'Data.fs'
+    with contextlib.closing(FileStorage(str(path))) as storage:
+        client = Desk({'1': storage}).connect()
+        first = client.commit(OIDS[1])
+        vote(client)
+        killed, tid = path.read_bytes(), storage._tid
+        client.call('tpc_abort', 7)
+    path.write_bytes(killed)
+    with contextlib.closing(FileStorage(str(path))) as storage:
+        assert storage.lastTransaction() == tid > first
+        wrapped, runtime = HexStorage(storage), ClockRuntime()
+        runtime.now = TimeStamp(tid).timeTime()
+        client = Desk({'1': wrapped}, runtime=runtime).connect()
+        client.call('identify', TOKEN, 0)
+        if chosen:
+            client.oneway('tpc_begin', 7, b'', b'', b'', tid, ' ')
+            client.store(OIDS[0])
+            client.call('vote', 7)
+        else:
+            vote(client)
+
+        def fails(transaction):
+            raise DISK
+        wrapped.tpc_finish = fails
+        with pytest.raises(OSError, match='the disk does not answer'):
+            client.call('tpc_finish', 7)
+        assert client.call('commit_outcome', 7) == ('not committed', None)
+        assert client.call('lastTransaction') == first
 
 
 # ---- the storage's own lock -------------------------------------------------------------------------

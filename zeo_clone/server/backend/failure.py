@@ -6,6 +6,7 @@ two exceptions.  It knows nobody who commits.  Loop thread only.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -15,6 +16,7 @@ from ZODB.utils import p64, u64, z64
 
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.server.backend.iterators import end
+from zeo_clone.server.backend.past import file_of
 from zeo_clone.server.commits.phases import NothingCommitted
 
 log = logging.getLogger(__name__)
@@ -40,11 +42,12 @@ def is_packing(storage: Any) -> bool:
 
 # ---- the transaction ----------------------------------------------------------------------------
 
-def outcome(storage: Any, known: bytes, expected: bytes | None, error: Exception, shared: bool) -> bytes:
+def outcome(storage: Any, known: bytes, unfinished: bytes | None, expected: bytes | None, error: Exception,
+            shared: bool) -> bytes:
     """``tpc_finish`` raised `error` after the transaction `known`: the tid if it has committed all the same.
 
-    `expected`: the tid that it was to get, if that is known; `shared`: others write to the storage.  Raises
-    `NothingCommitted` if that is proven, else `CommitOutcomeUnknown`.
+    `unfinished`: as `past.unfinished`; `expected`: the tid that it was to get, if that is known; `shared`:
+    others write to the storage.  Raises `NothingCommitted` if that is proven, else `CommitOutcomeUnknown`.
     """
     if isinstance(error, CommitOutcomeUnknown):
         raise error
@@ -53,7 +56,7 @@ def outcome(storage: Any, known: bytes, expected: bytes | None, error: Exception
     # Where others write too, the last transaction need not be ours, and what is seen of it may be late.
     shared = shared or IMVCCStorage.providedBy(storage) or IMultiCommitStorage.providedBy(storage)
     try:
-        last, later = _last(storage, known)
+        last, later = _last(storage, known, unfinished)
     except Exception:
         log.exception('it cannot be told what became of a transaction')
         last, later = z64, True
@@ -67,11 +70,16 @@ def outcome(storage: Any, known: bytes, expected: bytes | None, error: Exception
     raise NothingCommitted(error)
 
 
-def _last(storage: Any, known: bytes) -> tuple[bytes, bool]:
+def _last(storage: Any, known: bytes, unfinished: bytes | None) -> tuple[bytes, bool]:
     """The storage's last tid, and whether it has a transaction after `known`, for which it is read."""
     last = storage.lastTransaction() or z64
+    if last == unfinished:
+        last = known
     if last > known or not hasattr(storage, 'iterator'):
         return last, last > known
+    if file_of(storage) is not None:
+        with contextlib.suppress(Exception):  # closed: then this has been done
+            storage.lastInvalidations(0)  # writes what the open file still holds back
     transactions = storage.iterator(p64(u64(known) + 1))
     try:
         return last, next(iter(transactions), None) is not None

@@ -48,6 +48,12 @@ def last_transaction(storage: Any, recent: list[tuple[bytes, list[bytes]]]) -> b
     return max((tid for tid, _ in recent), default=z64)
 
 
+def unfinished(storage: Any, last: bytes) -> bytes | None:
+    """That tid, if there is one, of a storage just opened whose last transaction is `last`."""
+    called: bytes = storage.lastTransaction() or z64
+    return called if file_of(storage) is not None and called > last else None
+
+
 def identity(storage: Any, runtime: Runtime) -> str | None:
     """The identity of the database in `storage`, made if it has none yet; None if there can be none."""
     path = file_of(storage)
