@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).parent.parent
 project = 'zeo_clone'
 author = 'The zeo_clone authors'
 copyright = f'2026, {author}'
-version = release = re.search(r"^__version__ = '(.+)'$", (CHECKOUT / 'zeo_clone' / '__init__.py').read_text(),
+version = release = re.search(r"^__version__ = '(.+)'$", (CHECKOUT / 'zeo_clone' / 'version.py').read_text(),
                               re.MULTILINE)[1]
 
 extensions = ['myst_parser']
@@ -32,7 +32,7 @@ html_show_sourcelink = False
 MENU = {
     'First steps': ['docs/getting-started', 'docs/tutorial', 'examples/README', 'docs/learning'],
     'Applications': ['docs/client', 'docs/cache', 'docs/blobs', 'docs/conflicts', 'docs/embedded'],
-    'Recipes': ['docs/recipes'],
+    'Recipes': ['docs/zope', 'docs/pyramid', 'docs/processes', 'docs/moving'],
     'Servers': ['docs/server', 'docs/operations', 'docs/tls', 'docs/troubleshooting', 'docs/performance'],
     'Exactly': ['docs/guarantees', 'docs/protocol', 'docs/reference', 'docs/support', 'SECURITY', 'CHANGES'],
 }

@@ -4,10 +4,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
-import shutil
 import sys
-import sysconfig
-import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 
 import zeo_clone
 from tests.support.certificates import make_certificates
+from tests.support.distribution import build_wheel, make_environment
 from tests.support.runzeo_process import Runzeo
 from tests.support.tool_process import call, run_tool
 from zeo_clone.addresses import format_address
@@ -31,21 +29,9 @@ DISTRIBUTIONS = {'zc': 'zc.lockfile', 'zope': 'zope.interface'}
 OPTIONAL = {'matplotlib', 'prometheus_client'}
 
 
-def pip(*arguments):
-    """Run pip, which must neither look for packages nor install any but those named."""
-    call(sys.executable, '-m', 'pip', *arguments, '--quiet', '--no-deps', '--no-index')
-
-
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy of what belongs to it."""
-    source = tmp_path_factory.mktemp('source')
-    shutil.copytree(PACKAGE, source / 'zeo_clone', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(CHECKOUT / name, source)
-    pip('wheel', '--no-build-isolation', '--wheel-dir', source / 'dist', source)
-    built, = (source / 'dist').glob('*.whl')
-    return built
+    return build_wheel(tmp_path_factory.mktemp('wheel'))
 
 
 @pytest.fixture(scope='session')
@@ -54,13 +40,7 @@ def environment(wheel, tmp_path_factory):
 
     The requirements are borrowed from our own environment, in which editable installations do not count.
     """
-    directory = tmp_path_factory.mktemp('environment')
-    venv.create(directory, symlinks=True)
-    python = directory / 'bin' / 'python'
-    pip('--python', python, 'install', wheel)
-    packages = Path(call(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
-    (packages / 'borrowed.pth').write_text(sysconfig.get_path('purelib') + '\n')
-    return directory / 'bin'
+    return make_environment(tmp_path_factory.mktemp('environment'), wheel, sys.executable)
 
 
 def metadata(wheel):

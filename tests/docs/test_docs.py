@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import zeo_clone
-from tests.docs.pages import CHECKOUT, DOCS, Reader, blocks
+from tests.docs.pages import CHECKOUT, DOCS, RECIPES, Reader, blocks
 from zeo_clone.addresses import parse_address
 from zeo_clone.thresholds import (
     DISK_FULL,
@@ -35,7 +35,7 @@ TEXTS = [*sorted(DOCS.glob('*.md')), *(CHECKOUT / name for name in (
     'README.md', 'CHANGES.md', 'SECURITY.md', 'examples/README.md'))]
 KINDS = ['What you must do', 'Added', 'Changed', 'Fixed']
 #: Pages whose blocks are all followed, one after the other.
-FOLLOWED = [page for page in PAGES if page != 'client.md' and blocks(page)]
+FOLLOWED = [page for page in PAGES if page not in {'client.md', *RECIPES} and blocks(page)]
 #: Blocks that are for other machines, or not for any; tests of their own look at them.
 ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml', 'text'}
 #: Commands that are not ours, which pages need.

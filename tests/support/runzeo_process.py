@@ -32,7 +32,7 @@ class Runzeo:
     `command` is what to run, `cwd` where; `environment` adds to our own.
     """
 
-    def __init__(self, *arguments, command=MODULE, cwd=None, path=None, **environment):
+    def __init__(self, *arguments, command=MODULE, cwd=None, path=None, limit_s=LIMIT_S, **environment):
         self.storages = {}  # {name: what getName() said}, in the order served
         self.address = None
         self._lines = []
@@ -40,7 +40,7 @@ class Runzeo:
             [*command, *map(str, arguments)], cwd=cwd, text=True,
             env={**child_environment(path or package_path()), **environment},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self._limit = threading.Timer(LIMIT_S, self._process.kill)
+        self._limit = threading.Timer(limit_s, self._process.kill)
         self._limit.daemon = True
         self._limit.start()
 

@@ -1,0 +1,30 @@
+"""Each recipe works as it stands on its page."""
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.docs.pages import DOCS, RECIPES, blocks
+
+#: What the last lines of output are.
+OUTPUT = {
+    'moving.md': '',
+    'processes.md': '4950\n10\nvisit 1\n',
+    'pyramid.md': '{"visits": 1}{"visits": 2}',
+    'zope.md': 'News of the day',
+}
+
+
+def test_there_is_a_test_for_each_recipe():
+    assert set(OUTPUT) == RECIPES
+
+
+@pytest.mark.parametrize('page', sorted(RECIPES))
+def test_recipe_works(page, reader):
+    """T1"""
+    if shutil.which('curl') is None and 'curl' in (DOCS / page).read_text(encoding='utf-8'):
+        pytest.skip('there is no curl')
+    followed = reader.follow(page)
+    assert followed == sum(block.words != ('install',) for block in blocks(page))
+    assert reader.output.endswith(OUTPUT[page])
