@@ -94,7 +94,7 @@ def _commit_lock(name: str, values: Values) -> Iterator[Trouble]:
 def _stalled(name: str, values: Values) -> Iterator[Trouble]:
     stalled = [client for client in values.get('clients') or () if client.get('stalled', 0) >= STALLED_S]
     if stalled:
-        names = ', '.join(_name(client) for client in stalled[:MAX_NAMED])
+        names = ', '.join(name_of(client) for client in stalled[:MAX_NAMED])
         more = f' and {len(stalled) - MAX_NAMED} more' if len(stalled) > MAX_NAMED else ''
         queued = format_bytes(sum(client.get('queued', 0) for client in stalled))
         yield Trouble(False, 'stalled', name, f'{names}{more}: {queued} wait, and nothing has been read for '
@@ -102,7 +102,8 @@ def _stalled(name: str, values: Values) -> Iterator[Trouble]:
                       'that process hangs, or its network does: look at it, or disconnect it')
 
 
-def _name(client: Values) -> str:
+def name_of(client: Values) -> str:
+    """A client's address, with its label."""
     address, label = client.get('address', ''), client.get('label')
     return f'{address} ({label})' if label else str(address)
 

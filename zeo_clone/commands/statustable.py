@@ -7,6 +7,7 @@ terminal.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from zeo_clone import troubles
@@ -43,8 +44,6 @@ class Sample(NamedTuple):
 def table(title: str, now: Sample, before: Sample | None) -> list[str]:
     """The whole report: trouble first, in `Loud` lines, then the storages that have some, then the others."""
     found = troubles.find(now.status)
-    loud = [Loud(clean(f'{"ALARM" if trouble.bad else "warning"}: {trouble}'), trouble.bad)
-            for trouble in found]
     in_trouble = {trouble.storage for trouble in found}
     idle = [name for name, values in now.status.items() if name not in in_trouble and _is_idle(values)]
     folded = sorted(idle) if len(idle) < len(now.status) else []
@@ -58,7 +57,22 @@ def table(title: str, now: Sample, before: Sample | None) -> list[str]:
     if folded:
         lines += ['', f'empty, without clients: {", ".join(folded)}']
     lines += _server(next(iter(now.status.values()), {}))
-    return [clean(title), *loud, *(line if isinstance(line, Loud) else clean(line) for line in lines)]
+    cleaned = [line if isinstance(line, Loud) else clean(line) for line in lines]
+    return [clean(title), *loud_lines(now.status), *cleaned]
+
+
+def loud_lines(status: Status) -> list[Loud]:
+    """What is wrong, a line each."""
+    return [Loud(clean(f'{"ALARM" if trouble.bad else "warning"}: {trouble}'), trouble.bad)
+            for trouble in troubles.find(status)]
+
+
+def in_columns(headings: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> list[str]:
+    """The lines of a table; ``<`` or ``>`` in `sides`: to which side of a column its cells go."""
+    table = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [('    ' + '  '.join(f'{cell:{side}{width}}' for cell, side, width in
+                                zip(row, sides, widths, strict=True))).rstrip() for row in table]
 
 
 def _is_idle(values: dict[str, Any]) -> bool:
@@ -164,13 +178,7 @@ def _clients(values: dict[str, Any]) -> list[str]:
     described, count = values.get('clients') or [], values.get('connections', 0)
     if not described:
         return [f'  clients: {count}']
-    rows = [HEADINGS, *(_client(client) for client in described)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = [f'  clients: {count}']
-    for row in rows:
-        cells = [cell.ljust(width) if column < 2 or column == 6 else cell.rjust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        lines.append(('    ' + '  '.join(cells)).rstrip())
+    lines = [f'  clients: {count}', *in_columns(HEADINGS, map(_client, described), '<<>>>><')]
     if count > len(described):
         lines.append(f'    and {count - len(described)} more')
     return lines
