@@ -93,8 +93,8 @@ def test_each_finding_is_a_line_with_what_to_do_and_the_exit_code_is_4(server, s
     code, out, _ = see(format_address(server.addr))
     assert code == 4
     assert out.splitlines()[0] == (
-        'ALARM: storage 1: it has failed in tpc_finish: OSError: ?[2J. To do: look at its disk and at the log; '
-        'the next commit that succeeds ends this alarm')
+        'ALARM: storage 1: it has failed in tpc_finish: OSError: ?[2J. To do: look at its disk and at the '
+        'log; the next commit that succeeds ends this alarm')
     assert out.splitlines()[1].startswith('warning: storage 1: it is empty. To do: ')
     assert out.splitlines()[2].startswith('2 found at ')
 
