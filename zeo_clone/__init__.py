@@ -6,13 +6,19 @@ ZODB storage, `DB` a database and `connection` a connection on it.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # The packages are bound to the names `client` and `server` here, once, before the functions below take
 # over these names; later imports of modules in them do not bind the names again.
 import zeo_clone.client
 import zeo_clone.server  # noqa: F401
+from zeo_clone.client.arguments import arguments, takes
 from zeo_clone.version import __version__
+
+if TYPE_CHECKING:
+    import ZODB.Connection
+
+    from zeo_clone.client.storage import ClientStorage
 
 __all__ = ['DB', '__version__', 'client', 'connection', 'install_as_ZEO', 'server']
 
@@ -20,14 +26,16 @@ __all__ = ['DB', '__version__', 'client', 'connection', 'install_as_ZEO', 'serve
 MAX_ATTEMPTS = 5
 
 
-def client(*args: Any, **keywords: Any) -> Any:
-    """A ClientStorage; the same arguments."""
-    from zeo_clone.ClientStorage import ClientStorage
-    return ClientStorage(*args, **keywords)
+@takes(arguments)
+def client(*args: Any, **keywords: Any) -> ClientStorage:
+    """A ClientStorage."""
+    from zeo_clone.ClientStorage import ClientStorage as Storage
+    return Storage(*args, **keywords)
 
 
-def DB(*args: Any, **keywords: Any) -> Any:
-    """A ``ZODB.DB`` on a ClientStorage with the same arguments; the storage is closed if DB fails.
+@takes(arguments)
+def DB(*args: Any, **keywords: Any) -> ZODB.DB:
+    """A ``ZODB.DB`` on a ClientStorage; the storage is closed if DB fails.
 
     Several clients may start at once on a database that is empty: one creates the root object.
     """
@@ -45,7 +53,8 @@ def DB(*args: Any, **keywords: Any) -> Any:
         raise
 
 
-def connection(*args: Any, **keywords: Any) -> Any:
+@takes(arguments)
+def connection(*args: Any, **keywords: Any) -> ZODB.Connection.Connection:
     """One connection to a database on a ClientStorage; closing it closes the database."""
     db = DB(*args, **keywords)
     try:

@@ -5,13 +5,14 @@ import ssl
 
 import pytest
 
+from zeo_clone.client.arguments import arguments
 from zeo_clone.client.options import make_options
 
 CLIENT, SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
 
 
 def options(addr=('127.0.0.1', 1), storage='1', wait_timeout=None, **keywords):
-    return make_options(addr, storage, None, '', wait_timeout, keywords)
+    return make_options(arguments(addr, storage, wait_timeout=wait_timeout, **keywords))
 
 
 @pytest.mark.parametrize(('given', 'label'), [

@@ -10,6 +10,7 @@ from ZODB.POSException import ReadOnlyError
 
 from tests.server.desk import ClockRuntime, HandLoop
 from zeo_clone.client import manager, outage, search
+from zeo_clone.client.arguments import arguments
 from zeo_clone.client.options import make_options
 from zeo_clone.client.outage import Outage, is_definite
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError, ProtocolError, UnrecognizedResult
@@ -30,7 +31,7 @@ def searching(loop, monkeypatch, *errors, **keywords):
     addresses = [f'/nowhere/{number}' for number in range(len(errors))]
     fates = dict(zip(addresses, errors, strict=True))
     monkeypatch.setattr(search.Attempt, 'connect', lambda attempt: attempt.fail(fates[str(attempt.target)]))
-    found = manager.Manager(make_options(addresses, '1', None, '', None, keywords), loop, None, None, Owner())
+    found = manager.Manager(make_options(arguments(addresses, **keywords)), loop, None, None, Owner())
     pauses = []
     call_later = loop.call_later
 

@@ -9,17 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeo_clone.addresses import Address, format_address, parse_addresses
-from zeo_clone.client.heartbeat import INTERVAL_S, SHORTEST_S
+from zeo_clone.client.arguments import SIGNATURE
+from zeo_clone.client.heartbeat import SHORTEST_S
 from zeo_clone.loop.tls import check_client
 from zeo_clone.zrpc.messages import clean_label
-
-#: Default bound of the client cache, in bytes.
-CACHE_SIZE = 20 << 20
-#: How long a call waits for a connection before it raises ClientDisconnected, in seconds.
-WAIT_TIMEOUT_S = 30.0
-#: Keywords of old versions: accepted, without effect, as ZEO does.
-IGNORED = frozenset({'disconnect_poll', 'drop_cache_rather_verify', 'credentials', 'username',
-                     'password', 'realm'})
 
 
 @dataclass(frozen=True)
@@ -69,20 +62,15 @@ def cache_path(cache: Any, client: str | None, var: str | None, storage: str) ->
     return os.path.join(var or '', f'{client}-{storage}.zec')
 
 
-_DEFAULTS: dict[str, Any] = {
-    'read_only': False, 'read_only_fallback': False, 'client_label': None, 'server_sync': False,
-    'cache': None, 'client': None, 'var': None, 'ssl': None, 'ssl_server_hostname': None,
-    'blob_dir': None, 'shared_blob_dir': False, 'blob_cache_size': None, 'blob_cache_size_check': 10,
-    'blob_progress': None,
-    'min_disconnect_poll': 1, 'max_disconnect_poll': None, 'wait': True, 'io_thread': True,
-    'heartbeat': INTERVAL_S, 'drop_newer_cache': False,
-}
-
-
 #: Longer times are as good as no limit; what waits takes no more, in seconds.
 FOREVER_S = 1e9
 #: Characters of a storage's name: a server takes no more.
 MAX_NAME = 255
+
+
+def _or_default(given: dict[str, Any], name: str) -> Any:
+    """None is the default."""
+    return SIGNATURE.parameters[name].default if given[name] is None else given[name]
 
 
 def _seconds(name: str, value: Any) -> float:
@@ -152,27 +140,21 @@ def check_ssl(context: Any, hostname: Any, addresses: tuple[Address, ...]) -> No
                              'ssl and ssl_server_hostname') from error
 
 
-def make_options(addr: Any, storage: Any, cache_size: Any, name: str, wait_timeout: float | None,
-                 keywords: dict[str, Any]) -> Options:
-    """Check what a ClientStorage was given.  Raises TypeError or ValueError."""
-    unknown = sorted(set(keywords) - set(_DEFAULTS) - IGNORED)
-    if unknown:
-        raise TypeError(f'ClientStorage does not know the argument {unknown[0]!r}; it knows '
-                        f'{", ".join(sorted([*_DEFAULTS, *IGNORED]))}')
-    given = {**_DEFAULTS, **keywords}
-    size = CACHE_SIZE if cache_size is None else int(cache_size)
+def make_options(given: dict[str, Any]) -> Options:
+    """Check what a ClientStorage was given, as `arguments` names it.  Raises TypeError or ValueError."""
+    size = int(_or_default(given, 'cache_size'))
     if size < 0:
         raise ValueError(f'cache_size is {size}; it must be 0 or more bytes')
-    timeout = WAIT_TIMEOUT_S if wait_timeout is None else _seconds('wait_timeout', wait_timeout)
-    name_of_storage = _storage_name(storage)
+    timeout = _seconds('wait_timeout', _or_default(given, 'wait_timeout'))
+    name_of_storage = _storage_name(given['storage'])
     blob_cache_size = given['blob_cache_size']
-    addresses = client_addresses(addr)
+    addresses = client_addresses(given['addr'])
     check_ssl(given['ssl'], given['ssl_server_hostname'], addresses)
     if given['shared_blob_dir'] and given['blob_dir'] is None:
         raise ValueError('shared_blob_dir is given without blob_dir: name the directory')
     longest = _seconds('max_disconnect_poll', given['max_disconnect_poll'] or given['min_disconnect_poll'])
     return Options(
-        addresses=addresses, storage=name_of_storage, cache_size=size, name=name,
+        addresses=addresses, storage=name_of_storage, cache_size=size, name=given['name'],
         wait=bool(given['wait']), wait_timeout_s=timeout, max_poll_s=max(0.05, longest),
         read_only=bool(given['read_only']), read_only_fallback=bool(given['read_only_fallback']),
         client_label=_label(given['client_label']), server_sync=bool(given['server_sync']),

@@ -14,6 +14,7 @@ from ZODB import interfaces
 from ZODB.POSException import ReadOnlyError, Unsupported
 from ZODB.utils import z64
 
+from zeo_clone.client.arguments import arguments, check_names, method_takes
 from zeo_clone.client.commit import Committing, Phase
 from zeo_clone.client.copying import copy_transactions
 from zeo_clone.client.identity import Identity
@@ -22,7 +23,7 @@ from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
 from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.reading import StorageReader
-from zeo_clone.client.world import REAL_WORLD, World
+from zeo_clone.client.world import REAL_WORLD
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.steps import take_steps
 
@@ -34,21 +35,19 @@ OIDS_AT_ONCE = 100
 
 @zope.interface.implementer(interfaces.IStorage, interfaces.IMultiCommitStorage)
 class ClientStorage(StorageReader):
-    """A storage that is served by a StorageServer.
+    """A storage that is served by a StorageServer."""
 
-    `addr` is a port, ``(host, port)``, the path of a unix socket (with a ``/``) or a list of these.
-    `storage` names one of the server's storages.  With `wait` the constructor returns connected, or
-    raises `ClientDisconnected` after `wait_timeout` seconds (default 30); later calls that need the
-    server wait as long for a connection.  `world` has what it shares with others: its process, by default
-    the real one.  docs/client.md lists the other keywords.
-    """
-
-    def __init__(self, addr: Any, storage: str = '1', cache_size: Any = None, name: str = '',
-                 wait_timeout: float | None = None, *, world: World = REAL_WORLD, **keywords: Any) -> None:
+    @method_takes(arguments)
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        """Connect.  Raises TypeError and ValueError for wrong arguments, and, if it is to wait,
+        `ClientDisconnected` after `wait_timeout` seconds."""
+        check_names(keywords)
+        given = arguments(*positional, **keywords)
+        addr, storage = given['addr'], given['storage']
         if isinstance(addr, str) and isinstance(storage, int):
             raise TypeError(f"ClientStorage({addr!r}, {storage!r}): the second is a storage's name. "
                             f'Give host and port as one: ClientStorage(({addr!r}, {storage!r}))')
-        super().__init__(make_options(addr, storage, cache_size, name, wait_timeout, keywords), world)
+        super().__init__(make_options(given), given['world'] or REAL_WORLD)
         try:
             if self._options.wait:
                 self._manager.link(self._options.wait_timeout_s)
