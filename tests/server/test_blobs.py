@@ -11,10 +11,10 @@ from ZODB.POSException import ConflictError, POSKeyError, ReadOnlyError, Storage
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
-from zeo_clone.server.backend.workers import TooBusy
 from zeo_clone.server.clients import downloads
 from zeo_clone.server.commits import uploads
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import TooBusy
 
 OID = p64(1)
 BLOB = b'cZODB.blob\nBlob\n.N.'

@@ -20,8 +20,8 @@ from zeo_clone.client.commit import check_vote
 from zeo_clone.client.notices import check_info, check_invalidation, check_oids, check_revision
 from zeo_clone.client.outcome import check_outcome
 from zeo_clone.Exceptions import ProtocolError, UnrecognizedResult
-from zeo_clone.server.clients.arguments import BadArgument
 from zeo_clone.server.clients.methods import METHODS
+from zeo_clone.server.vocabulary import BadArgument
 from zeo_clone.zrpc.allowed import ALLOWED
 from zeo_clone.zrpc.connection import Call, Failure, Result
 from zeo_clone.zrpc.frames import frame

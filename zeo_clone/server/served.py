@@ -30,7 +30,7 @@ from zeo_clone.server.backend.sizes import Sizes
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.backend.wrapper import StorageWrapper
 from zeo_clone.server.clients.listen import origin
-from zeo_clone.server.commits.commit import Meta, StorageCommit, later_tid, tells_tids
+from zeo_clone.server.commits.commit import StorageCommit, later_tid, tells_tids
 from zeo_clone.server.commits.commit_queue import CommitQueue
 from zeo_clone.server.commits.outcomes import Outcomes
 from zeo_clone.server.commits.transactor import Client, Transactor
@@ -38,6 +38,7 @@ from zeo_clone.server.commits.watchdog import Watchdog
 from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.slowlog import SlowLog
 from zeo_clone.server.stats import Stats
+from zeo_clone.server.vocabulary import Meta
 from zeo_clone.steps import take_steps
 from zeo_clone.thresholds import WAITING
 from zeo_clone.zrpc.frames import frame

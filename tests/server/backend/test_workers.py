@@ -8,7 +8,8 @@ import pytest
 from tests.server.desk import ClockRuntime
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend import workers
-from zeo_clone.server.backend.workers import TooBusy, Workers
+from zeo_clone.server.backend.workers import Workers
+from zeo_clone.server.vocabulary import TooBusy
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from zeo_clone.server.clients import arguments
-from zeo_clone.server.clients.arguments import BadArgument
+from zeo_clone.server.vocabulary import BadArgument
 
 
 class Trap:

@@ -4,9 +4,9 @@ from __future__ import annotations
 import pytest
 from ZODB.MappingStorage import MappingStorage
 
-from zeo_clone.server.backend.workers import TooBusy
 from zeo_clone.server.clients import longcalls
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import TooBusy
 
 
 class Later:

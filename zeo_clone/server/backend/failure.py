@@ -17,7 +17,7 @@ from ZODB.utils import p64, u64, z64
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.server.backend.iterators import end
 from zeo_clone.server.backend.past import file_of
-from zeo_clone.server.commits.phases import NothingCommitted
+from zeo_clone.server.vocabulary import NothingCommitted
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from persistent.TimeStamp import TimeStamp
 from ZODB.POSException import StorageError
 from ZODB.utils import maxtid, oid_repr, p64, readable_tid_repr, u64
 
-from zeo_clone.server.clients.arguments import END_OF_OIDS
+from zeo_clone.server.vocabulary import END_OF_OIDS
 
 #: A tid that a client has chosen may be so far ahead of the clock, in seconds: clocks differ.
 AHEAD_S = 86_400.0

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import TooBusy
 
 #: Calls that may wait in one lane: a client that sends more without waiting for answers is refused.
 MAX_LANE = 1000
@@ -28,10 +29,6 @@ MAX_LANE = 1000
 CLOSE_WAIT_S = 2.0
 #: How long a thread works at what is done in steps before it looks after others, in seconds.
 SLICE_S = 0.02
-
-
-class TooBusy(Exception):
-    """A lane is full."""
 
 
 class _Job(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ZODB.utils import z64
 
+from zeo_clone.server.vocabulary import END_OF_OIDS, BadArgument
 from zeo_clone.zrpc.extensions import sendable, storable
 
 #: Length of texts that are names: storages, labels, files.
@@ -22,12 +23,6 @@ MAX_SIZE = 1 << 31
 MAX_IDS = 50_000
 #: Oids in one ``load_batch``.
 MAX_OIDS = 1000
-#: Oids of objects that are written are less than this, 2**63 (C25).
-END_OF_OIDS = b'\x80' + bytes(7)
-
-
-class BadArgument(ValueError):
-    """An argument has the wrong type, length or range."""
 
 
 def bad(value: Any, wanted: str) -> BadArgument:

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import Runtime
-from zeo_clone.server.backend.workers import TooBusy
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import TooBusy
 
 if TYPE_CHECKING:
     from zeo_clone.server.clients.session import Session

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zeo_clone.server.backend.workers import MAX_LANE, TooBusy
+from zeo_clone.server.backend.workers import MAX_LANE
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import TooBusy
 from zeo_clone.zrpc.channel.server import LOW_WATER
 
 if TYPE_CHECKING:

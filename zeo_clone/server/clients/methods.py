@@ -22,9 +22,8 @@ from zeo_clone.server.backend.iterators import Iterators
 from zeo_clone.server.clients import arguments as a
 from zeo_clone.server.clients.downloads import size_of_blob
 from zeo_clone.server.clients.listen import origin
-from zeo_clone.server.commits.commit import Meta
-from zeo_clone.server.commits.operations import Operation
 from zeo_clone.server.deferred import Deferred, in_parts
+from zeo_clone.server.vocabulary import Meta, Operation
 from zeo_clone.zrpc import batches
 
 if TYPE_CHECKING:

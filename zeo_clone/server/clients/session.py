@@ -20,20 +20,19 @@ from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.transport import LARGE_PIECE
 from zeo_clone.server.backend.iterators import Iterators
 from zeo_clone.server.backend.packing import pack
-from zeo_clone.server.backend.workers import TooBusy
 from zeo_clone.server.clients import heartbeat
-from zeo_clone.server.clients.arguments import BadArgument, is_usual_begin, is_usual_load, is_usual_store
+from zeo_clone.server.clients.arguments import is_usual_begin, is_usual_load, is_usual_store
 from zeo_clone.server.clients.downloads import Downloads
 from zeo_clone.server.clients.limits import check_room
 from zeo_clone.server.clients.listen import origin
 from zeo_clone.server.clients.longcalls import LongCalls
 from zeo_clone.server.clients.methods import METHODS, Kind, Method, find
 from zeo_clone.server.clients.operator import NotDone, read_wish
-from zeo_clone.server.commits.commit import Meta, StorageCommit
-from zeo_clone.server.commits.operations import Operation
+from zeo_clone.server.commits.commit import StorageCommit
 from zeo_clone.server.commits.transactor import Transactor
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.served import ServedStorage
+from zeo_clone.server.vocabulary import BadArgument, Meta, Operation, TooBusy
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc import faults, marshal
 from zeo_clone.zrpc.channel.memory import Share

@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from ZODB.BaseStorage import BaseStorage
 from ZODB.Connection import TransactionMetaData
@@ -27,21 +27,7 @@ from ZODB.utils import load_current, newTid, z64
 
 from zeo_clone.server.backend.blobfiles import BlobFiles, Plan
 from zeo_clone.server.backend.guard import Guard, has_plain_class
-from zeo_clone.server.commits.operations import Operation
-
-
-class Meta(NamedTuple):
-    """What a client said at ``tpc_begin``.  ``id``: int, str or bytes.  ``tid``: 8 bytes or None."""
-
-    id: int | str | bytes
-    user: str | bytes
-    description: str | bytes
-    extension: dict[Any, Any] | bytes  # an object, or its pickle
-    tid: bytes | None
-    status: str
-
-    def __str__(self) -> str:
-        return f'user {self.user[:100]!r}, description {self.description[:200]!r}'
+from zeo_clone.server.vocabulary import Meta, Operation
 
 
 class StorageCommit:

@@ -12,12 +12,13 @@ import errno
 import marshal
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.commits.uploads import Uploads
+from zeo_clone.server.vocabulary import Operation
 from zeo_clone.zrpc.channel.memory import Share
 
 #: Operations are kept in memory up to this many bytes (L7); beyond, they go to the spool file in pieces
@@ -29,16 +30,6 @@ MAX_SIZE = 64 << 30
 OVERHEAD = 200
 #: What is kept in memory is counted in steps of so many bytes: this happens for each object.
 STEP = 16 << 10
-
-
-class Operation(NamedTuple):
-    """One step of a transaction.  Unused fields are None."""
-
-    verb: str
-    oid: bytes | None = None
-    serial: bytes | None = None
-    data: bytes | None = None
-    extra: Any = None
 
 
 class Operations:

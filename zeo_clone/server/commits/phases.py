@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from ZODB.POSException import StorageTransactionError
 
 from zeo_clone.server.backend.hot import class_name
-from zeo_clone.server.commits.commit import Meta, StorageCommit
+from zeo_clone.server.commits.commit import StorageCommit
 from zeo_clone.server.commits.operations import Operation, Operations
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
 
 if TYPE_CHECKING:
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
 
 #: Operations carried out before other clients get a turn: about a millisecond.
 OPERATIONS_PER_TURN = 100
-
-
-class NothingCommitted(Exception):
-    """``tpc_finish`` was not possible, or has failed, and it is proven that nothing was committed."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(cause)
-        self.cause = cause
 
 
 class Phase:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server.commits.commit import Meta, StorageCommit
-from zeo_clone.server.commits.operations import Operation, Operations
-from zeo_clone.server.commits.phases import Idle, NothingCommitted, Phase
+from zeo_clone.server.commits.commit import StorageCommit
+from zeo_clone.server.commits.operations import Operations
+from zeo_clone.server.commits.phases import Idle, Phase
 from zeo_clone.server.commits.uploads import Uploads
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.latency import Laps
+from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.channel.memory import Share
 

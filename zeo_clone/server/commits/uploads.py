@@ -19,8 +19,8 @@ from typing import IO, Any
 from ZODB.POSException import StorageTransactionError, Unsupported
 
 from zeo_clone.server.backend.blobfiles import SHARED_NAME, BlobFiles, no_room
-from zeo_clone.server.clients.arguments import BadArgument
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import BadArgument
 
 #: Has a function called in a worker thread.
 Run = Callable[[Callable[[], Any]], Deferred]

@@ -1,0 +1,50 @@
+"""What the wings of the server hand each other: a transaction's words, and the errors that several know.
+
+Plain values; nothing here does anything, or knows who made it.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+#: Oids of objects that are written are less than this, 2**63 (C25).
+END_OF_OIDS = b'\x80' + bytes(7)
+
+
+class Meta(NamedTuple):
+    """What a client said at ``tpc_begin``.  ``id``: int, str or bytes.  ``tid``: 8 bytes or None."""
+
+    id: int | str | bytes
+    user: str | bytes
+    description: str | bytes
+    extension: dict[Any, Any] | bytes  # an object, or its pickle
+    tid: bytes | None
+    status: str
+
+    def __str__(self) -> str:
+        return f'user {self.user[:100]!r}, description {self.description[:200]!r}'
+
+
+class Operation(NamedTuple):
+    """One step of a transaction.  Unused fields are None."""
+
+    verb: str
+    oid: bytes | None = None
+    serial: bytes | None = None
+    data: bytes | None = None
+    extra: Any = None
+
+
+class BadArgument(ValueError):
+    """An argument has the wrong type, length or range."""
+
+
+class TooBusy(Exception):
+    """So much waits already that this is not taken."""
+
+
+class NothingCommitted(Exception):
+    """``tpc_finish`` was not possible, or has failed, and it is proven that nothing was committed."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
