@@ -139,7 +139,7 @@ def test_whatever_a_server_says_is_judged(saying_server, check, data, message):
 
 def test_storage_that_has_failed_is_critical(server, check):
     commit(server.addr)
-    server.served['1'].failure = 'tpc_finish: OSError: disk full'
+    server.served['1'].backend.failures.latest = 'tpc_finish: OSError: disk full'
     assert check(format_address(server.addr)) == (
         2, "Storage '1': it has failed in tpc_finish: OSError: disk full\n")
 
@@ -158,9 +158,10 @@ def test_commit_lock_that_is_held_is_a_warning_and_critical_if_others_wait(serve
     assert code == 1
     assert re.match(r"Storage '1': the commit lock has been held for [\d:]+ (s|min) by 127.0.0.1:\d+ "
                     r'\(holder\), voted, user jane, this / that; nobody waits\n', out)
-    served._queue._waiting.append(served._queue.holder)
+    waiting = served.lock._queue._waiting
+    waiting.append(served.lock.holder)
     code, out = check(format_address(server.addr))
-    served._queue._waiting.clear()
+    waiting.clear()
     assert code == 2
     assert '; 1 transaction waits\n' in out
     storage.tpc_abort(meta)

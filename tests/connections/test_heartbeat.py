@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 
@@ -57,7 +58,7 @@ def test_a_client_that_vanished_is_noticed(new_server, client, wire_to, caplog):
     wire = wire_to(server)
     storage = client(wire.address, heartbeat=INTERVAL_S)
     session, = server._sessions
-    while session._beat_s is None:  # the promise comes from the I/O thread
+    while math.isinf(session.pulse.interval_s):  # the promise comes from the I/O thread
         storage.ping()
     gone = threading.Event()
     forget = server.forget

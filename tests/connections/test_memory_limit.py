@@ -259,7 +259,8 @@ def test_a_large_invalidation_is_in_memory_once_and_closes_nobody(new_server, cl
     done = threading.Event()
 
     def tell():
-        server.served['1'].tell_all('invalidateTransaction', (p64(1), [p64(n) for n in range(200_000)]))
+        oids = [p64(n) for n in range(200_000)]
+        server.served['1'].audience.tell_all('invalidateTransaction', (p64(1), oids))
         done.set()
 
     server.call_in_loop(tell)

@@ -31,6 +31,7 @@ from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.server import StorageServer
 from zeo_clone.zrpc import faults
 from zeo_clone.zrpc.channel.memory import Share, unlimited
+from zeo_clone.zrpc.channel.server import ServerChannel
 from zeo_clone.zrpc.connection import ServerCore
 
 
@@ -105,11 +106,12 @@ class Desk:
         self.allow_disconnect = False
         self.forgotten = []
         self.clients = []
+        self.storages = storages or {'1': MappingStorage()}
         self.served = {
             name: ServedStorage(self.loop, name, storage, history_size=history_size, timeout_s=timeout_s,
                                 client_conflict_resolution=client_conflict_resolution,
                                 history_age_s=history_age_s, measure=measure, resolvable=resolvable, **more)
-            for name, storage in (storages or {'1': MappingStorage()}).items()}
+            for name, storage in self.storages.items()}
 
     def disconnect(self, wish, by):
         return StorageServer.disconnect(self, wish, by)
@@ -166,6 +168,10 @@ class FakeChannel:
                 self._piece = b''
 
     queue = send_common = send
+    reply, reply_loaded = ServerChannel.reply, ServerChannel.reply_loaded
+    reply_encoded, fail = ServerChannel.reply_encoded, ServerChannel.fail
+    tell, tell_later = ServerChannel.tell, ServerChannel.tell_later
+    tell_health = ServerChannel.tell_health
 
     @property
     def closed(self):
@@ -205,6 +211,11 @@ class FakeClient:
         self._replies = {}
         self._next_id = 0
         self._z4 = False
+
+    @property
+    def member(self):
+        """The client in its storage."""
+        return self.session.member
 
     @property
     def lost(self):

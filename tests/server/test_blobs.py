@@ -293,7 +293,7 @@ def test_a_blob_comes_down_in_chunks_before_the_reply(client, monkeypatch):
 
 @pytest.mark.parametrize('size', [1, 10, 11, 99, 100, 101, 1000])
 def test_a_blob_of_any_size_comes_down_whole(client, monkeypatch, size):
-    monkeypatch.setattr(downloads, 'CHUNK', 10)
+    monkeypatch.setattr(downloads, 'BLOB_CHUNK', 10)
     monkeypatch.setattr(downloads, 'PIECE', 100)
     content = bytes(number % 251 for number in range(size))
     tid = commit_blob(client, content)
@@ -308,7 +308,7 @@ def test_a_blob_of_any_size_comes_down_whole(client, monkeypatch, size):
 
 def test_a_large_blob_waits_for_the_client_to_read(client, monkeypatch):
     """B9: not more than a piece is on its way."""
-    monkeypatch.setattr(downloads, 'CHUNK', 10)
+    monkeypatch.setattr(downloads, 'BLOB_CHUNK', 10)
     monkeypatch.setattr(downloads, 'PIECE', 100)
     tid = commit_blob(client, b'x' * 10_000)
     client.take_notices()
@@ -316,13 +316,13 @@ def test_a_large_blob_waits_for_the_client_to_read(client, monkeypatch):
     assert client.channel.room_wanted
     assert len(client.take_notices()) == 11
     assert not client.has_reply(reply)
-    assert client.session.downloads._file.tell() == 200  # one piece is there already for when it has
+    assert client.member.downloads._file.tell() == 200  # one piece is there already for when it has
 
 
 @pytest.mark.parametrize('room_first', [True, False])
 def test_room_and_the_next_piece_may_come_in_any_order(client, monkeypatch, room_first):
     """A read takes longer than the client, or the other way round."""
-    monkeypatch.setattr(downloads, 'CHUNK', 10)
+    monkeypatch.setattr(downloads, 'BLOB_CHUNK', 10)
     monkeypatch.setattr(downloads, 'PIECE', 100)
     tid = commit_blob(client, bytes(range(250)) * 2)
     client.take_notices()
@@ -332,7 +332,7 @@ def test_room_and_the_next_piece_may_come_in_any_order(client, monkeypatch, room
         reads.append((function, Deferred()))
         return reads[-1][1]
 
-    monkeypatch.setattr(client.session, 'slow', slow)
+    monkeypatch.setattr(client.member, 'slow', slow)
     reply = client.start('sendBlob', OID, tid)
     while not client.has_reply(reply):
         steps = [client.session.handle_room] if client.channel.room_wanted else []
@@ -348,7 +348,7 @@ def test_room_and_the_next_piece_may_come_in_any_order(client, monkeypatch, room
 
 def test_two_downloads_are_not_interleaved(client, monkeypatch):
     """B1."""
-    monkeypatch.setattr(downloads, 'CHUNK', 10)
+    monkeypatch.setattr(downloads, 'BLOB_CHUNK', 10)
     monkeypatch.setattr(downloads, 'PIECE', 100)
     first = commit_blob(client, b'a' * 500)
     second = commit_blob(client, b'b' * 500, oid=p64(2))
@@ -384,7 +384,7 @@ def test_a_download_that_finds_no_worker_is_an_error_and_does_not_stop_the_next(
     monkeypatch.setattr(downloads, 'PIECE', 59_000)
     tid = commit_blob(client, b'x' * 200_000)
     client.take_notices()
-    slow, calls = client.session.slow, []
+    slow, calls = client.member.slow, []
 
     def busy(function):
         calls.append(function)
@@ -393,7 +393,7 @@ def test_a_download_that_finds_no_worker_is_an_error_and_does_not_stop_the_next(
         return slow(function)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.session, 'slow', busy)
+        patch.setattr(client.member, 'slow', busy)
         with pytest.raises(StorageError, match='calls wait already'):
             client.call('sendBlob', OID, tid)
     client.take_notices()

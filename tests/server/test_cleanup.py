@@ -25,7 +25,7 @@ from ZODB.utils import p64, z64
 from tests.server.desk import ClockRuntime, Desk, HandLoop
 from tests.support.brittle import Script, brittle, brittle_files
 from zeo_clone.Exceptions import CommitOutcomeUnknown
-from zeo_clone.server import served as served_module
+from zeo_clone.server.audience import audience
 from zeo_clone.server.clients import downloads
 from zeo_clone.server.clients.heartbeat import Heartbeat
 from zeo_clone.server.commits import operations
@@ -81,7 +81,7 @@ def script(monkeypatch):
     """What the storages and the files count on.  All that is large is small."""
     monkeypatch.setattr(operations, 'SPOOL_SIZE', 300)
     monkeypatch.setattr(downloads, 'PIECE', 100)
-    monkeypatch.setattr(downloads, 'CHUNK', 50)
+    monkeypatch.setattr(downloads, 'BLOB_CHUNK', 50)
     script = Script()
     for name in ('remove', 'rename'):  # ZODB's own use of files of blobs
         monkeypatch.setattr(os, name, partial(script.use, name, getattr(os, name)))
@@ -224,7 +224,7 @@ def check_that_the_others_go_on(world):
     assert world.script.iterators == []
     assert files_left_open(world) == []
     assert all(told == true for told, true in world.answers)
-    assert served.waiting == 0 and list(served.sessions) == []
+    assert served.lock.waiting == 0 and served.audience.present() == []
     assert served.stats.active_txns == 0 and served.status()['lock_holder'] is None
     client, listener = world.desk.connect(), world.desk.connect()
     oids = [world.new_oid(), world.new_oid()]
@@ -383,7 +383,7 @@ def test_if_nobody_can_be_told_of_a_transaction_all_have_to_verify(monkeypatch, 
     def no_memory(*_):
         raise MemoryError
     with monkeypatch.context() as context:
-        context.setattr(served_module, 'encode_oneway', no_memory)
+        context.setattr(audience, 'encode_oneway', no_memory)
         committer.begin()
         committer.store(OIDS[0])
         committer.call('vote', 7)
@@ -391,7 +391,7 @@ def test_if_nobody_can_be_told_of_a_transaction_all_have_to_verify(monkeypatch, 
     assert 'caches must be verified' in other.lost and 'caches must be verified' in committer.lost
     again = desk.connect()
     again.call('identify', bytes(16), 7)
-    tid = desk.served['1'].storage.lastTransaction()
+    tid = desk.storages['1'].lastTransaction()
     assert again.call('commit_outcome', 7) == ('committed', tid)
     assert again.call('getInvalidations', z64) is None
     assert again.commit(OIDS[1])
@@ -403,7 +403,7 @@ def test_nothing_is_granted_at_once_to_the_gone():
     gone, following = desk.connect(), desk.connect()
     gone.begin()
     gone.channel.lost = 'without a word'
-    gone.session.transactor.vote(7)
+    gone.member.transactor.vote(7)
     assert desk.ruok()['1']['lock_holder'] is None
     assert following.commit(OIDS[0])
 

@@ -107,7 +107,7 @@ def test_without_metrics_nothing_is_measured_and_a_load_does_not_look_at_the_clo
     desk = Desk()
     client = desk.connect()
     client.commit(OID)
-    assert client.session.reader is desk.served['1'].storage
+    assert client.member.reader is desk.storages['1']
 
     def refuse():
         raise AssertionError('somebody looked at the clock')

@@ -91,7 +91,7 @@ def test_bad_undo_ids_are_undo_errors_and_leave_nothing_in_the_log(tmp_path, cap
 def test_an_error_of_the_storage_has_one_traceback(desk, caplog):
     """S16.  Another error has its own."""
     client = desk.connect()
-    storage = desk.served['1'].storage
+    storage = desk.storages['1']
     for kind in (ZeroDivisionError, RuntimeError):
         def fail(oid, kind=kind):
             raise kind('a reason')
@@ -114,7 +114,7 @@ def test_a_storage_that_fails_in_every_commit_has_one_traceback(desk, caplog):
     """S16, L9."""
     def fail(transaction, func=None):
         raise OSError(5, 'disk broken')
-    desk.served['1'].storage.tpc_finish = fail
+    desk.storages['1'].tpc_finish = fail
     client = desk.connect()
     for _ in range(TIMES):
         client.begin()

@@ -52,8 +52,8 @@ def test_a_large_blob_goes_up_and_down_in_pieces(client):
     client.begin()
     with Peak() as peak:
         client.oneway('storeBlobStart')
-        for _ in range(40 * MB // downloads.CHUNK):
-            client.oneway('storeBlobChunk', bytes(downloads.CHUNK))
+        for _ in range(40 * MB // downloads.BLOB_CHUNK):
+            client.oneway('storeBlobChunk', bytes(downloads.BLOB_CHUNK))
         client.oneway('storeBlobEnd', p64(1), z64, b'cZODB.blob\nBlob\n.N.', 7)
         client.call('vote', 7)
         tid = client.call('tpc_finish', 7)

@@ -301,13 +301,13 @@ def test_the_vote_waits_for_the_disk_and_others_do_not(desk):
     slow.begin()
     upload(slow, b'blob')
     vote = slow.start('vote', 7)
-    assert slow.session.transactor.phase_name == 'syncing'
+    assert slow.member.transactor.phase_name == 'syncing'
     tid = other.commit(OTHER)
     assert other.call('loadBefore', OTHER, b'\xff' * 8)[1] == tid
     assert slow.call('loadBefore', OTHER, b'\xff' * 8)[1] == tid
     desk.syncers.do_one()
     assert not slow.has_reply(vote), 'its directories are not on the disk'
-    assert slow.session.transactor.phase_name == 'replaying'
+    assert slow.member.transactor.phase_name == 'replaying'
     assert slow.call('loadBefore', OTHER, b'\xff' * 8)[1] == tid
     desk.syncers.do_one()
     assert slow.result(vote) == []

@@ -139,4 +139,4 @@ def test_lines_of_one_host_are_counted(desk, caplog):
 
 def test_without_limits_nothing_is_looked_at():
     desk = Desk()
-    assert desk.connect().session.reader is desk.served['1'].storage
+    assert desk.connect().member.reader is desk.storages['1']

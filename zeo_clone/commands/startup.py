@@ -25,7 +25,7 @@ from ZODB.utils import z64
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.past import file_of
+from zeo_clone.server.backend.abilities import file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.server.clients.listen import try_address
 from zeo_clone.steps import take_steps

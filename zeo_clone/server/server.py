@@ -26,7 +26,7 @@ from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, find_limits
 from zeo_clone.server.clients.listen import open_listeners, origin, remove_unix_socket, warn_if_open
 from zeo_clone.server.clients.operator import Wish
-from zeo_clone.server.clients.operator import find as find_session
+from zeo_clone.server.clients.operator import find as find_client
 from zeo_clone.server.clients.session import Session
 from zeo_clone.server.clients.strangers import Strangers
 from zeo_clone.server.served import ServedStorage
@@ -145,7 +145,7 @@ class StorageServer:
                                     slow_commit_s=slow_commit_s, slow_load_s=slow_load_s)
                 for name, storage in self.storages.items()}
             for served in self.served.values():
-                served.measure_with(self._measurers)
+                served.backend.measure_with(self._measurers)
             Heartbeat(self._loop, self._sessions, heartbeat_s).start()
             if ssl is None:
                 warn_if_open(self._listeners)
@@ -232,9 +232,9 @@ class StorageServer:
 
     def disconnect(self, wish: Wish, by: str) -> str:
         """Disconnect the client that is meant, on behalf of `by`; its name.  Raises `operator.NotDone`."""
-        session = find_session(self.served, wish)
-        name = session.name
-        session.expel(by)
+        client = find_client(self.served, wish)
+        name = client.name
+        client.expel(by)
         return name
 
     def _pause_s(self) -> float:

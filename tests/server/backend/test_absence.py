@@ -8,9 +8,8 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import p64, u64
 
 from tests.server.desk import Desk
-from zeo_clone.server.backend import absence
+from zeo_clone.server.backend import absence, backend
 from zeo_clone.server.backend.absence import changed_between
-from zeo_clone.server.clients import methods
 
 DAY = 86400.0
 
@@ -48,7 +47,7 @@ def test_what_is_committed_during_the_search_is_added(monkeypatch):
         tids.append(other.commit(p64(77)))
         return found
 
-    monkeypatch.setattr(methods, 'changed_between', slow)
+    monkeypatch.setattr(backend, 'changed_between', slow)
     last, oids = client.call('getInvalidations', tids[0])
     assert last == tids[5]
     assert p64(77) in oids and len(oids) == 9
@@ -68,13 +67,13 @@ def test_a_tid_from_the_future_is_not_known():
 def test_too_many_changes_are_not_worth_it(monkeypatch):
     desk, client, tids = desk_with_past(history_age_s=DAY)
     monkeypatch.setattr(absence, 'MAX_OIDS', 3)
-    assert changed_between(desk.served['1'].storage, tids[0], tids[4]) is None
+    assert changed_between(desk.storages['1'], tids[0], tids[4]) is None
     assert client.call('getInvalidations', tids[0]) is None
 
 
 def test_a_storage_without_an_iterator_is_not_searched(monkeypatch):
-    _, client, tids = desk_with_past(history_age_s=DAY)
     monkeypatch.delattr(MappingStorage, 'iterator')
+    _, client, tids = desk_with_past(history_age_s=DAY)
     assert client.call('getInvalidations', tids[0]) is None
 
 

@@ -17,6 +17,7 @@ from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
 from zeo_clone.server.backend import chronicle, iterators
+from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.zrpc import marshal
 from zeo_clone.zrpc.allowed import Prefix
 
@@ -69,8 +70,12 @@ def storage(request, tmp_path, path):
     storage.close()
 
 
+def chronicle_of(storage):
+    return chronicle.Chronicle(storage, Abilities(storage))
+
+
 def undoable(storage, *args):
-    return [entry for entry in chronicle.undoable(storage, *args) if entry is not None]
+    return [entry for entry in chronicle_of(storage).undoable(*args) if entry is not None]
 
 
 @pytest.mark.parametrize('first, last', [
@@ -87,12 +92,12 @@ def test_an_undo_log_is_that_of_the_storage(storage, first, last, specification)
 @pytest.mark.parametrize('size', [0, 1, 2, 10, 1000, ALL])
 def test_a_history_is_that_of_the_storage(storage, size):
     """L11: also where a transaction was undone, and what its extension tells."""
-    assert list(chronicle.revisions(storage, OID, size)) == storage.history(OID, size)
+    assert list(chronicle_of(storage).revisions(OID, size)) == storage.history(OID, size)
 
 
 def test_a_history_of_nothing_is_an_unknown_key(storage):
     with pytest.raises(POSKeyError):
-        list(chronicle.revisions(storage, p64(77), 5))
+        list(chronicle_of(storage).revisions(p64(77), 5))
 
 
 def test_what_a_pack_left_is_told(storage):
@@ -110,8 +115,8 @@ def test_while_a_storage_is_packed_there_is_no_undo_log(storage):
 
 
 @pytest.mark.parametrize('reads', [
-    lambda storage: (chronicle.undoable(storage, 0, ALL, None), storage.undoLog(0, ALL)),
-    lambda storage: (chronicle.revisions(storage, OID, ALL), storage.history(OID, ALL))])
+    lambda storage: (chronicle_of(storage).undoable(0, ALL, None), storage.undoLog(0, ALL)),
+    lambda storage: (chronicle_of(storage).revisions(OID, ALL), storage.history(OID, ALL))])
 def test_who_reads_the_past_keeps_nobody_from_committing(storage, reads):
     """S11, D1: nor does what is committed meanwhile confuse who reads."""
     entries, expected = reads(storage)
@@ -128,7 +133,7 @@ def run_in_thread(function, *args):
 
 
 def test_a_storage_that_is_packed_meanwhile_is_read_to_the_end(storage):
-    entries = chronicle.revisions(storage, OID, ALL)
+    entries = chronicle_of(storage).revisions(OID, ALL)
     expected = storage.history(OID, ALL)
     got = [next(entries)]
     storage.pack(time.time() + 1, lambda record: [])
@@ -138,7 +143,7 @@ def test_a_storage_that_is_packed_meanwhile_is_read_to_the_end(storage):
 def test_a_storage_around_another_tells_what_that_tells(storage, tmp_path):
     outer = BlobStorage(str(tmp_path / 'blobs'), storage)
     assert undoable(outer, 3, 9, {}) == storage.undoLog(3, 9)
-    assert list(chronicle.revisions(outer, OID, ALL)) == storage.history(OID, ALL)
+    assert list(chronicle_of(outer).revisions(OID, ALL)) == storage.history(OID, ALL)
 
 
 def test_a_storage_of_two_layers_has_one_history(tmp_path):
@@ -146,7 +151,7 @@ def test_a_storage_of_two_layers_has_one_history(tmp_path):
     tids = [commit(base, b'', number) for number in range(3)]
     storage = DemoStorage(base=base)
     tids.append(commit(storage, b'', 4))
-    assert [entry['tid'] for entry in chronicle.revisions(storage, OID, ALL)] == tids[::-1]
+    assert [entry['tid'] for entry in chronicle_of(storage).revisions(OID, ALL)] == tids[::-1]
     storage.close()
 
 

@@ -74,18 +74,18 @@ def outcome_after(desk, tpc_finish):
     client = desk.connect()
     client.call('identify', TOKEN, 0)
     vote(client)
-    desk.served['1'].storage.tpc_finish = tpc_finish
+    desk.storages['1'].tpc_finish = tpc_finish
     try:
         told = client.call('tpc_finish', 7)
     except Exception as error:
         told = error
-    del desk.served['1'].storage.tpc_finish
+    del desk.storages['1'].tpc_finish
     return told, client.call('commit_outcome', 7)
 
 
 def test_an_error_after_the_storage_committed_is_a_commit(file_desk):
     """C24: a file that could not be renamed any more, say; the others are told."""
-    storage = file_desk.served['1'].storage
+    storage = file_desk.storages['1']
     finish = type(storage).tpc_finish
     other = file_desk.connect()
 
@@ -112,7 +112,7 @@ def test_an_error_before_anything_is_in_the_file_is_no_commit(file_desk):
 
 def test_a_transaction_in_the_file_that_is_not_synced_is_in_doubt(file_desk, monkeypatch):
     """C24: after a restart it may be there or not."""
-    storage = file_desk.served['1'].storage
+    storage = file_desk.storages['1']
 
     def no_sync(descriptor):
         raise OSError(errno.EIO, 'the disk does not answer')
@@ -126,7 +126,7 @@ def test_a_transaction_in_the_file_that_is_not_synced_is_in_doubt(file_desk, mon
 
 def test_a_storage_that_can_tell_nothing_leaves_it_in_doubt(file_desk):
     """C24"""
-    storage = file_desk.served['1'].storage
+    storage = file_desk.storages['1']
 
     def fails(*_):
         storage.lastTransaction = storage.tpc_transaction = fails
@@ -147,7 +147,7 @@ def shared_desk(*kinds):
 def test_of_a_storage_with_other_writers_nothing_is_proven(kind):
     """C24, C11: its last transaction may be another one's, and what it knows of may be late."""
     desk = shared_desk(kind)
-    storage = desk.served['1'].storage
+    storage = desk.storages['1']
 
     def fails(transaction):
         raise OSError(errno.ECONNRESET, 'the database has gone')
@@ -182,7 +182,7 @@ def test_a_transient_error_of_another_package_proves_nothing():
 
 def test_a_transaction_of_somebody_else_is_not_taken_for_ours(file_desk):
     """C24: a storage that knows the tid of what it commits."""
-    storage = file_desk.served['1'].storage
+    storage = file_desk.storages['1']
 
     def another(transaction):
         storage._ltid = p64(1 << 62)
@@ -327,7 +327,7 @@ def test_the_tid_of_a_commit_that_was_killed_is_no_outcome(tmp_path, chosen):
 
 def test_a_file_that_could_not_be_cut_off_takes_the_next_commit(file_desk, caplog):
     """L9, C21: it has let go of its lock, and writes over what is there."""
-    storage = file_desk.served['1'].storage
+    storage = file_desk.storages['1']
     client, other = file_desk.connect(), file_desk.connect()
     first = client.commit(OIDS[0])
     vote(client, OIDS[1])
@@ -345,9 +345,9 @@ def test_a_pack_never_loses_its_lock_to_an_abort(file_desk, failures, caplog):
     """L9: a second tpc_abort would let go of a lock that is the pack's by now, and commits would go into a
     file that is being replaced."""
     served, client = file_desk.served['1'], file_desk.connect()
-    storage = served.storage
+    packing, storage = served.backend.packing, file_desk.storages['1']
     vote(client)
-    served.start_packing('somebody')
+    packing.start('somebody')
     storage.failures, storage.with_pack = failures, True
     client.call('tpc_abort', 7)
     assert storage._commit_lock.locked() and storage.failures == failures - 1
@@ -356,7 +356,7 @@ def test_a_pack_never_loses_its_lock_to_an_abort(file_desk, failures, caplog):
     assert storage._commit_lock.locked() and storage.failures == failures - 1
     storage.with_pack = False
     storage._commit_lock.release()
-    served.stop_packing()
+    packing.stop()
     client.call('tpc_abort', 8)
     assert client.commit(OIDS[0])
 

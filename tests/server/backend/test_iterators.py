@@ -198,7 +198,7 @@ class Endless:
 def test_the_end_of_a_session_does_not_wait_for_a_busy_iterator():
     """L6: the worker thread ends it as soon as it can."""
     storage, mine = Endless(), Iterators(REAL)
-    iterator_id = mine.call(Iterators.start, storage, None, None)
+    iterator_id = mine.call(Iterators.start, storage.iterator, None, None)
     thread = threading.Thread(target=mine.call, args=(Iterators.next, iterator_id))
     thread.start()
     assert storage.entered.wait(20)
@@ -233,7 +233,7 @@ def test_a_session_that_ends_just_when_a_call_does_ends_its_iterators():
     storage, runtime = Endless(), Interrupted()
     mine = Iterators(runtime)
     runtime.happens = mine.close
-    mine.call(Iterators.start, storage, None, None)
+    mine.call(Iterators.start, storage.iterator, None, None)
     assert storage.closed and len(mine) == 0
 
 

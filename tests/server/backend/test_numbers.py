@@ -51,7 +51,7 @@ def restore(client, tid, oid=OID, serial=None, status=' '):
 
 def is_untouched(desk, client, last):
     """The storage is where it was, and the next commit succeeds."""
-    assert desk.served['1'].storage.lastTransaction() == client.call('lastTransaction') == last
+    assert desk.storages['1'].lastTransaction() == client.call('lastTransaction') == last
     client.call('tpc_abort', 7)
     return client.commit(client.call('new_oids', 1)[0]) > last
 
@@ -68,7 +68,7 @@ def test_a_tid_of_the_past_is_refused(opened, protocol):
         with pytest.raises(StorageError, match='the storage is at .* already'):
             client.call('vote', 7)
         client.call('tpc_abort', 7)
-    assert desk.served['1'].storage.lastTransaction() == last
+    assert desk.storages['1'].lastTransaction() == last
     assert desk.connect().commit(p64(2)) > last
 
 
@@ -157,7 +157,7 @@ def test_the_end_of_the_oids_is_an_error_that_says_so(opened):
     """C25: an object at the last oid costs the making of new objects, and nothing else."""
     desk = opened()
     client = desk.connect()
-    desk.served['1'].storage.set_max_oid(p64((1 << 63) - 3))
+    desk.storages['1'].set_max_oid(p64((1 << 63) - 3))
     assert client.call('new_oids', 100) == [p64((1 << 63) - 2), LAST_OID]
     for _ in range(2):
         with pytest.raises(StorageError, match='no oids left'):
@@ -240,7 +240,7 @@ def test_a_tid_that_a_dead_server_has_told_is_nobody_elses(opened, monkeypatch):
     desk = opened()
     ahead = now(1)
     restore(desk.connect(), ahead)
-    desk.served['1'].storage.close()
+    desk.storages['1'].close()
 
     def told(luck, *oids):
         desk = opened()
@@ -252,7 +252,7 @@ def test_a_tid_that_a_dead_server_has_told_is_nobody_elses(opened, monkeypatch):
         tids = [client.call('vote', 7)[-1]['tid']]
         client.call('tpc_abort', 7)
         tids += [client.commit(oid) for oid in oids]
-        desk.served['1'].storage.close()
+        desk.storages['1'].close()
         return tids
 
     one = told(0.25, p64(3), p64(4))
@@ -267,7 +267,7 @@ def test_the_clock_gives_tids_where_it_is_ahead(opened):
     desk = opened()
     client = desk.connect()
     client.commit(OID)
-    desk.served['1'].storage.close()
+    desk.storages['1'].close()
     desk = opened()
     before = now()
     assert before <= desk.connect().commit(p64(2)) <= now()

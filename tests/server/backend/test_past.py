@@ -17,6 +17,11 @@ from ZODB.utils import p64, u64, z64
 from tests.server.desk import Desk
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.server.backend import past
+from zeo_clone.server.backend.abilities import Abilities
+
+
+def identity(storage):
+    return past.identity(storage, Abilities(storage), REAL)
 
 OID = p64(1)
 
@@ -56,10 +61,10 @@ def commit_many(client, number, oid=OID):
 def test_a_file_storage_has_an_identity_that_stays(open_file, path):
     """C22: written down beside the file, the same after a restart."""
     storage = open_file()
-    first = past.identity(storage, REAL)
+    first = identity(storage)
     storage.close()
     assert len(bytes.fromhex(first)) == past.SIZE
-    assert past.identity(open_file(), REAL) == first
+    assert identity(open_file()) == first
     assert sorted(file.name for file in path.parent.iterdir() if 'identity' in file.name) == [
         'Data.fs.identity']
 
@@ -67,7 +72,7 @@ def test_a_file_storage_has_an_identity_that_stays(open_file, path):
 def test_two_databases_have_two_identities(tmp_path):
     """C22."""
     storages = [FileStorage(str(tmp_path / name)) for name in ('One.fs', 'Two.fs')]
-    one, two = (past.identity(storage, REAL) for storage in storages)
+    one, two = (identity(storage) for storage in storages)
     assert one != two
     for storage in storages:
         storage.close()
@@ -76,13 +81,13 @@ def test_two_databases_have_two_identities(tmp_path):
 def test_a_wrapped_file_has_the_identity_of_the_file(open_file):
     """C22: with a storage that compresses or encrypts in front of it."""
     storage = open_file()
-    assert past.identity(HexStorage(storage), REAL) == past.identity(storage, REAL)
+    assert identity(HexStorage(storage)) == identity(storage)
 
 
 @pytest.mark.parametrize('damage', [b'', b'abcdef', b'\xff' * 32, b'x' * 32, b'ab' * 17])
 def test_a_damaged_identity_is_replaced(open_file, path, damage):
     path.with_name('Data.fs.identity').write_bytes(damage)
-    found = past.identity(open_file(), REAL)
+    found = identity(open_file())
     assert path.with_name('Data.fs.identity').read_text() == found + '\n'
 
 
@@ -90,15 +95,15 @@ def test_where_nothing_can_be_written_there_is_none(open_file, path, caplog):
     """C22: a read-only storage is not written beside, but what is there is read."""
     storage = open_file()
     storage.close()
-    assert past.identity(open_file(read_only=True), REAL) is None
+    assert identity(open_file(read_only=True)) is None
     path.with_name('Data.fs.identity').mkdir()
     with caplog.at_level(logging.WARNING):
-        assert past.identity(open_file(), REAL) is None
+        assert identity(open_file()) is None
     assert 'Data.fs.identity cannot be used' in caplog.text
 
 
 def test_other_storages_have_none():
-    assert past.identity(MappingStorage(), REAL) is None
+    assert identity(MappingStorage()) is None
     assert 'database' not in Desk().connect().call('get_info')
 
 

@@ -132,8 +132,8 @@ def test_server_measures_blobs_that_clients_have_stored(new_server, tmp_path):
     with contextlib.closing(zeo_clone.connection(server.addr, blob_dir=cache)) as connection:
         connection.root()['blob'] = Blob(b'x' * 5000)
         connection.transaction_manager.commit()
-    server.served['1'].sizes._found = None
-    server.call_in_loop(partial(server.served['1'].sizes.start, server._measurers))
+    server.served['1'].backend.sizes._found = None
+    server.call_in_loop(partial(server.served['1'].backend.sizes.start, server._measurers))
     while (found := server.server_status()['sizes']) is None:
         pass
     assert (found['blobs'], found['blob_files']) == (5000, 1)

@@ -7,7 +7,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64
 
-from zeo_clone.server.clients import methods
+from zeo_clone.server.clients import reading
 from zeo_clone.zrpc import batches
 
 OIDS = [p64(number) for number in range(10)]
@@ -63,7 +63,7 @@ def test_it_ends_when_there_are_enough_bytes_but_is_not_empty(client):
 
 def test_a_large_object_travels_alone(client, monkeypatch):
     """S5b: no message grows without bound, whatever a client asks for."""
-    monkeypatch.setattr(methods, 'MAX_LOAD_BATCH', 1000)
+    monkeypatch.setattr(reading, 'MAX_LOAD_BATCH', 1000)
     client.commit(*OIDS[:3], data=b'x' * 300)
     client.commit(OIDS[3], data=b'x' * 5000)
     assert len(load(client, ALL, size=1 << 30)) == 3
@@ -102,13 +102,13 @@ def test_bad_arguments_are_an_error(client, args):
 
 def test_it_ends_when_its_time_is_over(client, desk, monkeypatch):
     """S11: a storage that is slow does not keep the others waiting; the client asks again for the rest."""
-    load_before = desk.served['1'].storage.loadBefore
+    load_before = desk.storages['1'].loadBefore
 
     def slow(oid, tid):
         desk.runtime.now += 0.0004
         return load_before(oid, tid)
 
-    monkeypatch.setattr(methods, 'LOADS_PER_LOOK', 1)
+    monkeypatch.setattr(reading, 'LOADS_PER_LOOK', 1)
     client.commit(*OIDS)
-    monkeypatch.setattr(desk.served['1'].storage, 'loadBefore', slow)
+    monkeypatch.setattr(desk.storages['1'], 'loadBefore', slow)
     assert len(load(client, ALL)) == 3

@@ -37,7 +37,7 @@ def threads(desk):
 
 
 def ask(client, ran, name):
-    deferred = client.session.long_calls.run(lambda: ran.append(name) or name)
+    deferred = client.member.long_calls.run(lambda: ran.append(name) or name)
     deferred.when_settled(lambda value, error: ran.append((value, error)))
     return deferred
 
@@ -89,7 +89,7 @@ def test_nothing_is_begun_for_a_client_that_has_gone(client, threads):
     ran = []
     for name in 'ab':
         ask(client, ran, name)
-    calls = client.session.long_calls
+    calls = client.member.long_calls
     client.hang_up()
     assert calls.gone
     threads.finish()
@@ -98,6 +98,6 @@ def test_nothing_is_begun_for_a_client_that_has_gone(client, threads):
 
 
 def test_an_error_is_the_result(client, threads):
-    deferred = client.session.long_calls.run(lambda: 1)
+    deferred = client.member.long_calls.run(lambda: 1)
     threads.running[0][2].fail(ValueError('no'))
     assert isinstance(deferred.error, ValueError)

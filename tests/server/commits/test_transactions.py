@@ -85,7 +85,7 @@ def test_a_commit(client):
 def test_nothing_reaches_the_storage_before_the_vote(desk, client):
     client.begin()
     client.store(OID)
-    assert desk.served['1'].storage.tpc_transaction() is None
+    assert desk.storages['1'].tpc_transaction() is None
 
 
 def test_the_committer_gets_info_before_its_finish_reply_and_no_invalidation(client):
@@ -157,7 +157,7 @@ def test_a_transaction_may_bring_its_own_tid_and_status(file_desk):
     client.oneway('restorea', OID, p64(1 << 58), b'copied', None, 7)
     client.call('vote', 7)
     assert client.call('tpc_finish', 7) == p64(1 << 58)
-    assert [entry.status for entry in file_desk.served['1'].storage.iterator()] == ['p']
+    assert [entry.status for entry in file_desk.storages['1'].iterator()] == ['p']
 
 
 def test_a_large_transaction_lets_others_have_their_turn(desk, client, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_large_transaction_lets_others_have_their_turn(desk, client, monkeypat
     assert len(turns) == 3
     assert client.result(vote) == []
     client.call('tpc_finish', 7)
-    assert len(desk.served['1'].storage) == 10
+    assert len(desk.storages['1']) == 10
 
 
 @pytest.mark.parametrize('leave', [
@@ -192,9 +192,9 @@ def test_a_large_transaction_can_be_aborted_on_its_way_into_the_storage(desk, cl
     with monkeypatch.context() as context:
         context.setattr(desk.loop, 'turn', lambda: None)
         vote = client.start('vote', 7)
-        assert desk.served['1'].storage.tpc_transaction() is not None
+        assert desk.storages['1'].tpc_transaction() is not None
         leave(client)
-        assert desk.served['1'].storage.tpc_transaction() is None
+        assert desk.storages['1'].tpc_transaction() is None
     desk.loop.turn()
     assert desk.connect().commit(OID)
     assert desk.served['1'].stats.active_txns == 0
@@ -328,7 +328,7 @@ def test_a_bad_argument_of_an_operation_is_told_at_the_vote(desk, client, name, 
     with pytest.raises(ValueError, match=f'{name}: .+ expected, not'):
         client.call('vote', 7)
     assert client.call('tpc_abort', 7) is None
-    assert len(desk.served['1'].storage) == 0
+    assert len(desk.storages['1']) == 0
     assert client.commit(OID)
 
 
@@ -426,7 +426,7 @@ def test_the_lock_is_free_as_soon_as_its_holder_is_done_however_that_happens(des
     assert other.result(waiting) == []
     other.call('tpc_abort', 8)
     assert desk.served['1'].status()['lock_time'] is None
-    assert desk.served['1'].storage.tpc_transaction() is None
+    assert desk.storages['1'].tpc_transaction() is None
 
 
 def test_a_client_that_vanishes_between_the_grant_and_its_turn(desk, monkeypatch):
@@ -562,7 +562,7 @@ def test_a_storage_that_stays_in_a_transaction_refuses_commits_instead_of_hangin
 
 def test_what_a_failing_tpc_finish_committed_all_the_same_is_invalidated(desk):
     """C3, L9."""
-    storage = desk.served['1'].storage
+    storage = desk.storages['1']
     finish = storage.tpc_finish
 
     def committed_but(transaction):
@@ -605,7 +605,7 @@ def test_old_clients_learn_of_a_failed_store_from_the_serials(desk):
     (_, ([(oid, error)],)), = client.take_notices()
     assert (oid, type(error)) == (OID, ConflictError)
     client.call('tpc_abort', 7)
-    assert desk.served['1'].storage.tpc_transaction() is None
+    assert desk.storages['1'].tpc_transaction() is None
 
 
 def test_old_clients_register_without_a_tid_and_see_extension_methods(file_desk):

@@ -24,11 +24,11 @@ from pathlib import PurePath
 from typing import IO, Any, NamedTuple
 
 from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
-from ZODB.interfaces import IBlobStorage, IMVCCStorage
 from ZODB.POSException import POSKeyError
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.shareddir import Scratch, left_over
+from zeo_clone.server.backend.abilities import Abilities
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,10 @@ class Plan(NamedTuple):
 class BlobFiles:
     """Of `storage`, which need not have blobs."""
 
-    def __init__(self, runtime: Runtime, storage: Any) -> None:
+    def __init__(self, runtime: Runtime, storage: Any, abilities: Abilities) -> None:
         self.runtime = runtime
         self._storage = storage
+        self._abilities = abilities
         self._safe: set[str] = set()  # directories whose names are on the disk, and those of all above them
         self._packs = 0  # that are under way: they remove directories
         self._scratches: dict[str, Scratch] = {}  # by directory; a DemoStorage makes its own when it needs it
@@ -68,22 +69,12 @@ class BlobFiles:
     @property
     def has_blobs(self) -> bool:
         """Does the storage take blobs?"""
-        return bool(IBlobStorage.providedBy(self._storage))
+        return self._abilities.has_blobs
 
     @property
     def helper(self) -> Any:
         """What knows where blobs are; None if that is not in a directory of the storage's own."""
-        if self.has_blobs:
-            for storage in self._storage, getattr(self._storage, 'changes', None):  # of a DemoStorage
-                helper = getattr(storage, 'fshelper', None)
-                if helper is not None:
-                    return helper
-        return None
-
-    @property
-    def _is_shared(self) -> bool:
-        """May other servers write to the same database?"""
-        return bool(IMVCCStorage.providedBy(self._storage))
+        return self._abilities.blob_helper
 
     # ---- temporary files --------------------------------------------------------------------------
 
@@ -116,7 +107,7 @@ class BlobFiles:
         """Note a file for the case that we are killed: it is in a shared directory, or is about to get a name
         of `oid`.  The note is to be dropped; empty where there cannot be one."""
         helper = self.helper
-        if helper is None or oid is not None and self._is_shared:
+        if helper is None or oid is not None and self._abilities.is_shared:
             return []
         place = path if oid is None else helper.getPathForOID(oid)
         note = self._take(helper.temp_dir, 'note')
@@ -148,7 +139,8 @@ class BlobFiles:
         """
         helper = self.helper
         if helper is not None:
-            known = not (self._packs or self._is_shared or os.path.dirname(path) == helper.getPathForOID(oid))
+            known = not (self._packs or self._abilities.is_shared
+                         or os.path.dirname(path) == helper.getPathForOID(oid))
             for directory in _upwards(helper, oid):
                 if known and os.path.isdir(directory):
                     break
@@ -242,7 +234,7 @@ class BlobFiles:
                 if SHARED_NAME.fullmatch(os.path.basename(place)):
                     self._clear_shared(place, int(inode))
                     place = os.path.dirname(place)
-                if not self._is_shared:
+                if not self._abilities.is_shared:
                     self._clear_unfinished(helper, place, int(inode))
 
     def _clear_shared(self, path: str, inode: int) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
 from persistent.TimeStamp import TimeStamp
-from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import UndoSearch
 from ZODB.FileStorage.format import FileStorageFormatter
 from ZODB.POSException import POSError, StorageError
 
+from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.descriptions import look_up
 from zeo_clone.zrpc import extensions
 from zeo_clone.zrpc.decoder import MAX_OPCODES
@@ -31,44 +31,45 @@ MAX_ANSWER = 64 << 20
 Entry = dict[str, Any]
 
 
-def undoable(storage: Any, first: int, last: int, specification: Entry | None) -> Iterator[Entry | None]:
-    """The entries `first` to `last` of the undo log that have the values of `specification`.
+class Chronicle:
+    """The logs of `storage`."""
 
-    A negative `last` is how many there shall be at most.
-    """
-    if last < 0:
-        last = first - last
-    if _is_file_storages_own(storage, 'undoLog') and _is_file_storages_own(storage, 'undoInfo'):
-        return _undoable_in_file(storage, first, last, specification)
-    if specification:
-        return in_slices(lambda start, stop: storage.undoInfo(start, stop, specification), first, last)
-    return in_slices(storage.undoLog, first, last)
+    def __init__(self, storage: Any, abilities: Abilities) -> None:
+        self._storage = storage
+        self._abilities = abilities
 
+    def undoable(self, first: int, last: int, specification: Entry | None) -> Iterator[Entry | None]:
+        """The entries `first` to `last` of the undo log that have the values of `specification`.
 
-def revisions(storage: Any, oid: bytes, size: int) -> Iterator[Entry | None]:
-    """The newest `size` revisions of an object.  Raises POSKeyError, at once or later."""
-    if _is_file_storages_own(storage, 'history'):
-        return _revisions_in_file(storage, oid, size)
-    return iter(history(storage, oid, size))
+        A negative `last` is how many there shall be at most.
+        """
+        storage = self._storage
+        if last < 0:
+            last = first - last
+        if self._abilities.has_own_undo_log:
+            return _undoable_in_file(storage, first, last, specification)
+        if specification:
+            return in_slices(lambda start, stop: storage.undoInfo(start, stop, specification), first, last)
+        return in_slices(storage.undoLog, first, last)
 
+    def revisions(self, oid: bytes, size: int) -> Iterator[Entry | None]:
+        """The newest `size` revisions of an object.  Raises POSKeyError, at once or later."""
+        if self._abilities.has_own_history:
+            return _revisions_in_file(self._storage, oid, size)
+        return iter(self.history(oid, size))
 
-def history(storage: Any, oid: bytes, size: int) -> list[Entry]:
-    """As the storage tells it, or read from its transactions if it cannot: for an extension that is an object
-    it would need the object's class."""
-    try:
-        found: list[Entry] = storage.history(oid, size)
-    except (POSError, OSError):
-        raise
-    except Exception:
-        if not hasattr(storage, 'iterator'):
+    def history(self, oid: bytes, size: int) -> list[Entry]:
+        """As the storage tells it, or read from its transactions if it cannot: for an extension that is an
+        object it would need the object's class."""
+        try:
+            found: list[Entry] = self._storage.history(oid, size)
+        except (POSError, OSError):
             raise
-        return look_up(storage, oid, size)
-    return found
-
-
-def _is_file_storages_own(storage: Any, name: str) -> bool:
-    """Is the method that of FileStorage itself?  A storage around one need not have any of its own."""
-    return getattr(type(storage), name, None) is getattr(FileStorage, name)
+        except Exception:
+            if not self._abilities.has('iterator'):
+                raise
+            return look_up(self._storage, oid, size)
+        return found
 
 
 def _undoable_in_file(storage: Any, first: int, last: int, specification: Entry | None

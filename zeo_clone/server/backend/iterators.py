@@ -116,10 +116,10 @@ class Iterators:
             raise KeyError(iterator_id)
         return entry
 
-    def start(self, storage: Any, start: bytes | None, stop: bytes | None) -> int:
-        """Iterate over transactions; the iterator's id."""
+    def start(self, iterator: Callable[..., Any], start: bytes | None, stop: bytes | None) -> int:
+        """Iterate over transactions, with the storage's ``iterator``; the iterator's id."""
         self._check_room()
-        source = storage.iterator(start, stop)
+        source = iterator(start, stop)
         try:
             return self._add(Transactions(source, iter(source), []))
         except BaseException:

@@ -6,13 +6,14 @@ their space, would be the last that anybody gets.  In: what a client has chosen,
 """
 from __future__ import annotations
 
+import datetime
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.POSException import StorageError
-from ZODB.utils import maxtid, oid_repr, p64, readable_tid_repr, u64
+from ZODB.utils import maxtid, oid_repr, p64, readable_tid_repr, u64, z64
 
 from zeo_clone.server.vocabulary import END_OF_OIDS
 
@@ -28,6 +29,17 @@ FEW_OIDS = 1 << 32
 def ahead_s(tid: bytes, now: float) -> float:
     """How far `tid` lies in the future of ``now`` seconds since the epoch."""
     return float(TimeStamp(tid).timeTime()) - now
+
+
+def later_tid(last_tid: bytes, now: float) -> bytes:
+    """A tid for ``now`` seconds since the epoch, greater than `last_tid` whatever the clock says."""
+    when = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+    stamp = TimeStamp(when.year, when.month, when.day, when.hour, when.minute,
+                      when.second + when.microsecond / 1e6)
+    if last_tid != z64:
+        stamp = stamp.laterThan(TimeStamp(last_tid))
+    tid: bytes = stamp.raw()
+    return tid
 
 
 def check_tid(tid: bytes | None, last_tid: bytes, now: float) -> None:
@@ -76,7 +88,7 @@ def new_oids(storage: Any, count: int) -> list[bytes]:
     return oids
 
 
-def complaints(storage: Any, last_tid: bytes, now: float) -> Iterator[str]:
+def complaints(last_tid: bytes, highest_oid: bytes | None, now: float) -> Iterator[str]:
     """What is wrong with the numbers that are in the storage already."""
     seconds = ahead_s(last_tid, now)
     if seconds > AHEAD_S:
@@ -84,8 +96,7 @@ def complaints(storage: Any, last_tid: bytes, now: float) -> Iterator[str]:
                f'{seconds / 86_400:.0f} days ahead of the clock. New transactions can only come right after '
                f'it, whatever the time; if the clock is right, copy the database to a new one up to the '
                f'transaction before')
-    oid = getattr(storage, '_oid', None)  # of all of the kind of BaseStorage: the highest one
-    if type(oid) is bytes and len(oid) == 8 and u64(oid) >= (1 << 63) - FEW_OIDS:
-        left = max(0, (1 << 63) - 1 - u64(oid))
-        yield (f'its highest oid is {oid_repr(oid)}: {left} new objects can be made until there are no oids '
-               f'left. Copy the database to a new one without that object')
+    if highest_oid is not None and u64(highest_oid) >= (1 << 63) - FEW_OIDS:
+        left = max(0, (1 << 63) - 1 - u64(highest_oid))
+        yield (f'its highest oid is {oid_repr(highest_oid)}: {left} new objects can be made until there are '
+               f'no oids left. Copy the database to a new one without that object')

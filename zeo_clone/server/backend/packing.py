@@ -1,36 +1,86 @@
-"""One pack of a storage (S10).
+"""Packs of one storage: one at a time, and none that meets what it cannot read (S10, L12).
 
-In: a storage and a time.  Out: nothing, or an exception.  A record that cannot be read might refer to
-anything; so a pack that meets one ends before anything is removed, and says which object that is.  Runs in a
-thread for packs; knows no client.
+In: a time, and for whom.  Out: nothing, or an exception.  A record that cannot be read might refer to
+anything; so a pack that meets one ends before anything is removed, and says which object that is.  `run`
+belongs to a thread for packs, the rest to the loop's.
 """
 from __future__ import annotations
 
+import datetime
 from functools import partial
 from typing import Any
 
-from ZODB.POSException import StorageError
+from ZODB.POSException import StorageError, StorageTransactionError
 
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.backend.abilities import Abilities
+from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.references import UnreadableRecord, references
+from zeo_clone.server.backend.sizes import Sizes
+from zeo_clone.server.stats import Stats
 
 
-def pack(storage: Any, guard: Guard, time: float) -> None:
-    """Pack `storage` to `time`, seconds since the epoch."""
-    try:
-        guard.pack(partial(storage.pack, time, references))
-    except UnreadableRecord as error:
-        raise StorageError(
-            f'nothing was packed: {_place_of(error.record, storage)} cannot be read, so that nobody knows to '
-            f'what it refers ({error}); store the object anew or delete it, or pack without looking for '
-            "garbage ('pack-gc false' of the storage)") from error
+class Packing:
+    """Of `storage`, which messages call `name`."""
 
+    def __init__(self, name: str, storage: Any, abilities: Abilities, guard: Guard, files: BlobFiles,
+                 sizes: Sizes, stats: Stats, runtime: Runtime) -> None:
+        self._name = name
+        self._storage = storage
+        self._abilities = abilities
+        self._guard = guard
+        self._files = files
+        self._sizes = sizes
+        self._stats = stats
+        self._runtime = runtime
+        self._client = ''  # who asked for the pack that is under way
 
-def _place_of(record: bytes, storage: Any) -> str:
-    """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
-    if hasattr(storage, 'iterator'):
-        for transaction in storage.iterator():
-            for found in transaction:
-                if found.data == record:
-                    return f'object 0x{found.oid.hex()} of transaction 0x{found.tid.hex()}'
-    return f'a record that begins with {record[:50]!r}'
+    def __repr__(self) -> str:
+        return f'<Packing of {self._name!r}, {"under way" if self.under_way else "none"}>'
+
+    @property
+    def under_way(self) -> bool:
+        """Is it being packed, or will it be when it is its turn?"""
+        return self._stats.packing_time is not None
+
+    def start(self, client: str) -> None:
+        """`client` has it packed, or will when it is its turn.  Raises StorageTransactionError, which every
+        client knows, if somebody has it packed already (L12).
+        """
+        since = self._stats.packing_time
+        if since is not None:
+            when = datetime.datetime.fromtimestamp(since).isoformat(' ', 'seconds')
+            raise StorageTransactionError(
+                f'already packing since {when}, asked for by {self._client}: storage {self._name!r} is '
+                f'packed once at a time; ask again when that has ended')
+        self._stats.packing_time, self._client = self._runtime.time(), client
+        self._files.pack_begins()
+        self._sizes.packing(True)
+
+    def stop(self) -> None:
+        """Done, or failed."""
+        self._stats.packing_time = None
+        self._files.pack_ends()
+        self._sizes.packing(False)
+
+    # ---- a thread for packs -----------------------------------------------------------------------
+
+    def run(self, time: float) -> None:
+        """Pack it to `time`, seconds since the epoch."""
+        try:
+            self._guard.pack(partial(self._storage.pack, time, references))
+        except UnreadableRecord as error:
+            raise StorageError(
+                f'nothing was packed: {self._place_of(error.record)} cannot be read, so that nobody knows to '
+                f'what it refers ({error}); store the object anew or delete it, or pack without looking for '
+                "garbage ('pack-gc false' of the storage)") from error
+
+    def _place_of(self, record: bytes) -> str:
+        """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
+        if self._abilities.has('iterator'):
+            for transaction in self._storage.iterator():
+                for found in transaction:
+                    if found.data == record:
+                        return f'object 0x{found.oid.hex()} of transaction 0x{found.tid.hex()}'
+        return f'a record that begins with {record[:50]!r}'

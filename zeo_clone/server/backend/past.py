@@ -18,6 +18,7 @@ from typing import Any
 from ZODB.utils import z64
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.iterators import end
 
 log = logging.getLogger(__name__)
@@ -30,33 +31,27 @@ SIZE = 16
 PACKED = 'p'
 
 
-def file_of(storage: Any) -> str | None:
-    """The path of a FileStorage's file, also of one that is wrapped; None for another storage."""
-    path = getattr(storage, '_file_name', None)
-    return path if type(path) is str else None
-
-
-def last_transaction(storage: Any, recent: list[tuple[bytes, list[bytes]]]) -> bytes:
+def last_transaction(storage: Any, abilities: Abilities, recent: list[tuple[bytes, list[bytes]]]) -> bytes:
     """The tid of the last transaction, z64 if there is none.  `recent`: the last ones, if the storage tells.
 
     A FileStorage that was killed while it committed calls the tid of what it was committing the last one,
     until it is opened once more.  A client must not take that for a transaction.
     """
     last: bytes = storage.lastTransaction() or z64
-    if file_of(storage) is None or not hasattr(storage, 'lastInvalidations'):
+    if abilities.file is None or not abilities.has('lastInvalidations'):
         return last
     return max((tid for tid, _ in recent), default=z64)
 
 
-def unfinished(storage: Any, last: bytes) -> bytes | None:
+def unfinished(storage: Any, abilities: Abilities, last: bytes) -> bytes | None:
     """That tid, if there is one, of a storage just opened whose last transaction is `last`."""
     called: bytes = storage.lastTransaction() or z64
-    return called if file_of(storage) is not None and called > last else None
+    return called if abilities.file is not None and called > last else None
 
 
-def identity(storage: Any, runtime: Runtime) -> str | None:
+def identity(storage: Any, abilities: Abilities, runtime: Runtime) -> str | None:
     """The identity of the database in `storage`, made if it has none yet; None if there can be none."""
-    path = file_of(storage)
+    path = abilities.file
     if path is None:
         return None
     path += SUFFIX

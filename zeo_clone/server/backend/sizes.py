@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ZODB.blob import BLOB_SUFFIX
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server.backend.past import file_of
+from zeo_clone.server.backend.abilities import file_of
 from zeo_clone.server.backend.workers import Workers
 
 #: Seconds from one look at the disks to the next, and while the storage is packed.

@@ -14,9 +14,8 @@ from ZODB.utils import z64
 
 from zeo_clone.server.vocabulary import END_OF_OIDS, BadArgument
 from zeo_clone.zrpc.extensions import sendable, storable
+from zeo_clone.zrpc.offers import MAX_NAME
 
-#: Length of texts that are names: storages, labels, files.
-MAX_NAME = 255
 #: A message that a client wants has fewer bytes than this.
 MAX_SIZE = 1 << 31
 #: Ids in one ``iterator_gc``.

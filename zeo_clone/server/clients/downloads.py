@@ -17,14 +17,13 @@ from ZODB.POSException import StorageError
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.vocabulary import TooBusy
+from zeo_clone.zrpc.offers import BLOB_CHUNK
 
 if TYPE_CHECKING:
-    from zeo_clone.server.clients.session import Session
+    from zeo_clone.server.clients.member import Member
 
-#: What clients get at once, in bytes: ZEO's figure.
-CHUNK = 59_000
 #: What is read at once and queued for the client.
-PIECE = 16 * CHUNK
+PIECE = 16 * BLOB_CHUNK
 #: Blobs that a client may ask for before it has got the first.
 MAX_REQUESTS = 10_000
 #: A storage's ``loadBlob``.
@@ -34,8 +33,8 @@ Find = Callable[[bytes, bytes], str]
 class Downloads:
     """The blobs on their way to one client."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, member: Member) -> None:
+        self._member = member
         self._requests: deque[tuple[bytes, bytes, Deferred]] = deque()  # the first one is under way
         self._file: IO[bytes] | None = None
         self._next: bytes | None = None  # the piece that was read ahead
@@ -78,9 +77,10 @@ class Downloads:
         while self._requests:
             oid, serial, deferred = self._requests[0]
             try:
-                self._session.check_room()
-                opening = self._session.slow(partial(
-                    open_blob, self._session.server.runtime, self._session.storage.loadBlob, oid, serial))
+                self._member.check_room()
+                find = self._member.backend.method('loadBlob')
+                runtime = self._member.server.runtime
+                opening = self._member.slow(partial(open_blob, runtime, find, oid, serial))
             except (TooBusy, OSError) as error:
                 self._requests.popleft()
                 deferred.fail(error)
@@ -98,7 +98,7 @@ class Downloads:
         else:
             oid, serial, _ = self._requests[0]
             self._file = file
-            self._session.send_oneway('receiveBlobStart', (oid, serial))
+            self._member.send_oneway('receiveBlobStart', (oid, serial))
             self._has_room = True
             self._read()
 
@@ -106,7 +106,7 @@ class Downloads:
         if self._file is None:
             return  # the client has gone while something was sent to it
         try:
-            reading = self._session.slow(partial(self._file.read, PIECE))
+            reading = self._member.slow(partial(self._file.read, PIECE))
         except TooBusy as error:
             self._end(error)
         else:
@@ -125,13 +125,13 @@ class Downloads:
     def _send(self, piece: bytes) -> None:
         self._next, self._has_room = None, False
         oid, serial, _ = self._requests[0]
-        for start in range(0, len(piece), CHUNK):
-            self._session.queue_oneway('receiveBlobChunk', (oid, serial, piece[start:start + CHUNK]))
+        for start in range(0, len(piece), BLOB_CHUNK):
+            self._member.queue_oneway('receiveBlobChunk', (oid, serial, piece[start:start + BLOB_CHUNK]))
         if len(piece) == PIECE:
-            self._session.want_room()
+            self._member.want_room()
             self._read()
         else:
-            self._session.send_oneway('receiveBlobStop', (oid, serial))
+            self._member.send_oneway('receiveBlobStop', (oid, serial))
             self._end(None)
 
     def _end(self, error: BaseException | None) -> None:

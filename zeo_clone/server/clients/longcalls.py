@@ -17,15 +17,15 @@ from zeo_clone.server.vocabulary import TooBusy
 from zeo_clone.zrpc.channel.server import LOW_WATER
 
 if TYPE_CHECKING:
-    from zeo_clone.server.clients.session import Session
+    from zeo_clone.server.clients.member import Member
 
 
 class LongCalls:
-    """The queue of one session.  `gone`, which any thread may look at: nobody waits for answers any more."""
+    """The queue of one client.  `gone`, which any thread may look at: nobody waits for answers any more."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, member: Member) -> None:
         self.gone = False
-        self._session = session
+        self._member = member
         self._waiting: deque[tuple[Callable[[], Any], Deferred]] = deque()
         self._running = False
 
@@ -45,12 +45,12 @@ class LongCalls:
         """There may be room for one more answer."""
         if self._running or not self._waiting:
             return
-        if self._session.queued > LOW_WATER:
-            self._session.want_room()
+        if self._member.queued > LOW_WATER:
+            self._member.want_room()
             return
         function, deferred = self._waiting.popleft()
         self._running = True
-        self._session.server.workers.run(self, function, long=True).when_settled(
+        self._member.server.workers.run(self, function, long=True).when_settled(
             partial(self._done, deferred))
 
     def _done(self, deferred: Deferred, value: Any, error: BaseException | None) -> None:

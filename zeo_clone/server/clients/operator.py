@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zeo_clone.zrpc.messages import clean_label
 
 if TYPE_CHECKING:
-    from zeo_clone.server.clients.session import Session
+    from zeo_clone.server.clients.member import Member
     from zeo_clone.server.served import ServedStorage
 
 #: Who is meant by this word: whoever holds the commit lock.
@@ -42,7 +42,7 @@ def read_wish(request: Mapping[str, Any]) -> tuple[Wish, str]:
     return Wish(client, storage), clean_label(user) if type(user) is str else 'nobody'
 
 
-def find(served: Mapping[str, ServedStorage], wish: Wish) -> Session:
+def find(served: Mapping[str, ServedStorage], wish: Wish) -> Member:
     """The one client that is meant.  Raises `NotDone`."""
     if wish.storage is not None and wish.storage not in served:
         raise NotDone(f'there is no storage {wish.storage!r}; there are {", ".join(map(repr, served))}')
@@ -50,9 +50,10 @@ def find(served: Mapping[str, ServedStorage], wish: Wish) -> Session:
     found: list[tuple[str, Any]] = []
     for storage in among:
         if wish.client != HOLDER:
-            found += [(storage.name, one) for one in storage.sessions if _is_meant(one, wish.client)]
-        elif storage.holder is not None:
-            found.append((storage.name, storage.holder))
+            found += [(storage.name, one) for one in storage.audience.present()
+                      if _is_meant(one, wish.client)]
+        elif storage.lock.holding_client is not None:
+            found.append((storage.name, storage.lock.holding_client))
     if not found:
         raise NotDone('nobody holds the commit lock' if wish.client == HOLDER else
                       f'no client has the address or label {wish.client!r}')
@@ -60,8 +61,8 @@ def find(served: Mapping[str, ServedStorage], wish: Wish) -> Session:
         listed = ', '.join(f'{session.name} (storage {name!r})' for name, session in found[:MAX_LISTED])
         more = f' and {len(found) - MAX_LISTED} more' if len(found) > MAX_LISTED else ''
         raise NotDone(f'{len(found)} clients fit {wish.client!r}, and nothing was done: {listed}{more}')
-    session: Session = found[0][1]
-    return session
+    member: Member = found[0][1]
+    return member
 
 
 def _is_meant(session: Any, client: str) -> bool:

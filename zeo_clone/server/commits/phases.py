@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from ZODB.POSException import StorageTransactionError
 
+from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.hot import class_name
-from zeo_clone.server.commits.commit import StorageCommit
-from zeo_clone.server.commits.operations import Operation, Operations
+from zeo_clone.server.commits.operations import Operations
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
@@ -216,13 +216,13 @@ class Waiting(Phase):
 
     def request(self) -> None:
         """Queue; goes on at once if the lock is free."""
-        if self.owner.served.request(self.owner):
+        if self.owner.served.lock.request(self.owner):
             self.granted()
 
     def granted(self) -> None:
         owner = self.owner
         try:
-            commit = owner.served.new_commit(owner, self.meta)
+            commit = owner.served.new_commit(owner.client, self.meta)
         except Exception as error:
             self._give_up(error)
             return
@@ -237,13 +237,13 @@ class Waiting(Phase):
         replaying.step()
 
     def _give_up(self, error: Exception) -> None:
-        self.owner.served.release(self.owner)
+        self.owner.served.lock.release(self.owner)
         self.owner.move(Doomed(self.owner, error))
         self._clean_up(partial(self.owner.note_failure, error), self.operations.close,
                        partial(self.reply.fail, error))
 
     def abort(self) -> None:
-        self.owner.served.release(self.owner)
+        self.owner.served.lock.release(self.owner)
         self.owner.move(self.owner.idle)
         error = StorageTransactionError('aborted while it waited for the commit lock')
         self._clean_up(self.operations.close, partial(self.reply.fail, error))
@@ -259,7 +259,7 @@ class _InStorage(Phase):
 
     def abort(self) -> None:
         owner = self.owner
-        owner.served.release(owner)  # through the door: nobody else begins before this has ended
+        owner.served.lock.release(owner)  # through the door: nobody else begins before this has ended
         owner.move(owner.idle)
         owner.served.abort(self.commit)
 
@@ -374,12 +374,9 @@ class Voted(_InStorage):
     def finish(self) -> bytes:
         owner, commit = self.owner, self.commit
         try:
-            tid: bytes = commit.finish()
-            owner.served.failure = None
-        except Exception as error:
-            tid = owner.served.finish_failed(commit, error)
+            tid = owner.served.finish(commit)
         finally:
-            owner.served.release(owner)  # through the door, as above
+            owner.served.lock.release(owner)  # through the door, as above
             owner.move(owner.idle)
         owner.served.committed(tid, list(commit.written), owner.client)
         return tid

@@ -8,23 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server.commits.commit import StorageCommit
+from zeo_clone.server.backend.blobfiles import BlobFiles
+from zeo_clone.server.backend.commit import StorageCommit
+from zeo_clone.server.commits.lock import CommitLock
 from zeo_clone.server.commits.operations import Operations
 from zeo_clone.server.commits.phases import Idle, Phase
 from zeo_clone.server.commits.uploads import Uploads
 from zeo_clone.server.deferred import Deferred
-from zeo_clone.server.latency import Laps
+from zeo_clone.server.latency import Laps, Latency
+from zeo_clone.server.slowlog import SlowLog
+from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.channel.memory import Share
-
-if TYPE_CHECKING:
-    from zeo_clone.server.served import ServedStorage
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,9 @@ MAX_TIMEOUTS = 10
 class Client(Protocol):
     """What a transaction wants to know of, and tell, its client."""
 
-    #: Peer and label, for log lines.
-    name: str
+    @property
+    def name(self) -> str:
+        """Peer and label, for log lines."""
 
     @property
     def connected(self) -> bool:
@@ -75,10 +77,37 @@ class Client(Protocol):
         """Close the connection; logs `reason`."""
 
 
+class Served(Protocol):
+    """What a transaction wants of the storage that it is for."""
+
+    loop: Loop
+    name: str
+    stats: Stats
+    latency: Latency | None
+    slow: SlowLog
+    lock: CommitLock
+
+    @property
+    def files(self) -> BlobFiles:
+        """Where blobs are kept on their way into the storage."""
+
+    def new_commit(self, client: Client, meta: Meta) -> StorageCommit:
+        """A commit of `client`, which holds the lock."""
+
+    def abort(self, commit: StorageCommit) -> None:
+        """Abort in the storage.  Never raises (L9)."""
+
+    def finish(self, commit: StorageCommit) -> bytes:
+        """Finish in the storage; the tid.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
+
+    def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> None:
+        """The storage has finished a transaction: tell everybody."""
+
+
 class Transactor:
     """The transactions of `client` in `served`."""
 
-    def __init__(self, served: ServedStorage, client: Client, read_only: bool) -> None:
+    def __init__(self, served: Served, client: Client, read_only: bool) -> None:
         self.served = served
         self.client = client
         self.loop: Loop = served.loop
@@ -105,7 +134,7 @@ class Transactor:
             if phase is self.idle and 'finishing' not in laps.spent_s:
                 self._tell_if_slow(laps, 'it was not committed')
             elif phase.name == 'waiting':
-                self._waited_for = self.served.describe_queue()
+                self._waited_for = self.served.lock.describe()
         self.phase = phase
 
     def _tell_if_slow(self, laps: Laps, how: str) -> None:
@@ -123,7 +152,7 @@ class Transactor:
     def new_operations(self) -> Operations:
         """A place to keep operations until the vote."""
         client = self.client
-        uploads = Uploads(self.served.blobs, client.run_sync, client.check_room)
+        uploads = Uploads(self.served.files, client.run_sync, client.check_room)
         return Operations(self.runtime, uploads, client.share, client.check_room)
 
     def note_failure(self, error: Exception) -> None:
@@ -227,7 +256,7 @@ class Transactor:
             return
         log.warning('%s: has held the commit lock of storage %r for %.0f s (%s, %s), %d more wait for it',
                     self.client.name, self.served.name, held_s, self.meta, self.phase_name,
-                    self.served.waiting)
+                    self.served.lock.waiting)
 
     def timed_out(self, timeout_s: float) -> None:
         """The commit lock was held too long."""

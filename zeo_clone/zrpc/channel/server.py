@@ -21,6 +21,7 @@ from zeo_clone.loop.tls import is_fault
 from zeo_clone.loop.transport import LARGE_PIECE, Transport
 from zeo_clone.zrpc.channel.memory import PIECE_OVERHEAD, Memory, Share, unlimited
 from zeo_clone.zrpc.connection import ServerCore
+from zeo_clone.zrpc.marshal import Encoded
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +237,36 @@ class ServerChannel(Dispatcher):
             self.handle_error(error)
 
     # ---- output -----------------------------------------------------------------------------------
+
+    def reply(self, message_id: Any, value: Any) -> None:
+        """Answer a call."""
+        self.send(self.core.send_reply(message_id, value))
+
+    def reply_loaded(self, message_id: Any, revision: Any) -> None:
+        """`reply` with the result of loadBefore, faster."""
+        self.send(self.core.send_loaded(message_id, revision))
+
+    def reply_encoded(self, message_id: Any, value: Encoded) -> None:
+        """`reply` with what is encoded already; a large one goes out in pieces."""
+        for piece in self.core.send_encoded(message_id, value):
+            self.send(piece)
+
+    def fail(self, message_id: Any, error: BaseException) -> None:
+        """Answer a call with an error."""
+        self.send(self.core.send_error(message_id, error))
+
+    def tell(self, name: str, args: tuple[Any, ...]) -> None:
+        """Call a method of the client, one-way."""
+        self.send(self.core.send_oneway(name, args))
+
+    def tell_later(self, name: str, args: tuple[Any, ...]) -> None:
+        """`tell` in a later turn, so that others get theirs before."""
+        self.queue(self.core.send_oneway(name, args))
+
+    def tell_health(self, status: dict[str, Any]) -> None:
+        """Answer a health check or an operator, who wants nothing else."""
+        self.send(self.core.health(status))
+        self.close_when_sent()
 
     def send(self, data: bytes) -> None:
         """Send `data`, after what was sent before.  Never blocks, never raises."""

@@ -12,7 +12,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from ZODB.BaseStorage import BaseStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import (
     ConflictError,
@@ -21,10 +20,10 @@ from ZODB.POSException import (
     StorageError,
     StorageTransactionError,
     UndoError,
-    Unsupported,
 )
-from ZODB.utils import load_current, newTid, z64
+from ZODB.utils import load_current, z64
 
+from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles, Plan
 from zeo_clone.server.backend.guard import Guard, has_plain_class
 from zeo_clone.server.vocabulary import Meta, Operation
@@ -37,11 +36,12 @@ class StorageCommit:
     stores that conflict are collected instead of failing.
     """
 
-    def __init__(self, storage: Any, guard: Guard, files: BlobFiles, meta: Meta,
+    def __init__(self, storage: Any, abilities: Abilities, guard: Guard, files: BlobFiles, meta: Meta,
                  tid: bytes | None, collect_conflicts: bool, keep_stores: bool) -> None:
         self._storage = storage
+        self._abilities = abilities
         self._guard = guard
-        self._resolves = hasattr(storage, 'tryToResolveConflict')
+        self._resolves = abilities.has('tryToResolveConflict')
         self._files = files
         self._transaction = TransactionMetaData(meta.user, meta.description, meta.extension)
         self._collect_conflicts = collect_conflicts
@@ -120,10 +120,7 @@ class StorageCommit:
     @property
     def coming_tid(self) -> bytes | None:
         """After `begin`: the tid that it will get; None if the storage cannot tell before the end."""
-        if self.tid is None and tells_tids(self._storage):
-            tid: bytes = self._storage._tid  # what all of its kind go by
-            return tid
-        return self.tid
+        return self._abilities.coming_tid() if self.tid is None else self.tid
 
     def finish(self) -> Any:
         """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""
@@ -147,8 +144,7 @@ class StorageCommit:
             self._storage.tpc_abort(self._transaction)
         finally:
             self._guard.end()
-        current = getattr(self._storage, 'tpc_transaction', lambda: None)()
-        if current is self._transaction:
+        if self._abilities.transaction() is self._transaction:
             raise StorageTransactionError('the storage did not end the transaction')
         self._drop_notes()
 
@@ -189,9 +185,9 @@ class StorageCommit:
         """Find the conflict of an unusual record here: the storage's exception would unpickle it (S9)."""
         if has_plain_class(data):
             return
-        get_tid = getattr(self._storage, 'getTid', None)
+        storage = self._storage
         try:
-            current = load_current(self._storage, oid)[1] if get_tid is None else get_tid(oid)
+            current = storage.getTid(oid) if self._abilities.has('getTid') else load_current(storage, oid)[1]
         except POSKeyError:
             return
         if current != serial:
@@ -209,28 +205,22 @@ class StorageCommit:
         if self.conflicts:
             self.conflicts.pop(oid, None)
 
-    def _optional(self, name: str) -> Any:
-        method = getattr(self._storage, name, None)
-        if method is None:
-            raise Unsupported(f'the storage has no {name}')
-        return method
-
     def _restore(self, operation: Operation) -> None:
         _, oid, serial, data, previous = operation
         if serial != self.tid:
             raise StorageError('a restored record has the tid of its transaction, which is begun with it')
-        self._optional('restore')(oid, serial, data, '', previous, self._transaction)
+        self._abilities.method('restore')(oid, serial, data, '', previous, self._transaction)
         self.written[oid] = None  # type: ignore[index]
 
     def _check(self, operation: Operation) -> None:
         self._storage.checkCurrentSerialInTransaction(operation.oid, operation.serial, self._transaction)
 
     def _delete(self, operation: Operation) -> None:
-        self._optional('deleteObject')(operation.oid, operation.serial, self._transaction)
+        self._abilities.method('deleteObject')(operation.oid, operation.serial, self._transaction)
         self.written[operation.oid] = None  # type: ignore[index]
 
     def _undo(self, operation: Operation) -> None:
-        undo = self._optional('undo')
+        undo = self._abilities.method('undo')
         self._guard.start(undo=True)
         try:
             result = undo(operation.extra, self._transaction)
@@ -250,14 +240,3 @@ VERBS = {
     'delete': StorageCommit._delete,
     'undo': StorageCommit._undo,
 }
-
-
-def tells_tids(storage: Any) -> bool:
-    """Is it known after ``tpc_begin`` which tid a transaction will get?"""
-    return isinstance(storage, BaseStorage)
-
-
-def later_tid(last_tid: bytes) -> bytes:
-    """A tid for now, greater than `last_tid` whatever the clock says."""
-    tid: bytes = newTid(None if last_tid == z64 else last_tid)
-    return tid

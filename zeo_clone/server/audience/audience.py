@@ -1,0 +1,145 @@
+"""Who is told what has happened to one storage, once each, in the order in which the storage did it.
+
+In: listeners that come and go; commits of ours; from a storage that is a client itself, what others changed,
+in any thread.  Out: messages to listeners.  It knows no storage: what happened it is told, and where the
+storage is now it asks a function.  Loop thread only, apart from the methods under the banner "any thread".
+"""
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.server.audience.history import History
+from zeo_clone.server.stats import Stats
+from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.frames import frame
+from zeo_clone.zrpc.messages import encode_oneway
+
+log = logging.getLogger(__name__)
+
+#: Later than any tid.
+AFTER_ALL = b'\xff' * 9
+
+
+class Listener(Protocol):
+    """What a storage tells a session."""
+
+    def send(self, data: bytes) -> None:
+        """Send the bytes of a message."""
+
+    def disconnect(self, reason: str) -> None:
+        """Close the connection; logs `reason`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Address, label and numbers, for the status.  Any thread."""
+
+    @property
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received, and waiting to be sent.  Any thread."""
+
+
+class Audience:
+    """Of the storage `name`, with its `history`; `where` tells its last tid, and may raise."""
+
+    def __init__(self, loop: Loop, name: str, stats: Stats, history: History,
+                 where: Callable[[], bytes]) -> None:
+        self._loop = loop
+        self._name = name
+        self._stats = stats
+        self.history = history  # as far as it has been told
+        self._where = where
+        self._listeners: dict[Listener, None] = {}  # in the order in which they came
+        self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
+        self._resetting = False  # set in any thread: the storage has lost track of changes
+
+    def __repr__(self) -> str:
+        return f'<Audience of {self._name!r}: {len(self._listeners)}, {self.history!r}>'
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    # ---- who listens ------------------------------------------------------------------------------
+
+    def join(self, listener: Listener) -> None:
+        """`listener` gets every invalidation from now on."""
+        self.drain()
+        self._listeners[listener] = None
+
+    def part(self, listener: Listener) -> None:
+        """`listener` has gone."""
+        if self._listeners.pop(listener, listener) is None:
+            sent, received, _ = listener.traffic
+            self._stats.sent += sent
+            self._stats.received += received
+
+    def present(self) -> list[Listener]:
+        """All that listen.  Any thread."""
+        return list(self._listeners)
+
+    # ---- what they know ---------------------------------------------------------------------------
+
+    def last_tid(self) -> bytes:
+        """The last transaction that listeners have been told of; z64 if there is none."""
+        self._reset()  # the storage may have failed when it was to tell where it is
+        self.drain()
+        return self.history.last_tid
+
+    # ---- what they are told -----------------------------------------------------------------------
+
+    def tell_all(self, name: str, args: tuple[Any, ...], besides: object = None) -> None:
+        """Call a method of every client but one."""
+        if len(self._listeners) > (besides in self._listeners):
+            message = frame(encode_oneway(name, args))
+            for listener in list(self._listeners):
+                if listener is not besides:
+                    try:
+                        listener.send(message)
+                    except Exception as error:
+                        log.exception('storage %r: a client could not be told', self._name)
+                        self._send_away([listener], f'it could not be told of {name}: {type(error).__name__}')
+
+    def publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
+        """Transaction `tid` wrote `oids`.  `committer`, if there is one, knows."""
+        try:
+            self.history.add(tid, oids)
+            self._stats.invalidations += len(oids)
+            self.tell_all('invalidateTransaction', (tid, oids), committer)
+        except Exception:  # no memory, say: nobody may go on without knowing of it
+            log.exception('storage %r: clients could not be told of transaction %s', self._name, tid.hex())
+            self._resetting = True
+            self._reset()
+
+    def drain(self, before: bytes = AFTER_ALL) -> None:
+        """Publish what came from elsewhere before a tid, before anything later is said."""
+        while self._elsewhere and self._elsewhere[0][0] < before:
+            self.publish(*self._elsewhere.popleft(), None)
+
+    def _send_away(self, listeners: Iterable[Listener], reason: str) -> None:
+        take_steps(f'sending clients of storage {self._name!r} away',
+                   *[partial(listener.disconnect, reason) for listener in listeners])
+
+    def _reset(self) -> None:
+        if not self._resetting:
+            return  # the storage has told it more than once
+        self._send_away(list(self._listeners),
+                        'the served storage has lost track of changes; caches must be verified')
+        last_tid = self._where()  # waits until all has been told (C23)
+        self._resetting = False
+        self._elsewhere.clear()
+        self.history.forget(last_tid)
+
+    # ---- any thread -------------------------------------------------------------------------------
+
+    def heard(self, tid: bytes, oids: list[bytes]) -> None:
+        """Somebody else's transaction `tid` changed `oids`."""
+        self._elsewhere.append((tid, oids))
+        self._loop.door(self.drain)
+
+    def lost_track(self) -> None:
+        """Anything may have changed."""
+        self._resetting = True
+        self._loop.door(self._reset)

@@ -1,0 +1,121 @@
+"""What a storage can do, found out once, at start: the only place that asks.
+
+In: a storage of any kind.  Out: names of optional methods that it has, what kind of storage it is, and the
+little that may change while it is served: of a storage that is a client itself, by its own server; of a
+DemoStorage, when it gets its first blob.  Any thread.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from ZODB.BaseStorage import BaseStorage
+from ZODB.FileStorage import FileStorage
+from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCStorage
+from ZODB.POSException import Unsupported
+from zope.interface import providedBy
+
+#: Methods that not every storage has.
+OPTIONAL = ('deleteObject', 'getExtensionMethods', 'getTid', 'is_connected', 'iterator', 'lastInvalidations',
+            'loadBlob', 'record_iternext', 'restore', 'supportsUndo', 'tpc_transaction',
+            'tryToResolveConflict', 'undo', 'undoLog')
+
+
+def file_of(storage: Any) -> str | None:
+    """The path of a FileStorage's file, also of one that is wrapped; None for another storage."""
+    path = getattr(storage, '_file_name', None)
+    return path if type(path) is str else None
+
+
+class Abilities:
+    """Of `storage`."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self._methods = frozenset(name for name in OPTIONAL if getattr(storage, name, None) is not None)
+        self.file = file_of(storage)
+        #: May other servers write to the same database?
+        self.is_shared = bool(IMVCCStorage.providedBy(storage))
+        #: Need the last transaction not be the one that was committed last?
+        self.has_many_writers = self.is_shared or bool(IMultiCommitStorage.providedBy(storage))
+        #: Does it tell which database it is?
+        self.tells_database = hasattr(storage, 'database')
+        #: Are these the methods of FileStorage itself?  A storage around one need not have any of its own.
+        self.has_own_undo_log = self._has_file_storages('undoLog') and self._has_file_storages('undoInfo')
+        self.has_own_history = self._has_file_storages('history')
+        #: Names of methods that clients may call.
+        self.extension_methods: tuple[str, ...] = ()
+        if self.has('getExtensionMethods'):
+            self.extension_methods = tuple(storage.getExtensionMethods())
+        oid = getattr(storage, '_oid', None)  # of all of the kind of BaseStorage
+        #: The highest oid that it had at start, where it says.
+        self.highest_oid = oid if type(oid) is bytes and len(oid) == 8 else None
+        self._locks = hasattr(getattr(storage, '_commit_lock', None), 'locked')  # as all of ZODB's own
+        #: Is it known after ``tpc_begin`` which tid a transaction will get?
+        self.tells_tids = isinstance(storage, BaseStorage)
+        self._has_changes = hasattr(storage, 'changes')  # a DemoStorage
+
+    def __repr__(self) -> str:
+        return f'<Abilities of {type(self._storage).__name__}: {", ".join(sorted(self._methods))}>'
+
+    def has(self, name: str) -> bool:
+        """Has it one of the methods of `OPTIONAL`?"""
+        return name in self._methods
+
+    def method(self, name: str) -> Any:
+        """That method.  Raises Unsupported."""
+        if name not in self._methods:
+            raise Unsupported(f'the storage has no {name}')
+        return getattr(self._storage, name)
+
+    def _has_file_storages(self, name: str) -> bool:
+        return getattr(type(self._storage), name, None) is getattr(FileStorage, name)
+
+    # ---- what may change --------------------------------------------------------------------------
+
+    def supports_undo(self) -> bool:
+        """Can transactions be undone?"""
+        return self.has('supportsUndo') and bool(self._storage.supportsUndo())
+
+    def interfaces(self) -> tuple[tuple[str, str], ...]:
+        """Module and name of each interface."""
+        return tuple((interface.__module__, interface.__name__)
+                     for interface in providedBy(self._storage).__iro__)
+
+    @property
+    def has_blobs(self) -> bool:
+        """Does it take blobs?"""
+        return bool(IBlobStorage.providedBy(self._storage))
+
+    @property
+    def blob_helper(self) -> Any:
+        """What knows where blobs are; None if that is not in a directory of its own."""
+        if self.has_blobs:
+            for storage in (self._storage, self._storage.changes if self._has_changes else None):
+                helper = getattr(storage, 'fshelper', None)
+                if helper is not None:
+                    return helper
+        return None
+
+    def would_wait(self) -> bool:
+        """Would ``tpc_begin`` wait, perhaps for ever?"""
+        try:
+            if self._locks:
+                return bool(self._storage._commit_lock.locked())
+            return self.transaction() is not None
+        except Exception:
+            return True
+
+    def transaction(self) -> Any:
+        """The transaction that it is in, where it says."""
+        return self._storage.tpc_transaction() if self.has('tpc_transaction') else None
+
+    def coming_tid(self) -> bytes | None:
+        """In a transaction: the tid that it will get; None if that is not known before the end."""
+        if self.tells_tids:
+            tid: bytes = self._storage._tid  # what all of its kind go by
+            return tid
+        return None
+
+    def is_packing(self) -> bool:
+        """Is it a pack, perhaps, that holds its lock?  At times a FileStorage's does."""
+        return bool(getattr(self._storage, '_pack_is_in_progress', False))
