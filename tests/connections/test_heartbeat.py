@@ -74,7 +74,7 @@ def test_a_client_without_an_io_thread_may_be_silent(new_server, client):
     storage = client(server.addr, heartbeat=0.01, io_thread=False)
     session, = server._sessions
     storage.ping()
-    assert session._beat_s is None
+    assert math.isinf(session.pulse.interval_s)
     # Five keep-alive messages of the server have come when there are 5 * 22 bytes or more.
     channel = storage._manager.ready.channel
     before = channel.transport.received
@@ -96,7 +96,7 @@ def test_tcp_itself_notices_a_host_that_vanished(server, client):
     """N1: for clients that promise nothing; both ends of a connection have the options."""
     storage = client(server.addr)
     session, = server._sessions
-    for sock in (storage._manager.ready.channel.socket, session._channel.socket):
+    for sock in (storage._manager.ready.channel.socket, session.channel.socket):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
@@ -178,7 +178,7 @@ def test_clients_of_zeo_ignore_keep_alive_messages(new_server, console):
     prompt = console('ZEO')
     prompt.connect(server.addr)
     session, = server._sessions
-    session._core.send_keep_alive = counter = Counter(session._core.send_keep_alive)
+    session.channel.core.send_keep_alive = counter = Counter(session.channel.core.send_keep_alive)
     assert counter.done.wait(20)
     prompt.run("root['x'] = 1; transaction.commit()")
     assert list(server._sessions) == [session]

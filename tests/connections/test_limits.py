@@ -89,10 +89,10 @@ def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
     forget = server.forget
     server.forget = lambda session: (forget(session), gone.set())
     session = next(iter(server._sessions))
-    session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    notice = session._core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
+    session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
     for _ in range(20):
-        server._loop.door(lambda: session.send(notice))
+        server._loop.door(lambda: session.member.send(notice))
     assert gone.wait(20)
     assert 'it does not read' in caplog.text
     commit(writer, p64(1))
@@ -109,10 +109,10 @@ def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client,
     gone = threading.Event()
     forget = server.forget
     server.forget = lambda session: (forget(session), gone.set())
-    session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    notice = session._core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
+    session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
     for _ in range(20):
-        server._loop.door(lambda: session.send(notice))
+        server._loop.door(lambda: session.member.send(notice))
     assert gone.wait(20)
     assert session not in server._sessions
     assert 'it does not read' in caplog.text
@@ -135,7 +135,7 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     before = set(server._sessions)
     slow = client(server.addr, io_thread=False, **options)
     session, = set(server._sessions) - before
-    session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+    session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
     link = slow._manager.ready
     answers = []
 
@@ -148,14 +148,14 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     paused = threading.Event()
 
     def look():
-        if session._channel._paused:
+        if session.channel._paused:
             paused.set()
         else:
             server._loop.call_later(0.001, look)
 
     server._loop.door(look)
     assert paused.wait(20)
-    assert session._channel.queued < 1 << 20  # of 5 MB
+    assert session.channel.queued < 1 << 20  # of 5 MB
     writer.ping()
     link.channel.join(calls[-1])
     assert answers == [(b'x' * 100_000, tid, None)] * 50

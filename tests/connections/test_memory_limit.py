@@ -195,7 +195,7 @@ def test_nobody_is_closed_in_the_middle_of_a_commit(watched, peer, client, caplo
     """S12, L3: not even the committer itself, should it have most just then; it goes afterwards."""
     class Growing(MappingStorage):
         def tpc_finish(self, transaction, func=lambda tid: None):
-            next(iter(server.server._sessions)).share.add(9 * MB)
+            next(iter(server.server._sessions)).channel.share.add(9 * MB)
             return super().tpc_finish(transaction, func)
 
     server = watched(storages={'1': Growing()}, memory_limit=8 * MB)
@@ -219,14 +219,14 @@ def test_the_bound_holds_under_tls(watched, client, contexts, caplog):
     options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost', 'io_thread': False}
     lazy = [client(server.address, **options) for _ in range(4)]
     sessions = list(server.server._sessions)
-    notice = sessions[0]._core.send_oneway('invalidateTransaction',
+    notice = sessions[0].channel.core.send_oneway('invalidateTransaction',
                                            (p64(1), [p64(number) for number in range(200_000)]))
 
     def tell():
         for session in sessions:
-            session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             for _ in range(6):
-                session.send(notice)
+                session.member.send(notice)
 
     server.server.call_in_loop(tell)
     server.wait_for_ends(4)
@@ -255,7 +255,7 @@ def test_a_large_invalidation_is_in_memory_once_and_closes_nobody(new_server, cl
     server = new_server(memory_limit=8 * MB)
     lazy = [client(server.addr, io_thread=False) for _ in range(20)]
     for session in list(server._sessions):
-        session._channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     done = threading.Event()
 
     def tell():

@@ -84,7 +84,7 @@ def test_a_one_way_call_when_the_reader_has_just_met_the_end(
 
     def hang_up():
         if end == 'it was reset':
-            reset(session._channel.socket)
+            reset(session.channel.socket)
         session.disconnect('test')
 
     server._loop.door(hang_up)

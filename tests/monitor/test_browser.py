@@ -262,7 +262,7 @@ def test_commit_lock_that_is_held_looks_like_trouble(browser, troubled, client):
 def test_storage_that_has_failed_looks_like_trouble(browser, troubled):
     """L9"""
     server, page = troubled
-    server.served['empty'].failure = 'tpc_finish: OSError: [Errno 28] No space left on device'
+    server.served['empty'].backend.failures.latest = 'tpc_finish: OSError: [Errno 28] No space left on device'
     page.wait(lambda: page.text('#light') == 'alarm')
     assert 'storage empty: it has failed in tpc_finish: OSError: [Errno 28] No space' in page.text('#alarm')
     assert storages(browser) == [['empty', True], ['a', True], ['z', True]]
@@ -277,10 +277,10 @@ def test_every_text_can_be_read_in_both_schemes_also_in_trouble(browser, trouble
             page.wait(lambda: page.text('#light') == 'warning')
             count, bad = browser.execute_script(CONTRAST)
             assert (count > 100, bad) == (True, [])
-        server.served['a'].failure = 'tpc_finish: broken'
+        server.served['a'].backend.failures.latest = 'tpc_finish: broken'
         page.wait(lambda: page.text('#light') == 'alarm')
         assert browser.execute_script(CONTRAST)[1] == []
-        server.served['a'].failure = None
+        server.served['a'].backend.failures.latest = None
         page.wait(lambda: page.text('#light') == 'live')
         assert browser.execute_script(CONTRAST)[1] == []
         browser.execute_script('complain("gone", "The server has gone", "It does not answer")')
