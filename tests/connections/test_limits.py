@@ -90,7 +90,8 @@ def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
     server.forget = lambda session: (forget(session), gone.set())
     session = next(iter(server._sessions))
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
+    oids = [p64(n) for n in range(60_000)]
+    notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), oids))
     for _ in range(20):
         server._loop.door(lambda: session.member.send(notice))
     assert gone.wait(20)
@@ -110,7 +111,8 @@ def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client,
     forget = server.forget
     server.forget = lambda session: (forget(session), gone.set())
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), [p64(n) for n in range(60_000)]))
+    oids = [p64(n) for n in range(60_000)]
+    notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), oids))
     for _ in range(20):
         server._loop.door(lambda: session.member.send(notice))
     assert gone.wait(20)

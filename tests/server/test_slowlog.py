@@ -79,7 +79,7 @@ def test_phase_in_which_the_time_went_is_named(desk, caplog, step, phase, words)
     desk.runtime.now += 2 * (step == 'begun')
     client.call('vote', 7)
     desk.runtime.now += 2 * (step == 'voted')
-    desk.served['main'].storage.finish_s = 2 * (step == 'finishing')
+    desk.storages['main'].finish_s = 2 * (step == 'finishing')
     client.call('tpc_finish', 7)
     line, = lines(caplog)
     assert f'most of it for {words} committed (' in line
@@ -114,7 +114,7 @@ def test_load_that_took_long_names_object_and_class_and_what_went_on_besides(des
     client.oneway('storea', OID, bytes(8), RECORD, 7)
     client.call('vote', 7)
     client.call('tpc_finish', 7)
-    storage = desk.served['main'].storage
+    storage = desk.storages['main']
     client.call('loadBefore', OID, NOW)
     storage.load_s = 0.1
     client.call('loadBefore', OID, NOW)
@@ -131,7 +131,7 @@ def test_lines_of_one_host_are_counted(desk, caplog):
     """S16"""
     client = desk.connect('main')
     client.commit(OID)
-    desk.served['main'].storage.load_s = 0.1
+    desk.storages['main'].load_s = 0.1
     for _ in range(50):
         client.call('loadBefore', OID, NOW)
     assert len(lines(caplog)) == 10
