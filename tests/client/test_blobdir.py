@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -49,6 +50,30 @@ def test_the_bound_holds_after_the_last_arrival(tmp_path):
     cache.close()
     assert not late
     assert len(files_in(tmp_path / 'cache')) <= 3
+
+
+@pytest.mark.parametrize('what', ['clean up', 'keep'])
+def test_a_cache_on_a_broken_disk_says_so_once(tmp_path, caplog, what):
+    """S16, L7: others are there at DEBUG."""
+    class Runtime(type(REAL)):
+        def entries(self, directory):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def rename(self, old, new):
+            if what == 'keep' and new.endswith('.blob'):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            os.replace(old, new)
+
+    cache = BlobCache(str(tmp_path / 'cache'), 100 if what == 'clean up' else None, 10, Runtime())
+    cache.close()
+    with caplog.at_level(logging.DEBUG):
+        for number in range(4):
+            cache.adopt(p64(number), TID, str(a_file(tmp_path, b'x' * 100, tmp_path / 'own')))
+            cache.close()
+    text = 'could not be cleaned up' if what == 'clean up' else 'cannot be kept'
+    levels = [record.levelno for record in caplog.records if text in record.getMessage()]
+    assert levels == [logging.WARNING, *[logging.DEBUG] * (len(levels) - 1)]
+    assert len(levels) >= 4
 
 
 def test_a_clean_up_waits_for_what_is_being_opened(tmp_path):

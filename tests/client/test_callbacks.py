@@ -1,6 +1,7 @@
 """C16, C17: what is called on the application's side of a client raises, at each place and at each call."""
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -123,6 +124,17 @@ def test_a_database_that_fails_while_a_cache_starts_over(fake, storage, failures
         catch_up(storage, fake.tid)
     assert db.cache_dropped >= 2
     assert storage.loadBefore(OID, maxtid)[:2] == (b'%d' % fake.tid[7], fake.tid)
+
+
+def test_a_cache_that_is_dropped_again_and_again_is_told_once(fake, storage, caplog):
+    """S16: others are there at DEBUG."""
+    fake.answers['getInvalidations'] = lambda connection, tid: None
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(4):
+            commit_while_it_is_away(fake)
+            catch_up(storage, fake.tid)
+    levels = [record.levelno for record in caplog.records if 'too old to be verified' in record.getMessage()]
+    assert levels == [logging.CRITICAL, *[logging.DEBUG] * 3]
 
 
 def test_a_subscriber_of_stale_cache_that_fails_is_logged_and_changes_nothing(

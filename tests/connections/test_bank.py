@@ -24,7 +24,7 @@ PAUSE_S = 0.4
 
 
 def make_trouble(rng, proxy, server_process):
-    """One fault."""
+    """One fault; its kind."""
     kind = rng.randrange(6)
     if kind == 0:
         server_process.kill()
@@ -39,11 +39,12 @@ def make_trouble(rng, proxy, server_process):
         proxy.cut(UP, rng.choice([b'storea', b'vote', b'tpc_finish', b'loadBefore']), INSIDE)
     else:
         proxy.cut(DOWN, b'invalidateTransaction', INSIDE)
+    return kind
 
 
 def test_money_is_neither_made_nor_lost(server_process, client):
     """C9, C11, N14."""
-    rng = random.Random(14)
+    rng, troubles = random.Random(14), [0] * 6
     with Proxy(server_process.address) as proxy:
         db = ZODB.DB(client(server_process.address, wait_timeout=60))
         with db.transaction() as connection:
@@ -57,7 +58,7 @@ def test_money_is_neither_made_nor_lost(server_process, client):
             try:
                 customers[0].wait(PAUSE_S)
             except subprocess.TimeoutExpired:  # noqa: PERF203 - one fault per pause
-                make_trouble(rng, proxy, server_process)
+                troubles[make_trouble(rng, proxy, server_process)] += 1
         said = [customer.communicate(timeout=60) for customer in customers]
     failed = [errors for customer, (_, errors) in zip(customers, said, strict=True) if customer.returncode]
     assert failed == []
@@ -70,5 +71,7 @@ def test_money_is_neither_made_nor_lost(server_process, client):
     db.close()
     acknowledged = sum(count['acknowledged'] for count in counts)
     unknown = sum(count['unknown'] for count in counts)
+    print(f'{moves} moves, {acknowledged} acknowledged, {unknown} unknown; server killed {troubles[0]} times, '
+          f'connections cut {sum(troubles[1:])} times; {counts}')
     assert acknowledged <= moves <= acknowledged + unknown, counts
     assert acknowledged > 10 and sum(count['repeated'] for count in counts) > 0

@@ -25,6 +25,7 @@ from ZODB.utils import tid_repr, u64
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.shareddir import Scratch, left_over, locked, make_directory, move, share
+from zeo_clone.loop.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class BlobDirectory:
     def __init__(self, path: str, layout: str | None, runtime: Runtime) -> None:
         self.path = path = runtime.absolute_path(path)  # the working directory may change
         self._runtime = runtime
+        self._throttle = Throttle(runtime.monotonic)
         with self._explained():
             try:
                 self.fshelper = FilesystemHelper(path, layout or self._layout())  # which looks at nothing
@@ -120,8 +122,12 @@ class BlobDirectory:
             self.scratch.give_back(path)
         except OSError:
             pass  # what is left of a process that has gone is removed at the next start
-        except Exception:
-            log.exception('%s cannot be removed', path)
+        except Exception as error:
+            self._report(logging.ERROR, '%s cannot be removed', path, error=error)
+
+    def _report(self, level: int, text: str, *args: object, error: Exception | None = None) -> None:
+        """A line in the log, if there was none of the kind of late."""
+        self._throttle.report(log, level, text, '', text, *args, error=error)
 
     def forsake(self) -> None:
         """In a process that was forked: temporary files are its parent's."""
@@ -308,7 +314,8 @@ class BlobCache(BlobDirectory):
             make_directory(self._runtime, os.path.dirname(path))
             self._publish(source, path)
         except OSError as error:
-            log.warning('a committed blob cannot be kept in the cache %s: %s', self.path, error)
+            self._report(logging.WARNING, 'a committed blob cannot be kept in the cache %s: %s', self.path,
+                         error)
         else:
             self._count(size)
 
@@ -393,9 +400,9 @@ class BlobCache(BlobDirectory):
             with locked(self._runtime, os.path.join(self.path, 'check_size.lock')):
                 enough = self._remove_oldest()
         except OSError as error:
-            log.warning('the blob cache %s could not be cleaned up: %s', self.path, error)
-        except Exception:
-            log.exception('the blob cache %s could not be cleaned up', self.path)
+            self._report(logging.WARNING, 'the blob cache %s could not be cleaned up: %s', self.path, error)
+        except Exception as error:
+            self._report(logging.ERROR, 'the blob cache %s could not be cleaned up', self.path, error=error)
         if not enough and not self._closing.wait(PAUSE_S):
             return True
         with self._lock:

@@ -58,7 +58,7 @@ class Effects:
         self._starting_over: int | None = None  # the thread that tells the DB that anything may have changed
         self._refusal: Exception | None = None  # what is here is of another past than the server's
         self._failed = False  # an effect was left half done, and the DB does not know
-        self._throttle = Throttle(runtime.monotonic)
+        self.throttle = Throttle(runtime.monotonic)
 
     def tell(self, db: Any) -> None:
         """Any thread: `db` is told from now on.  Never amid a transaction, of which it would be told nothing
@@ -158,24 +158,28 @@ class Effects:
         """Change the cache.  If it cannot, it goes: an empty one is never wrong."""
         try:
             change(*args)
-        except Exception:
-            log.exception('the client cache cannot be changed as it must, and is emptied')
+        except Exception as error:
+            self._complain(error, 'the client cache cannot be changed as it must, and is emptied')
             self._empty_cache()
 
     def _empty_cache(self) -> None:
         try:
             self.cache.clear()
-        except Exception:
+        except Exception as error:
             if len(self.cache):
                 raise
-            log.exception('the client cache is empty now, but its file is as it was before')
+            self._complain(error, 'the client cache is empty now, but its file is as it was before')
+
+    def _complain(self, error: Exception, text: str, *args: object) -> None:
+        self.throttle.report(log, logging.ERROR, text, '', text, *args, error=error)
 
     def _call_back(self, callback: Callable[[bytes], Any], tid: bytes) -> None:
         """Tell the committer the tid.  If that fails, nobody knows who has heard of what."""
         try:
             callback(tid)
-        except Exception:
-            log.exception('the callback of tpc_finish failed; the transaction is committed as %s', tid.hex())
+        except Exception as error:
+            self._complain(error, 'the callback of tpc_finish failed; the transaction is committed as %s',
+                           tid.hex())
             self._tell_all_changed(max(tid, self.last_tid))
 
     def _tell_all_changed(self, tid: bytes) -> None:
@@ -203,9 +207,9 @@ class Effects:
                     self.cache.invalidate(oid, None)
                 if self.db is not None:
                     self.db.invalidate(self.last_tid, oids)
-            except Exception:
-                log.exception('objects of a transaction of which nobody knows whether it is committed could '
-                              'not be forgotten; everything is')
+            except Exception as error:
+                self._complain(error, 'objects of a transaction of which nobody knows whether it is committed'
+                               ' could not be forgotten; everything is')
                 self._empty_cache()
                 self._tell_all_changed(self.last_tid)
 
@@ -263,7 +267,7 @@ class Effects:
             if self.db is not None:
                 self.db.invalidateCache()
         except Exception as error:
-            more = self._throttle.admits(type(error).__name__)
+            more = self.throttle.admits(type(error).__name__)
             log.log(logging.DEBUG if more is None else logging.ERROR,
                     'the database could not be told to look at all of its objects again, and will be asked '
                     'once more%s', more or '', exc_info=True)

@@ -155,8 +155,9 @@ class ClientStorage(StorageReader):
             if voted.blobs:
                 try:
                     self._blobs.committed(voted.blobs, tid)
-                except Exception:  # the server has them (C24)
-                    log.exception('committed blobs cannot be kept in the blob cache')
+                except Exception as error:  # the server has them (C24)
+                    what = 'committed blobs cannot be kept in the blob cache'
+                    self.effects.throttle.report(log, logging.ERROR, what, '', what, error=error)
             return tid
         finally:
             self._end(voted)

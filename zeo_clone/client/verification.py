@@ -128,8 +128,8 @@ class Verification:
         self._verified()
 
     def _too_old(self) -> None:
-        log.critical('the cache is too old to be verified (the server does not know its last transaction, '
-                     '%s, any more) and is dropped', readable_tid_repr(self._tid))
+        self._report(logging.CRITICAL, 'the cache is too old to be verified (the server does not know its '
+                     'last transaction, %s, any more) and is dropped', readable_tid_repr(self._tid))
         self._start_over()
 
     def _not_there(self) -> None:
@@ -146,7 +146,8 @@ class Verification:
     def _another_past(self, what: str, and_what: str, for_sure: bool) -> None:
         path = self._effects.cache.stats().get('path')
         if self._drop_newer:
-            log.warning('the client cache %s %s, and is dropped', path or '(temporary)', what)
+            self._report(logging.WARNING, 'the client cache %s %s, and is dropped', path or '(temporary)',
+                         what)
             self._start_over()
             return
         remedy = f'remove the cache file {path}' if path else 'restart this client'
@@ -160,10 +161,13 @@ class Verification:
     def _start_over(self) -> None:
         try:
             notify(StaleCache(self._effects.storage))
-        except Exception:  # it was for their information
-            log.exception('a subscriber of StaleCache failed')
+        except Exception as error:  # it was for their information
+            self._report(logging.ERROR, 'a subscriber of StaleCache failed', error=error)
         self._effects.start_over(self._server_tid)
         self._verified()
+
+    def _report(self, level: int, text: str, *args: object, error: Exception | None = None) -> None:
+        self._effects.throttle.report(log, level, text, '', text, *args, error=error)
 
 
 def digest(database: str | None) -> bytes:
