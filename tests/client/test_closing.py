@@ -39,7 +39,7 @@ def test_a_storage_whose_part_cannot_be_ended_ends_the_others(new_server, tmp_pa
     """C21, N12: the connection is gone, the cache file is free."""
     server = new_server()
     storage = ClientStorage(server.addr, cache=str(tmp_path / 'c.zec'), blob_dir=str(tmp_path / 'blobs'),
-                            wait_timeout=0.1)
+                            wait_timeout=2 if part == '_manager' else 20)  # which is waited for then
     owner = getattr(storage, part)
     end = 'end' if part == '_life' else 'close'
     real = getattr(owner, end)

@@ -71,7 +71,7 @@ def test_money_is_neither_made_nor_lost(server_process, client):
     db.close()
     acknowledged = sum(count['acknowledged'] for count in counts)
     unknown = sum(count['unknown'] for count in counts)
-    print(f'{moves} moves, {acknowledged} acknowledged, {unknown} unknown; server killed {troubles[0]} times, '
-          f'connections cut {sum(troubles[1:])} times; {counts}')
+    print(f'{moves} moves, {acknowledged} acknowledged, {unknown} unknown; server killed {troubles[0]} '
+          f'times, connections cut {sum(troubles[1:])} times; {counts}')
     assert acknowledged <= moves <= acknowledged + unknown, counts
     assert acknowledged > 10 and sum(count['repeated'] for count in counts) > 0
