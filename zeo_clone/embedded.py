@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ZODB.config
-from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeo_clone.addresses import parse_address
 from zeo_clone.commands.startup import close_storages, create_roots, probe_address
 from zeo_clone.configuration import zconfig
+from zeo_clone.configuration.filestorage import open_file
 from zeo_clone.StorageServer import StorageServer
 
 #: What the process of `start_process` runs.
@@ -41,7 +41,7 @@ def start(path: str | None, blob_dir: str | None, storage_conf: str | None, zeo_
             monitor = opened.enter_context(contextlib.closing(_monitor(metrics_address, **monitor_options)))
             options['measure'] = True
         probe_address(parse_address(address))  # a mistake shall not make a file
-        storage = _storage(path, blob_dir, storage_conf)
+        storage = _storage(path, blob_dir, storage_conf, options.pop('group_commit', True))
         try:
             if create_root:
                 create_roots({'1': storage})
@@ -110,13 +110,13 @@ def _monitor(address: Any, hosts: Any, disconnect: bool) -> Any:
     return Monitor(checked, hosts=[hosts] if isinstance(hosts, str) else hosts, disconnect=disconnect)
 
 
-def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None) -> Any:
+def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None, group_commit: bool) -> Any:
     if storage_conf is not None:
         if path is not None or blob_dir is not None:
             raise ValueError('give storage_conf or path and blob_dir, not both')
         return ZODB.config.storageFromString(storage_conf)
     if path is not None:
-        return FileStorage(path, blob_dir=blob_dir)
+        return open_file(path, group_commit, blob_dir=blob_dir)
     if blob_dir is not None:
         from ZODB.blob import BlobStorage
         return BlobStorage(blob_dir, MappingStorage())
@@ -129,6 +129,7 @@ def _server_options(zeo_conf: Any, port: int) -> dict[str, Any]:
         return {'address': section.address, 'metrics_address': section.metrics_address,
                 'metrics_host': section.monitor['hosts'],
                 'metrics_disconnect': section.monitor['disconnect'], 'create_root': section.create_root,
+                'group_commit': section.group_commit,
                 **section.options}
     options = dict(zeo_conf or {})
     return {'address': ('127.0.0.1', port),

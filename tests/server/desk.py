@@ -163,9 +163,12 @@ class FakeChannel:
     def send(self, data):
         if self.lost is None:
             self._piece += data
-            if len(self._piece) == 4 + struct.unpack('>I', self._piece[:4])[0]:
-                self.out.append(self._piece)
-                self._piece = b''
+            while len(self._piece) >= 4 and len(self._piece) >= (size := self._frame_size()):
+                self.out.append(self._piece[:size])
+                self._piece = self._piece[size:]
+
+    def _frame_size(self):
+        return 4 + struct.unpack('>I', self._piece[:4])[0]
 
     queue = send_common = send
     reply, reply_loaded = ServerChannel.reply, ServerChannel.reply_loaded

@@ -1,8 +1,10 @@
-"""B11: after a loss of power at whatever step of a commit, a transaction that is there has its blobs."""
+"""B11, D4: after a loss of power at whatever step of a commit, a transaction that is there has its blobs, and
+one that was answered is there."""
 from __future__ import annotations
 
 import errno
 import os
+import threading
 
 import pytest
 from ZODB.blob import is_blob_record
@@ -14,6 +16,8 @@ from ZODB.utils import p64, z64
 from tests.server.desk import ClockRuntime, Desk
 from tests.server.test_blobs import commit_blob, share, upload
 from tests.support.power import Platter, read
+from zeo_clone.server.backend import groupcommit
+from zeo_clone.server.backend.groupcommit import GroupCommitStorage
 from zeo_clone.server.deferred import Deferred
 
 OID, OTHER = p64(1), p64(0x1234)
@@ -26,12 +30,14 @@ class Disk(Platter, ClockRuntime):
 class Site:
     """A server over a FileStorage with blobs on a `Platter`; and what has been promised to its client."""
 
-    def __init__(self, tmp_path, monkeypatch):
+    def __init__(self, tmp_path, monkeypatch, kind=FileStorage):
         (tmp_path / 'disk').mkdir()
-        self.storage = open_storage(tmp_path / 'disk')
+        self.storage = open_storage(tmp_path / 'disk', kind=kind)
         self.disk = Disk(tmp_path / 'disk')
+        self.storage._runtime = self.disk
         self.disk.watch(monkeypatch)
-        self.client = Desk({'1': self.storage}, runtime=self.disk).connect()
+        self.desk = Desk({'1': self.storage}, runtime=self.disk)
+        self.client = self.desk.connect()
         self.sent = {}  # by oid: all contents
 
     def send(self, oid, content, serial=z64):
@@ -52,9 +58,9 @@ class Site:
         return self.finish(oid)
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    site = Site(tmp_path, monkeypatch)
+@pytest.fixture(params=[FileStorage, GroupCommitStorage])
+def site(tmp_path, monkeypatch, request):
+    site = Site(tmp_path, monkeypatch, request.param)
     yield site
     monkeypatch.undo()
     site.storage.close()
@@ -65,9 +71,8 @@ def site(tmp_path, monkeypatch):
     assert not wrong
 
 
-def open_storage(directory, **keywords):
-    return FileStorage(os.path.join(directory, 'Data.fs'), blob_dir=os.path.join(directory, 'blobs'),
-                       **keywords)
+def open_storage(directory, kind=FileStorage, **keywords):
+    return kind(os.path.join(directory, 'Data.fs'), blob_dir=os.path.join(directory, 'blobs'), **keywords)
 
 
 def problems(image, snapshot, sent):
@@ -141,6 +146,36 @@ def test_an_abort_and_the_next_attempt(site):
     site.client.call('vote', 7)
     site.client.call('tpc_abort', 7)
     site.commit(OID, b'second' * 1000)
+
+
+def test_commits_that_share_a_sync(site, monkeypatch):
+    """D4: those that were answered are there; their blobs too, and those of others that are there."""
+    if type(site.storage) is not GroupCommitStorage:
+        return
+    monkeypatch.setattr(groupcommit, 'QUICK_S', -1.0)
+    came, turn = threading.Semaphore(0), threading.Semaphore(0)
+    sync_file = site.storage._sync_file
+    monkeypatch.setattr(site.storage, '_sync_file', lambda *args: (turn.acquire(), sync_file(*args)))
+    door = site.desk.loop.door
+    site.desk.served['1']._syncer._door = lambda callback: (door(callback), came.release())
+    clients = [site.client, *(site.desk.connect() for _ in range(3))]
+    calls = []
+    for number, client in enumerate(clients):
+        site.client, oid = client, p64(10 + number)
+        client.begin()
+        site.send(oid, b'%d' % number * 1000)
+        client.call('vote', 7)
+        calls.append((client, oid, client.start('tpc_finish', 7)))
+        site.disk.step('finished')
+    while calls:
+        turn.release()  # one thread at a time: the disk is looked at after each step
+        came.acquire()
+        site.desk.loop.turn()
+        for entry in [entry for entry in calls if entry[0].has_reply(entry[2])]:
+            client, oid, call = entry
+            site.disk.told.append((oid, client.result(call)))
+            calls.remove(entry)
+        site.disk.step('some are answered')
 
 
 def test_a_directory_that_was_just_made(tmp_path, monkeypatch):

@@ -69,8 +69,10 @@ class Servers:
     def __init__(self, package):
         self._package = package
         self._tune = None
+        self._open_file = None
         if package == 'zeo_clone':  # as runzeo does
             self._tune = importlib.import_module('zeo_clone.commands.serve').tune_process
+            self._open_file = importlib.import_module('zeo_clone.configuration.filestorage').open_file
         self._running = {}
         self._started = 0
 
@@ -80,7 +82,11 @@ class Servers:
         for number, description in enumerate(storages, 1):
             arguments = dict(description)
             name = str(arguments.pop('id', number))
-            served[name] = make_storage(**arguments)
+            if self._open_file is not None and arguments['kind'] == 'file':
+                del arguments['kind']
+                served[name] = self._open_file(**arguments)
+            else:
+                served[name] = make_storage(**arguments)
         address = address if isinstance(address, str) else tuple(address)
         try:
             server = module.StorageServer(address, served, **options)

@@ -14,6 +14,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import ZConfig
@@ -35,6 +36,7 @@ from zeo_clone.commands.startup import (
     start_monitor,
 )
 from zeo_clone.configuration import zconfig
+from zeo_clone.configuration.filestorage import open_file
 
 PROGRAM = 'runzeo'
 DEFAULT_ADDRESS = ('localhost', 9100)
@@ -86,11 +88,10 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
 
 def read_settings(given: argparse.Namespace) -> Settings:
     """Settings from a parsed command line.  Raises `StartError`."""
-    named = [_file_source(str(number), path) for number, path in enumerate(given.filename or (), 1)]
     if given.configure is not None:
-        settings = _from_configuration(given.configure, named)
+        settings = _from_configuration(given.configure, given.filename or [])
     else:
-        sources = named or [_file_source('1', DEFAULT_FILE)]
+        sources = _file_sources(given.filename or [DEFAULT_FILE], group_commit=True)
         settings = Settings(DEFAULT_ADDRESS, sources, {}, None, None, _defaults_used(given))
     options = settings.options
     if given.timeout is not None:
@@ -101,26 +102,25 @@ def read_settings(given: argparse.Namespace) -> Settings:
         pid_file=given.pid_file or settings.pid_file)
 
 
-def _from_configuration(url: str, named: list[StorageSource]) -> Settings:
+def _from_configuration(url: str, filenames: list[str]) -> Settings:
     try:
         configuration = zconfig.load(url)
     except ZConfig.ConfigurationError as error:
         raise StartError(f'bad configuration: {error}', USAGE_ERROR) from error
-    sources = named or [StorageSource(name, _place(factory), factory.open)
-                        for name, factory in configuration.storages.items()]
+    zeo = configuration.zeo
+    sources = _file_sources(filenames, zeo.group_commit) or [
+        StorageSource(name, _place(factory), factory.open)
+        for name, factory in configuration.storages.items()]
     if not sources:
         raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '
                          'name a file with -f', USAGE_ERROR)
-    zeo = configuration.zeo
     return Settings(zeo.address, sources, zeo.options, zeo.pid_filename, configuration.eventlog, '',
                     zeo.metrics_address, zeo.monitor, zeo.create_root)
 
 
-def _file_source(name: str, path: str) -> StorageSource:
-    def open_file() -> Any:
-        from ZODB.FileStorage import FileStorage
-        return FileStorage(path)
-    return StorageSource(name, path, open_file)
+def _file_sources(filenames: Sequence[str], group_commit: bool) -> list[StorageSource]:
+    return [StorageSource(str(number), path, partial(open_file, path, group_commit))
+            for number, path in enumerate(filenames, 1)]
 
 
 def _place(factory: Any) -> str:

@@ -23,6 +23,7 @@ from ZConfig.datatypes import stock_datatypes
 
 from zeo_clone.addresses import Address, parse_address
 from zeo_clone.configuration.explain import explain
+from zeo_clone.configuration.filestorage import with_group_commit
 from zeo_clone.configuration.tlsfiles import TLSFiles
 from zeo_clone.loop.certificates import RenewedContext
 from zeo_clone.monitor.hosts import host_name
@@ -176,13 +177,14 @@ def _tls_files(section: Any, server_side: bool) -> TLSFiles:
 # -- sections -------------------------------------------------------------------------------------
 
 class ServerSection:
-    """``<zeo>``: `address`, `metrics_address`, `create_root`, `pid_filename`, `options`, keywords for
-    StorageServer, and `monitor`, for Monitor."""
+    """``<zeo>``: `address`, `metrics_address`, `create_root`, `group_commit`, `pid_filename`, `options`,
+    keywords for StorageServer, and `monitor`, for Monitor."""
 
     def __init__(self, section: Any) -> None:
         self.address = section.address
         self.metrics_address: Address | None = section.metrics_address
         self.create_root: bool = section.create_root
+        self.group_commit: bool = section.group_commit
         self.pid_filename: str | None = section.pid_filename
         self.monitor: dict[str, Any] = {
             'hosts': section.metrics_hosts, 'disconnect': section.metrics_disconnect}
@@ -239,7 +241,10 @@ class Configuration:
 
     def __init__(self, section: Any) -> None:
         self.zeo: ServerSection = section.zeo
-        self.storages: Mapping[str, Any] = _by_name(section.storages)
+        factories = section.storages
+        if self.zeo.group_commit:
+            factories = [with_group_commit(factory) for factory in factories]
+        self.storages: Mapping[str, Any] = _by_name(factories)
         self.eventlog = section.eventlog
         self.runner = section.runner
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server import portrait
-from zeo_clone.server.audience.audience import Audience, Listener
+from zeo_clone.server.audience.audience import Audience, Listener, Told
 from zeo_clone.server.audience.history import History
 from zeo_clone.server.audience.verification import Asker, Verification
 from zeo_clone.server.backend.backend import Backend
@@ -23,6 +23,7 @@ from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.commits.lock import CommitLock
 from zeo_clone.server.commits.outcomes import Outcomes
+from zeo_clone.server.commits.settling import Finished, Unsettled
 from zeo_clone.server.commits.transactor import Client
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.latency import Latency, TimedReader
@@ -64,10 +65,13 @@ class ServedStorage:
         self.outcomes: Outcomes[Listener] = Outcomes()
         recent = backend.recent(history_size)
         history = History(history_size, backend.last_of(recent), recent)
-        self.audience = Audience(loop, name, self.stats, history, backend.last_transaction)
+        self.audience = Audience(loop, name, self.stats, history, self._last_shown)
         self.verification = Verification(loop, name, self.stats, self.audience, backend, history_age_s)
         for complaint in backend.complaints(history.last_tid):
             log.critical('storage %r: %s', name, complaint)
+        self._syncer = backend.new_syncer(loop.door, self._synced)
+        self._unsettled = None if self._syncer is None else Unsettled(
+            self._syncer, backend.hide, self._settled, backend.failures.sync_failed)
         backend.start(self.audience.heard, self.audience.lost_track)
 
     def __repr__(self) -> str:
@@ -98,12 +102,17 @@ class ServedStorage:
 
     # ---- commits ----------------------------------------------------------------------------------
 
+    @property
+    def shares_syncs(self) -> bool:
+        """Are transactions finished before they are on the disk?"""
+        return self._unsettled is not None
+
     def new_commit(self, client: Client, meta: Meta) -> StorageCommit:
         """A commit of `client`, which holds the lock."""
         self.backend.failures.check()
         self.audience.drain()
         early = client.wants_early_tid
-        return self.backend.new_commit(meta, self.audience.history.last_tid, early,
+        return self.backend.new_commit(meta, self._last_finished(), early,
                                        collect_conflicts=self._by_clients and not early)
 
     def abort(self, commit: StorageCommit) -> None:
@@ -112,21 +121,49 @@ class ServedStorage:
 
     def finish(self, commit: StorageCommit) -> bytes:
         """Finish in the storage; the tid.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
-        failures = self.backend.failures
+        failures, unsettled = self.backend.failures, self._unsettled
+        if unsettled is not None and commit.expected is not None:
+            unsettled.begin(commit.expected)
         try:
             tid: bytes = commit.finish()
         except Exception as error:
-            return failures.finish_failed(commit, error, self._last_told)
-        failures.latest = None
+            try:
+                return failures.finish_failed(commit, error, self._last_known)
+            except BaseException:
+                if unsettled is not None:
+                    unsettled.cancel()
+                raise
+        if unsettled is None:
+            failures.latest = None
         return tid
 
-    def _last_told(self) -> bytes:
+    def _last_known(self) -> bytes:
         take_steps(f'after a failure of storage {self.name!r}', self.audience.drain)
-        return self.audience.history.last_tid
+        return self._last_finished()
 
-    def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> None:
+    def _last_finished(self) -> bytes:
+        """The last transaction that was finished, told or not."""
+        last, unsettled = self.audience.history.last_tid, self._unsettled
+        return last if unsettled is None or unsettled.latest is None else max(last, unsettled.latest)
+
+    def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> bytes | Deferred:
         """The storage has finished a transaction: tell everybody, in this order, before anything else.
+
+        The tid; later, if it is not on the disk yet.  Raises `CommitOutcomeUnknown` if it does not get there.
         """
+        if self._unsettled is None:
+            self._tell(tid, oids, committer)
+            return tid
+        finished = Finished(tid, oids, committer, Deferred())
+        self._unsettled.add(finished)
+        reply = finished.reply
+        if not reply.settled:
+            return reply
+        if reply.error is not None:
+            raise reply.error
+        return tid
+
+    def _tell(self, tid: bytes, oids: list[bytes], committer: Client) -> None:
         audience = self.audience
         self.stats.commits += 1
         # What others did is told in the order of tids: a storage that is a client itself may have heard of a
@@ -135,6 +172,36 @@ class ServedStorage:
         take_steps(f'after a commit in storage {self.name!r}', partial(audience.drain, tid),
                    partial(audience.publish, tid, oids, committer), audience.drain,
                    partial(self._tell_info, committer))
+
+    def _settled(self, group: list[Finished]) -> None:
+        """These are on the disk: each client is told of all of them at once, of its own at its place."""
+        self.stats.commits += len(group)
+        self.backend.failures.latest = None
+        told = [Told(one.tid, one.oids, one.committer, partial(self._tell_committer, one)) for one in group]
+        # Nothing of this can undo what is committed: each committer gets its tid whatever happens here.
+        take_steps(f'after commits in storage {self.name!r}', partial(self.audience.publish_group, told),
+                   *[partial(one.reply.succeed, one.tid) for one in group])
+
+    def _tell_committer(self, finished: Finished) -> None:
+        take_steps(f'after a commit in storage {self.name!r}', partial(self._tell_info, finished.committer),
+                   partial(finished.reply.succeed, finished.tid))
+
+    def _synced(self, tid: bytes | None, error: Exception | None) -> None:
+        if self._unsettled is not None:
+            self._unsettled.synced(tid, error)
+
+    def when_settled(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, now or as a `Deferred` when what has been finished is on the disk."""
+        if self._unsettled is None or not len(self._unsettled):
+            return function()
+        answer = Deferred()
+        self._unsettled.when_settled().when_settled(lambda _, error: answer.succeed(function()))
+        return answer
+
+    def close(self, timeout_s: float) -> None:
+        """At the end: what is on its way to the disk gets there, in that time, and its clients are told."""
+        if self._syncer is not None:
+            self._synced(self._syncer.end(timeout_s), None)
 
     def _tell_info(self, committer: Client) -> None:
         committer.send_oneway('info', (self.backend.info(),))
@@ -169,10 +236,16 @@ class ServedStorage:
 
     # ---- any thread -------------------------------------------------------------------------------
 
+    def _last_shown(self) -> bytes:
+        """The last transaction that clients may know of.  Raises what the storage raises."""
+        if self._unsettled is not None and self._unsettled.hides_some:
+            return self.audience.history.last_tid
+        return self.backend.last_transaction()
+
     def status(self) -> dict[str, Any]:
         """The dict of ``server_status``."""
         try:
-            last_tid = self.backend.last_transaction()
+            last_tid = self._last_shown()
         except Exception:
             last_tid = self.audience.history.last_tid
         now, locked = self.loop.runtime.time(), self.stats.lock_time

@@ -47,6 +47,8 @@ HANDSHAKE_TIMEOUT_S = 10.0
 RELIEVED = 15 / 16
 #: Threads for slow calls of all clients together, and for packs (S5b).
 WORKER_THREADS = 4
+#: At the end commits that wait for the disk have so long to get there, in seconds.
+SETTLE_S = 5.0
 PACK_THREADS = 2
 #: Threads that wait for the disk, for all clients: a disk syncs several files at once faster than one by one.
 SYNC_THREADS = 4
@@ -186,14 +188,17 @@ class StorageServer:
             self._closed = True
         self._loop.stop()
         thread, here = self._thread, self._loop.in_loop_thread()
-        joined = [] if thread is None or here else [thread.join]
-        self._end(*joined)
+        if thread is not None and not here:
+            thread.join()
+        take_steps(f'the end of {self!r}',
+                   *[partial(served.close, SETTLE_S) for served in self.served.values()])
+        self._end()
         take_steps(f'the end of {self!r}', *[storage.close for storage in self.storages.values()],
                    partial(ZODB.event.notify, Closed(self)))
 
-    def _end(self, *joined: Callable[[], object]) -> None:
-        """End all that was made here; `joined` waits for the loop's thread."""
-        take_steps(f'the end of {self!r}', self._loop.close, *joined,
+    def _end(self) -> None:
+        """End all that was made here."""
+        take_steps(f'the end of {self!r}', self._loop.close,
                    partial(remove_unix_socket, self.runtime, self.addr),
                    self.workers.close, self.packers.close, self.syncers.close,
                    self._measurers.close)

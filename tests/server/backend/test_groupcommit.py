@@ -273,9 +273,9 @@ def told():
 
 @pytest.fixture
 def syncer(loop, storage, told):
-    syncer = Syncer(loop, storage, lambda tid, error: told.append((tid, error)))
-    with contextlib.closing(syncer):
-        yield syncer
+    syncer = Syncer(storage, loop.runtime, loop.door, lambda tid, error: told.append((tid, error)))
+    yield syncer
+    syncer.end()
 
 
 def turn_until(loop, condition):
@@ -311,15 +311,14 @@ def test_error_of_a_sync_is_told(loop, storage, disk, syncer, told):
 
 def test_what_was_requested_is_synced_at_the_end(loop, storage, disk, told):
     """D4."""
-    syncer = Syncer(loop, storage, lambda tid, error: told.append((tid, error)))
+    syncer = Syncer(storage, loop.runtime, loop.door, lambda tid, error: told.append((tid, error)))
     disk.gate = gate = threading.Event()
     syncer.request()
     tid = storage.finish_later(vote(storage))
     syncer.request()
     gate.set()
-    syncer.close()
-    assert storage.durable == tid
-    syncer.close()
+    assert syncer.end() == storage.durable == tid
+    assert syncer.end() == tid
 
 
 def test_quick_syncs_are_known(storage, disk, syncer):

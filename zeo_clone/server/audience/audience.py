@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.audience.history import History
@@ -40,6 +40,15 @@ class Listener(Protocol):
     @property
     def traffic(self) -> tuple[int, int, int]:
         """Bytes sent, received, and waiting to be sent.  Any thread."""
+
+
+class Told(NamedTuple):
+    """Transaction `tid` of `committer` wrote `oids`; `tell_committer` tells it that."""
+
+    tid: bytes
+    oids: list[bytes]
+    committer: Any
+    tell_committer: Callable[[], object]
 
 
 class Audience:
@@ -112,6 +121,40 @@ class Audience:
             log.exception('storage %r: clients could not be told of transaction %s', self._name, tid.hex())
             self._resetting = True
             self._reset()
+
+    def publish_group(self, group: Sequence[Told]) -> None:
+        """Several transactions, in their order: each listener gets one piece.
+
+        A committer is told of its own by its `Told`, between what was before and what was after that.
+        """
+        try:
+            messages = []
+            for tid, oids, _, _ in group:
+                self.history.add(tid, oids)
+                self._stats.invalidations += len(oids)
+                messages.append(frame(encode_oneway('invalidateTransaction', (tid, oids))))
+            places = {one.committer: place for place, one in enumerate(group)
+                      if one.committer in self._listeners}
+            everything = b''.join(messages)
+            for listener in list(self._listeners):
+                place = places.get(listener)
+                self._send(listener, everything if place is None else b''.join(messages[:place]))
+            for one in group:
+                one.tell_committer()
+            for listener, place in places.items():
+                self._send(listener, b''.join(messages[place + 1:]))
+        except Exception:  # as above
+            log.exception('storage %r: clients could not be told of transactions', self._name)
+            self._resetting = True
+            self._reset()
+
+    def _send(self, listener: Listener, data: bytes) -> None:
+        if data:
+            try:
+                listener.send(data)
+            except Exception as error:
+                log.exception('storage %r: a client could not be told', self._name)
+                self._send_away([listener], f'it could not be told: {type(error).__name__}')
 
     def drain(self, before: bytes = AFTER_ALL) -> None:
         """Publish what came from elsewhere before a tid, before anything later is said."""

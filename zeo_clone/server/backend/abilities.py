@@ -49,6 +49,8 @@ class Abilities:
         oid = getattr(storage, '_oid', None)  # of all of the kind of BaseStorage
         #: The highest oid that it had at start, where it says.
         self.highest_oid = oid if type(oid) is bytes and len(oid) == 8 else None
+        #: Can a commit end before it is on the disk?
+        self.can_finish_later = hasattr(storage, 'finish_later')
         self._locks = hasattr(getattr(storage, '_commit_lock', None), 'locked')  # as all of ZODB's own
         #: Is it known after ``tpc_begin`` which tid a transaction will get?
         self.tells_tids = isinstance(storage, BaseStorage)

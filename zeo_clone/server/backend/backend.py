@@ -22,7 +22,9 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.failure import Failures
+from zeo_clone.server.backend.groupcommit import Syncer
 from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.horizon import Horizon
 from zeo_clone.server.backend.hot import HotObjects
 from zeo_clone.server.backend.packing import Packing
 from zeo_clone.server.backend.sizes import Sizes
@@ -49,8 +51,10 @@ class Backend:
         self._runtime = runtime
         self._guard = guard
         self.abilities = abilities = Abilities(storage)
+        self._horizon = Horizon(storage) if abilities.can_finish_later else None
+        self._shown: Any = storage if self._horizon is None else self._horizon  # what clients may see
         #: Where current records are read: has ``loadBefore``.
-        self.reader: Any = storage
+        self.reader: Any = self._shown
         self.files = BlobFiles(runtime, storage, abilities)
         helper = self.files.helper
         self.sizes = Sizes(loop, storage, None if helper is None else helper.base_dir)
@@ -59,7 +63,7 @@ class Backend:
         self.hot = HotObjects(self._read_in_worker, runtime.monotonic)
         self._measurers: Workers | None = None  # a server has a thread for that
         self._looking_up = False  # the classes of hot objects
-        self.chronicle = Chronicle(storage, abilities)
+        self.chronicle = Chronicle(storage, abilities, self._horizon)
         self._first = True  # no transaction has begun yet
         self._identity = past.identity(storage, abilities, runtime)
 
@@ -129,15 +133,16 @@ class Backend:
 
     def load_serial(self, oid: bytes, serial: bytes) -> Any:
         """The data of a revision."""
-        return self._storage.loadSerial(oid, serial)
+        return self._shown.loadSerial(oid, serial)
 
     def get_tid(self, oid: bytes) -> Any:
         """The serial of an object."""
-        return self._storage.getTid(oid)
+        return self._shown.getTid(oid)
 
     def method(self, name: str) -> Any:
         """A method that not every storage has.  Raises Unsupported."""
-        return self.abilities.method(name)
+        method = self.abilities.method(name)
+        return method if self._horizon is None else getattr(self._horizon, name, method)
 
     def extension(self, name: str) -> Any:
         """A method that the storage itself offers to clients."""
@@ -161,11 +166,25 @@ class Backend:
 
     def changed_between(self, after: bytes, until: bytes) -> list[bytes] | None:
         """As in `absence`."""
-        return changed_between(self._storage, after, until)
+        return changed_between(self._shown, after, until)
 
     def has_transaction(self, before: bytes, tid: bytes) -> bool | None:
         """As in `past`."""
-        return past.has_transaction(self._storage, before, tid)
+        return past.has_transaction(self._shown, before, tid)
+
+    # ---- commits that are not on the disk when they end ---------------------------------------------
+
+    def new_syncer(self, door: Callable[[Callable[[], object]], object],
+                   synced: Callable[[bytes | None, Exception | None], None]) -> Syncer | None:
+        """What syncs them; None if ``tpc_finish`` does."""
+        if self._horizon is None:
+            return None
+        return Syncer(self._storage, self._runtime, door, synced)
+
+    def hide(self, tid: bytes | None) -> None:
+        """From now on clients see nothing of the transaction `tid`, nor of later ones; None: they see all."""
+        if self._horizon is not None:
+            self._horizon.hidden = tid
 
     # ---- measuring --------------------------------------------------------------------------------
 
@@ -187,7 +206,7 @@ class Backend:
             log.debug('storage %r: the classes of objects cannot be read: %s', self._name, error)
 
     def _read_in_worker(self, oid: bytes, tid: bytes) -> Any:
-        return self._guard.read(partial(self._storage.loadBefore, oid, tid))
+        return self._guard.read(partial(self._shown.loadBefore, oid, tid))
 
     # ---- writing ----------------------------------------------------------------------------------
 

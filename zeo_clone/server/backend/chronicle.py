@@ -10,6 +10,7 @@ behind that, and a pack leaves an open file as it is.  Other storages are asked 
 from __future__ import annotations
 
 import sys
+from base64 import decodebytes
 from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from ZODB.POSException import POSError, StorageError
 
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.descriptions import look_up
+from zeo_clone.server.backend.horizon import Horizon
 from zeo_clone.zrpc import extensions
 from zeo_clone.zrpc.decoder import MAX_OPCODES
 from zeo_clone.zrpc.marshal import Encoded, ListEncoder
@@ -32,11 +34,12 @@ Entry = dict[str, Any]
 
 
 class Chronicle:
-    """The logs of `storage`."""
+    """The logs of `storage`; of a FileStorage, up to its `horizon`."""
 
-    def __init__(self, storage: Any, abilities: Abilities) -> None:
+    def __init__(self, storage: Any, abilities: Abilities, horizon: Horizon | None = None) -> None:
         self._storage = storage
         self._abilities = abilities
+        self._hides = _nothing if horizon is None else horizon.hides
 
     def undoable(self, first: int, last: int, specification: Entry | None) -> Iterator[Entry | None]:
         """The entries `first` to `last` of the undo log that have the values of `specification`.
@@ -47,7 +50,7 @@ class Chronicle:
         if last < 0:
             last = first - last
         if self._abilities.has_own_undo_log:
-            return _undoable_in_file(storage, first, last, specification)
+            return _undoable_in_file(storage, first, last, specification, self._hides)
         if specification:
             return in_slices(lambda start, stop: storage.undoInfo(start, stop, specification), first, last)
         return in_slices(storage.undoLog, first, last)
@@ -55,7 +58,7 @@ class Chronicle:
     def revisions(self, oid: bytes, size: int) -> Iterator[Entry | None]:
         """The newest `size` revisions of an object.  Raises POSKeyError, at once or later."""
         if self._abilities.has_own_history:
-            return _revisions_in_file(self._storage, oid, size)
+            return _revisions_in_file(self._storage, oid, size, self._hides)
         return iter(self.history(oid, size))
 
     def history(self, oid: bytes, size: int) -> list[Entry]:
@@ -69,26 +72,29 @@ class Chronicle:
             if not self._abilities.has('iterator'):
                 raise
             return look_up(self._storage, oid, size)
-        return found
+        return [entry for entry in found if not self._hides(entry['tid'])]
 
 
-def _undoable_in_file(storage: Any, first: int, last: int, specification: Entry | None
-                      ) -> Generator[Entry | None, None, None]:
+def _nothing(tid: bytes) -> bool:
+    return False
+
+
+def _undoable_in_file(storage: Any, first: int, last: int, specification: Entry | None,
+                      hides: Callable[[bytes], bool]) -> Generator[Entry | None, None, None]:
     storage.undoLog(0, 0)  # raises UndoError while it is packed
     with storage._lock:
         file, position = open(storage._file_name, 'rb'), storage._pos
     with file:
-        search = UndoSearch(file, position, first, last, _matching(specification))
+        search = UndoSearch(file, position, first, last, _matching(specification, hides))
         while not search.finished():
             search.search()
             yield search.results.pop() if search.results else None
 
 
-def _matching(specification: Entry | None) -> Callable[[Entry], bool] | None:
-    if not specification:
-        return None
-    wanted = list(specification.items())
-    return lambda entry: not any(entry.get(key) != value for key, value in wanted)
+def _matching(specification: Entry | None, hides: Callable[[bytes], bool]) -> Callable[[Entry], bool]:
+    wanted = list((specification or {}).items())
+    return lambda entry: not (any(entry.get(key) != value for key, value in wanted)
+                              or hides(decodebytes(entry['id'] + b'\n')))
 
 
 class _Reader(FileStorageFormatter):  # type: ignore[misc]
@@ -98,7 +104,8 @@ class _Reader(FileStorageFormatter):  # type: ignore[misc]
         self._file = file
 
 
-def _revisions_in_file(storage: Any, oid: bytes, size: int) -> Generator[Entry, None, None]:
+def _revisions_in_file(storage: Any, oid: bytes, size: int,
+                       hides: Callable[[bytes], bool]) -> Generator[Entry, None, None]:
     with storage._lock:
         position = storage._lookup_pos(oid)
         file = open(storage._file_name, 'rb')
@@ -110,9 +117,10 @@ def _revisions_in_file(storage: Any, oid: bytes, size: int) -> Generator[Entry, 
             entry: Entry = extensions.read(transaction.ext)
             entry.update(time=TimeStamp(data.tid).timeTime(), user_name=transaction.user,
                          description=transaction.descr, tid=data.tid, size=data.plen)
-            yield entry
-            size -= 1
             position = data.prev
+            if not hides(data.tid):
+                yield entry
+                size -= 1
 
 
 def in_one_answer(entries: Iterator[Entry | None], most_values: int, unwanted: Callable[[], bool],

@@ -125,7 +125,10 @@ class StorageCommit:
     def finish(self) -> Any:
         """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""
         try:
-            tid = self._storage.tpc_finish(self._transaction)
+            if self._abilities.can_finish_later:
+                tid = self._storage.finish_later(self._transaction)
+            else:
+                tid = self._storage.tpc_finish(self._transaction)
         finally:
             self._guard.end()
         if tid is None:

@@ -102,6 +102,10 @@ class Failures:
                     self._failed('tpc_abort', error)
         self._stuck = commit if abilities.would_wait() else None
 
+    def sync_failed(self, error: Exception) -> None:
+        """What was committed cannot be brought to the disk (D3)."""
+        self._failed('sync', error)
+
     def _failed(self, what: str, error: Exception) -> None:
         self.latest = f'{what}: {type(error).__name__}: {str(error)[:MAX_TEXT]}'
         self._throttle.report(log, logging.CRITICAL, f'{what}: {type(error)}', self._name,

@@ -23,7 +23,6 @@ from typing import Any
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
-from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import REAL, Runtime
 
 #: How often the file that a pack writes is synced, in seconds: commits wait for the last of these syncs.
@@ -185,19 +184,21 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
 
 
 class Syncer:
-    """The thread that syncs `storage` whenever `request` was called, and calls `synced` in the loop's thread:
-    with the last tid that is durable by then, or with the error of a sync that has failed.
+    """The thread that syncs `storage` whenever `request` was called, and calls `synced`, through the `door`
+    of a loop: with the last tid that is durable by then, or with the error of a sync that has failed.
 
     Loop thread, apart from what runs under the banner.
     """
 
-    def __init__(self, loop: Loop, storage: GroupCommitStorage,
+    def __init__(self, storage: GroupCommitStorage, runtime: Runtime,
+                 door: Callable[[Callable[[], object]], object],
                  synced: Callable[[bytes | None, Exception | None], None]) -> None:
-        self._loop = loop
         self._storage = storage
+        self._runtime = runtime
+        self._door = door
         self._synced = synced
         self._thread: Any = None
-        self._change = loop.runtime.condition()  # protects the next three
+        self._change = runtime.condition()  # protects the next three
         self._requested = False
         self._closed = False
         self._expected_s = 0.0  # what a sync takes
@@ -209,7 +210,7 @@ class Syncer:
 
     def sync(self) -> bytes:
         """Sync at once and wait for it; any thread.  Raises OSError."""
-        now = self._loop.runtime.monotonic
+        now = self._runtime.monotonic
         since = now()
         tid = self._storage.sync()
         with self._change:
@@ -222,15 +223,16 @@ class Syncer:
             self._requested = True
             self._change.notify()
         if self._thread is None:
-            self._thread = self._loop.runtime.start_thread(self._run, 'zeo-server-group-commit')
+            self._thread = self._runtime.start_thread(self._run, 'zeo-server-group-commit')
 
-    def close(self) -> None:
-        """What was requested is done, though nobody is told any more.  May be called twice."""
+    def end(self, timeout_s: float | None = None) -> bytes | None:
+        """Do what was requested, in `timeout_s` at most: what is durable then.  May be called twice."""
         with self._change:
             self._closed = True
             self._change.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
+        return self._storage.durable
 
     # ---- the thread -------------------------------------------------------------------------------
 
@@ -240,7 +242,7 @@ class Syncer:
                 told = partial(self._synced, self.sync(), None)
             except Exception as error:
                 told = partial(self._synced, None, error)
-            self._loop.door(told)
+            self._door(told)
 
     def _take(self) -> bool:
         with self._change:

@@ -208,11 +208,11 @@ class Member:
         if self._token is not None and type(transaction_id) is int:
             self.served.outcomes.withdraw(self._token, transaction_id)
 
-    def commit_outcome(self, number: int) -> tuple[str, bytes | None]:
-        """What became of the client's transaction `number`."""
+    def commit_outcome(self, number: int) -> Any:
+        """What became of the client's transaction `number`; later if it is on its way to the disk."""
         if self._token is None:
             raise Refused('this connection has not said who it is')
-        return self.served.outcomes.find(self._token, number)
+        return self.served.when_settled(partial(self.served.outcomes.find, self._token, number))
 
     # ---- what it is told ----------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ def identify(member: Member, token: bytes, number: int) -> None:
     member.identify(token, number)
 
 
-def commit_outcome(member: Member, number: int) -> tuple[str, bytes | None]:
+def commit_outcome(member: Member, number: int) -> Any:
     return member.commit_outcome(number)
 
 

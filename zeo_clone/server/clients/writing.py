@@ -107,7 +107,7 @@ def vote(member: Member, transaction_id: Any) -> Deferred:
     return member.transactor.vote(transaction_id)
 
 
-def tpc_finish(member: Member, transaction_id: Any) -> bytes:
+def tpc_finish(member: Member, transaction_id: Any) -> bytes | Deferred:
     return member.transactor.finish(transaction_id)
 
 

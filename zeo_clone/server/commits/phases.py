@@ -1,6 +1,6 @@
 r"""The phases of a session's transaction.  What a phase may not touch, it does not have.
 
-    Idle -> Begun [-> Syncing] -> Waiting -> Replaying -> Voted -> Idle
+    Idle -> Begun [-> Syncing] -> Waiting -> Replaying -> Voted [-> Settling] -> Idle
               |          |           |           |  \-> Resolving -> Replaying
               |          |           |           v
               +----------+-----------+------> Doomed -> Idle
@@ -42,6 +42,9 @@ class Phase:
     def __repr__(self) -> str:
         return f'<{type(self).__name__}>'
 
+    #: Is the transaction one that nothing can abort any more, or none at all?
+    is_over = False
+
     @property
     def name(self) -> str:
         """For people."""
@@ -78,8 +81,8 @@ class Phase:
         """Queue for the commit lock, then bring the operations into the storage."""
         raise self._impossible('vote')
 
-    def finish(self) -> bytes:
-        """Commit; the tid.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
+    def finish(self) -> bytes | Deferred:
+        """Commit; the tid, perhaps later.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
         raise NothingCommitted(self._impossible('tpc_finish'))
 
     def granted(self) -> None:
@@ -100,6 +103,8 @@ class Phase:
 
 class Idle(Phase):
     """There is no transaction."""
+
+    is_over = True
 
     def begin(self, meta: Meta) -> None:
         self.owner.move(Begun(self.owner, meta, self.owner.new_operations()))
@@ -371,15 +376,38 @@ class Resolving(_InStorage, _Buffering):
 class Voted(_InStorage):
     """The storage has voted; nothing but a broken disk should go wrong any more."""
 
-    def finish(self) -> bytes:
+    def finish(self) -> bytes | Deferred:
         owner, commit = self.owner, self.commit
+        after: Phase = Settling(owner) if owner.served.shares_syncs else owner.idle
         try:
             tid = owner.served.finish(commit)
+        except BaseException:
+            after = owner.idle
+            raise
         finally:
             owner.served.lock.release(owner)  # through the door, as above
-            owner.move(owner.idle)
-        owner.served.committed(tid, list(commit.written), owner.client)
-        return tid
+            owner.move(after)
+        try:
+            settled = owner.served.committed(tid, list(commit.written), owner.client)
+        except BaseException:
+            after.abort()
+            raise
+        if not isinstance(settled, Deferred):
+            after.abort()
+        return settled
+
+
+class Settling(Phase):
+    """The storage has committed, and others have the commit lock; the transaction is not on the disk yet."""
+
+    is_over = True
+
+    def finish(self) -> bytes | Deferred:
+        raise self._impossible('tpc_finish')  # which has been done
+
+    def abort(self) -> None:
+        if self.owner.phase is self:
+            self.owner.move(self.owner.idle)  # nobody waits any more
 
 
 class Doomed(Phase):

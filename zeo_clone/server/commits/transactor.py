@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
 
@@ -29,6 +29,8 @@ from zeo_clone.zrpc.channel.memory import Share
 
 log = logging.getLogger(__name__)
 
+#: How a ``tpc_finish`` has ended, in the log.
+COMMITTED, UNKNOWN = 'committed', 'it is not known whether it was committed'
 #: So many time-outs of a storage are told in a minute, and how many there were (S16).
 MAX_TIMEOUTS = 10
 
@@ -88,6 +90,10 @@ class Served(Protocol):
     lock: CommitLock
 
     @property
+    def shares_syncs(self) -> bool:
+        """Are transactions finished before they are on the disk?"""
+
+    @property
     def files(self) -> BlobFiles:
         """Where blobs are kept on their way into the storage."""
 
@@ -100,8 +106,8 @@ class Served(Protocol):
     def finish(self, commit: StorageCommit) -> bytes:
         """Finish in the storage; the tid.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
 
-    def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> None:
-        """The storage has finished a transaction: tell everybody."""
+    def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> bytes | Deferred:
+        """The storage has finished a transaction: tell everybody, now or when it is on the disk; the tid."""
 
 
 class Transactor:
@@ -145,8 +151,8 @@ class Transactor:
 
     @property
     def phase_name(self) -> str:
-        """``idle``, ``begun``, ``syncing``, ``waiting``, ``replaying``, ``resolving``, ``voted`` or
-        ``doomed``."""
+        """``idle``, ``begun``, ``syncing``, ``waiting``, ``replaying``, ``resolving``, ``voted``,
+        ``settling`` or ``doomed``."""
         return self.phase.name
 
     def new_operations(self) -> Operations:
@@ -213,39 +219,61 @@ class Transactor:
         self._check(transaction_id)
         return self.phase.vote()
 
-    def finish(self, transaction_id: object) -> bytes:
-        """``tpc_finish``; the tid."""
+    def finish(self, transaction_id: object) -> bytes | Deferred:
+        """``tpc_finish``; the tid, perhaps later."""
         self._check(transaction_id)
         self.client.note_outcome(transaction_id, None)  # until it is known
-        laps = self._laps
-        since = laps.finishing(self.phase.name) if laps is not None else 0.0
-        how = 'it is not known whether it was committed'
+        since = self._laps.finishing(self.phase.name) if self._laps is not None else 0.0
+        tid, how = None, UNKNOWN
         try:
             tid = self.phase.finish()
-            how = 'committed'
+            how = COMMITTED
         except NothingCommitted as error:
             how = 'nothing was committed'
             self.client.note_nothing(transaction_id)
             raise error.cause from None
         finally:
-            if laps is not None:
-                self._tell_if_slow(laps, how)
-        if laps is not None:
-            laps.finished(since)
-        self.client.note_outcome(transaction_id, tid)
+            if not isinstance(tid, Deferred):
+                self._ended(how)
+        if isinstance(tid, Deferred):
+            settled = Deferred()
+            tid.when_settled(partial(self._settled, self.phase, transaction_id, since, settled))
+            return settled
+        self._finished(transaction_id, since, tid)
         return tid
+
+    def _ended(self, how: str) -> None:
+        if self._laps is not None:
+            self._tell_if_slow(self._laps, how)
+
+    def _finished(self, transaction_id: object, since: float, tid: bytes) -> None:
+        if self._laps is not None:
+            self._laps.finished(since)
+        self.client.note_outcome(transaction_id, tid)
+
+    def _settled(self, settling: Phase, transaction_id: object, since: float, settled: Deferred, tid: Any,
+                 error: BaseException | None) -> None:
+        """The transaction is on the disk, or it is not known whether it ever will be."""
+        if self.phase is settling:
+            self.move(self.idle)
+        self._ended(COMMITTED if error is None else UNKNOWN)
+        if error is None:
+            self._finished(transaction_id, since, tid)
+        settled.settle(tid, error)
 
     def abort(self, transaction_id: object) -> None:
         """``tpc_abort``.  Nothing happens for a transaction that is not under way."""
         if self.meta is not None and self.meta.id == transaction_id and self.phase is not self.idle:
-            self.served.stats.aborts += 1
-            self.phase.abort()
+            self._abort()
 
     def close(self) -> None:
         """The session ends: whatever is under way is aborted."""
         if self.phase is not self.idle:
-            self.served.stats.aborts += 1
-            self.phase.abort()
+            self._abort()
+
+    def _abort(self) -> None:
+        self.served.stats.aborts += not self.phase.is_over
+        self.phase.abort()
 
     def held_long(self, held_s: float) -> None:
         """The commit lock is held for long: others may wonder who keeps them waiting."""

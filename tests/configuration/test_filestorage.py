@@ -1,0 +1,92 @@
+"""How the FileStorages of a configuration are opened."""
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from ZODB.FileStorage import FileStorage
+
+import zeo_clone
+from zeo_clone.commands.serve import command_line, read_settings
+from zeo_clone.configuration.filestorage import packer
+from zeo_clone.server.backend.groupcommit import GroupCommitStorage
+
+
+def opened(tmp_path, keys, storages, *options):
+    """The storages of a zeo.conf with these `keys` in <zeo>, closed again."""
+    (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 127.0.0.1:0\n{keys}\n</zeo>\n{storages}')
+    settings = read_settings(command_line().parse_args(['-C', str(tmp_path / 'zeo.conf'), *options]))
+    found = [source.open() for source in settings.sources]
+    for storage in found:
+        storage.close()
+    return found
+
+
+@pytest.mark.parametrize(('keys', 'kind'), [('', GroupCommitStorage),
+                                            ('group-commit true', GroupCommitStorage),
+                                            ('group-commit false', FileStorage)])
+def test_key_says_how_a_file_is_opened(tmp_path, keys, kind):
+    """D2: a section, and a file on the command line."""
+    section = f'<filestorage>\npath {tmp_path}/Data.fs\n</filestorage>\n'
+    assert [type(storage) for storage in opened(tmp_path, keys, section)] == [kind]
+    assert [type(storage) for storage in opened(tmp_path, keys, section, '-f', f'{tmp_path}/a.fs')] == [kind]
+
+
+def test_a_file_without_a_configuration(tmp_path):
+    """D2."""
+    settings = read_settings(command_line().parse_args(['-f', str(tmp_path / 'Data.fs')]))
+    with contextlib.closing(settings.sources[0].open()) as storage:
+        assert type(storage) is GroupCommitStorage
+
+
+def test_all_keys_are_passed_on(tmp_path):
+    storage, = opened(tmp_path, '', f'<filestorage>\npath {tmp_path}/Data.fs\nblob-dir {tmp_path}/blobs\n'
+                      'quota 5MB\npack-gc false\npack-keep-old false\n'
+                      'packer tests.configuration.test_filestorage.a_packer\n</filestorage>\n')
+    assert (storage.blob_dir, storage._quota) == (str(tmp_path / 'blobs'), 5 << 20)
+    assert (storage._pack_gc, storage.pack_keep_old) == (False, False)
+    assert storage._pack_file is a_packer
+    again, = opened(tmp_path, '', f'<filestorage>\npath {tmp_path}/Data.fs\nread-only true\n</filestorage>\n')
+    assert again.isReadOnly()
+
+
+def test_a_file_below_another_storage_is_opened_by_zodb(tmp_path):
+    """D2: that other storage tells when a commit is durable."""
+    storage, = opened(tmp_path, '', '<demostorage>\n<filestorage changes>\n'
+                      f'path {tmp_path}/Data.fs\n</filestorage>\n</demostorage>\n')
+    assert type(storage.changes) is FileStorage
+
+
+def a_packer(storage, referencesf, stop, gc):
+    """Packs nothing."""
+
+
+def test_packer_is_a_name_or_an_expression():
+    """As in ZODB's own section."""
+    assert packer('tests.configuration.test_filestorage.a_packer') is a_packer
+    assert packer('operator:itemgetter(1)')([1, 2]) == 2
+
+
+@pytest.mark.parametrize(('zeo_conf', 'kind'), [
+    (None, GroupCommitStorage), ({'group-commit': False}, FileStorage), ('group-commit false', FileStorage)])
+def test_a_server_in_ones_own_process(tmp_path, zeo_conf, kind, monkeypatch):
+    """D2."""
+    made = []
+    for each in FileStorage, GroupCommitStorage:
+        init = each.__init__
+
+        def wrapped(self, *args, init=init, **keywords):
+            made.append(type(self))
+            init(self, *args, **keywords)
+
+        monkeypatch.setattr(each, '__init__', wrapped)
+    _, stop = zeo_clone.server(str(tmp_path / 'Data.fs'), zeo_conf=zeo_conf)
+    stop()
+    assert made[0] is kind
+
+
+@pytest.mark.parametrize('value', ['perhaps', ''])
+def test_a_wrong_value_is_refused(tmp_path, value):
+    from zeo_clone.commands.process import StartError
+    with pytest.raises(StartError, match='zeo.conf, line 3'):
+        opened(tmp_path, f'group-commit {value}', f'<filestorage>\npath {tmp_path}/Data.fs\n</filestorage>\n')

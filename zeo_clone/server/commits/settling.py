@@ -1,0 +1,128 @@
+"""Commits that the storage has finished and that are not on the disk yet (D2).
+
+In: finished commits, in the order of their tids; from the syncer, in the loop's thread, how far the disk has
+come.  Out: in the same order, those that are durable, all at once; or the error that keeps them from it.
+Until then nobody is told of them, and nobody sees them.  Loop thread only; it knows neither sockets nor
+storages.
+"""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from zeo_clone.Exceptions import CommitOutcomeUnknown
+from zeo_clone.server.deferred import Deferred
+
+
+class Finished(NamedTuple):
+    """Transaction `tid` of `committer` wrote `oids`; `reply`, for whoever waits, gets the tid."""
+
+    tid: bytes
+    oids: list[bytes]
+    committer: Any
+    reply: Deferred
+
+
+class Syncs(Protocol):
+    """What brings transactions to the disk."""
+
+    @property
+    def quick(self) -> bool:
+        """Is it best to wait for a sync?"""
+
+    def sync(self) -> bytes:
+        """Sync all that is finished, and wait: the last tid.  Raises OSError."""
+
+    def request(self) -> None:
+        """Have it synced, and `Unsettled.synced` called."""
+
+
+class Unsettled:
+    """`tell` tells all the world of commits that are durable, and `failed` of an error; `hide` takes the
+    first tid that nobody may see, or None."""
+
+    def __init__(self, syncs: Syncs, hide: Callable[[bytes | None], object],
+                 tell: Callable[[list[Finished]], object], failed: Callable[[Exception], object]) -> None:
+        self._syncs = syncs
+        self._hide = hide
+        self._tell = tell
+        self._failed = failed
+        self._finished: deque[Finished] = deque()
+        self._waiting: list[Deferred] = []  # for what has been finished to be settled
+        self._broken = False  # after an error
+        self.latest: bytes | None = None  # the last transaction that was finished here
+
+    def __repr__(self) -> str:
+        return f'<Unsettled {len(self)}>'
+
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    @property
+    def hides_some(self) -> bool:
+        """Is there a transaction that nobody may see?  Any thread."""
+        return bool(self._finished) or self._broken
+
+    def begin(self, tid: bytes) -> None:
+        """The storage is about to finish transaction `tid`."""
+        if not self._finished and not self._broken:
+            self._hide(tid)
+
+    def cancel(self) -> None:
+        """It did not."""
+        if not self._finished and not self._broken:
+            self._hide(None)
+
+    def add(self, finished: Finished) -> None:
+        """It did.  If syncs are quick the transaction is settled at once."""
+        self.latest = finished.tid
+        self._finished.append(finished)
+        if len(self._finished) == 1 and self._syncs.quick:
+            try:
+                tid = self._syncs.sync()
+            except Exception as error:
+                self.synced(None, error)
+            else:
+                self.synced(tid, None)
+        else:
+            self._syncs.request()
+
+    def synced(self, tid: bytes | None, error: Exception | None) -> None:
+        """All up to `tid` is on the disk; or there was an error, and nothing more will ever be."""
+        if error is not None:
+            self._break(error)
+        elif tid is not None and self._finished and self._finished[0].tid <= tid:
+            group = []
+            while self._finished and self._finished[0].tid <= tid:
+                group.append(self._finished.popleft())
+            self._hide(self._finished[0].tid if self._finished else None)
+            self._tell(group)
+        if not self._finished:
+            waiting, self._waiting = self._waiting, []
+            for deferred in waiting:
+                deferred.succeed(None)
+
+    def _break(self, error: Exception) -> None:
+        """What is hidden stays so."""
+        self._broken = True
+        finished, self._finished = self._finished, deque()
+        self._failed(error)
+        for one in finished:
+            one.reply.fail(unknown(error))
+
+    def when_settled(self) -> Deferred:
+        """Settled as soon as nothing is on its way to the disk."""
+        deferred = Deferred()
+        if self._finished:
+            self._waiting.append(deferred)
+        else:
+            deferred.succeed(None)
+        return deferred
+
+
+def unknown(error: Exception) -> CommitOutcomeUnknown:
+    """What the client of such a commit is told."""
+    return CommitOutcomeUnknown(
+        f'the transaction could not be synced to the disk: it may or may not be there when the server has '
+        f'been restarted. Look at the data before you repeat it ({type(error).__name__}: {error})')
