@@ -45,6 +45,8 @@ PACKAGES = {'', 'zrpc', 'cache', 'client', 'server'}
 
 OUTSIDE_WORLD = {'time', 'socket', 'select', 'selectors', 'threading', '_thread', 'random'}
 NOT_IN_ZRPC = {'socket', 'ssl', 'select', 'selectors', 'threading', 'time'}
+#: What of the loop the cache may use: neither has heard of a network.
+CACHE_NEEDS = {'loop.runtime', 'loop.throttle'}
 NOWHERE = {'asyncio', 'asyncore', 'asynchat', 'socketserver'}
 
 #: On floors 1 to 4 what has an effect on the world, or asks it something, is a door of `loop.runtime`.  This
@@ -135,7 +137,7 @@ def _against_floors(module, ours):
         yield f'loop has never heard of ZEO: {module} imports {ours}'
     if is_in(module, 'zrpc') and not is_in(module, 'zrpc.channel') and is_in(ours, 'loop'):
         yield f'zrpc does no input and output: {module} imports {ours}'
-    in_cache = is_in(ours, 'cache') or ours == 'loop.runtime' or floor(ours) == 0
+    in_cache = is_in(ours, 'cache') or ours in CACHE_NEEDS or floor(ours) == 0
     if is_in(module, 'cache') and not in_cache:
         yield f'the cache knows no network: {module} imports {ours}'
 
