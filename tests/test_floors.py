@@ -32,7 +32,7 @@ ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
 KNOWN_ON_TOP = {'configuration': {'configuration', 'monitor', ''}, 'monitor': {'monitor', ''}}
 #: What the server's process need not have: tools, and what only they use.
 TOOLS = {'status', 'statustable', 'screen', 'nagios', 'pack', 'packing', 'ctl', 'health', 'tlsoptions',
-         'main', 'plot', 'cache_stats', 'cache_simulate'}
+         'main', 'plot', 'cache_stats', 'cache_simulate', 'completion', 'man', 'tree'}
 
 #: Modules that the examples below import.
 PLAN = {

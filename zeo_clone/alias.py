@@ -149,18 +149,25 @@ def _otherwise() -> str:
     return f'the real ZEO {real}' if real else 'nothing'
 
 
-def main(args: Sequence[str] | None = None, prog: str = f'python -m {__name__}') -> int:
-    """``install``, ``remove`` or ``status``.  Returns 0; 1 for a failure, or a status of not installed."""
+ACTIONS = {'install': switch_on, 'remove': switch_off, 'status': state}
+
+
+def command_line(prog: str = f'python -m {__name__}') -> Any:
+    """The argparse parser of its options; nothing else here needs argparse."""
     import argparse
-    actions = {'install': switch_on, 'remove': switch_off, 'status': state}
     parser = argparse.ArgumentParser(
         prog=prog, description='Let "import ZEO" find zeo_clone in the whole '
         'environment of this Python, for programs that were written for ZEO.')
-    parser.add_argument('action', choices=list(actions))
-    action = parser.parse_args(args).action
+    parser.add_argument('action', choices=list(ACTIONS))
+    return parser
+
+
+def main(args: Sequence[str] | None = None, prog: str = f'python -m {__name__}') -> int:
+    """``install``, ``remove`` or ``status``.  Returns 0; 1 for a failure, or a status of not installed."""
+    action = command_line(prog).parse_args(args).action
     path = place()
     try:
-        print(actions[action](path))
+        print(ACTIONS[action](path))
     except OSError as error:
         print(f'cannot change {path}: {error.strerror}; do it as the user to whom this environment belongs, '
               'or in a virtual environment', file=sys.stderr)

@@ -5,10 +5,12 @@ import re
 import sys
 
 import pytest
+from zdaemon import zdctl
 
 from tests.support.runzeo_process import ruok
 from tests.support.tool_process import run_tool
 from zeo_clone import __version__
+from zeo_clone.commands import ctl
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_unknown_action_exits_with_2_and_names_those_there_are(zeoctl):
     """T2"""
     code, out, err = zeoctl('sotp')
     assert (code, out) == (2, '')
-    assert "there is no action 'sotp'; there are fg, foreground, help, kill" in err
+    assert "there is no action 'sotp'; there are start, stop, restart, status" in err
 
 
 def test_version_is_that_of_zeo_clone(tmp_path):
@@ -112,5 +114,15 @@ def test_without_a_configuration_it_says_what_to_give(tmp_path):
 def test_help_names_the_actions(tmp_path):
     code, out, _ = run_tool('zeoctl', '--help', cwd=tmp_path)
     assert code == 0
-    assert out.startswith('Usage: zeoctl -C ZEO.CONF')
-    assert 'start, stop, restart, status, fg' in out
+    assert out.startswith('usage: zeoctl [-h] [-C URL]')
+    assert 'start, stop, restart, status, fg' in ' '.join(out.split())
+
+
+def test_actions_and_options_are_those_of_zdaemon():
+    assert sorted(ctl.ACTIONS) == sorted(name[3:] for name in dir(zdctl.ZDCmd) if name.startswith('do_'))
+    options = zdctl.ZDCtlOptions()
+    for action in ctl.command_line()._actions:
+        for option in action.option_strings:
+            assert option in {'-h', '--help', '--version'} or option.lstrip('-') in {
+                *(letter.rstrip(':') for letter in re.findall('.:?', ''.join(options.short_options))),
+                *(name.rstrip('=') for name in options.long_options)}, option

@@ -138,8 +138,8 @@ def parse_size(text: str) -> int:
     return int(float(number) * _UNITS.get(unit, 1))
 
 
-def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
-    """Print the table; the exit code.  `args` defaults to the command line, `prog` is the command's name."""
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The parser of its options."""
     parser = argparse.ArgumentParser(
         prog=prog, description='Hit rates that other cache sizes would have had, from a trace.')
     parser.add_argument('trace', help='file written because of ZEO_CLONE_CACHE_TRACE or ZEO_CACHE_TRACE')
@@ -147,7 +147,12 @@ def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
                         help='such as 500MB (default: from a quarter to 8 times the traced size)')
     parser.add_argument('--plot', metavar='FILE', help='also draw the hit rates (needs matplotlib)')
     add_version(parser)
-    options = parser.parse_args(args)
+    return parser
+
+
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
+    """Print the table; the exit code.  `args` defaults to the command line, `prog` is the command's name."""
+    options = command_line(prog).parse_args(args)
     try:
         caches = simulate(read_trace(options.trace), options.sizes)
     except (OSError, ValueError) as error:

@@ -71,8 +71,8 @@ HEADING = (f'{"begins (UTC)":<19} {"loads":>9} {"hits":>9} {"hits %":>6} {"hits 
            f'{"stored MB":>9} {"invalid.":>9} {"opens":>5}')
 
 
-def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
-    """Print the table; the exit code.  `args` defaults to the command line, `prog` is the command's name."""
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The parser of its options."""
     parser = argparse.ArgumentParser(
         prog=prog, description='Hit rates of a client cache over time, from its trace.')
     parser.add_argument('trace', help='file written because of ZEO_CLONE_CACHE_TRACE or ZEO_CACHE_TRACE')
@@ -80,6 +80,12 @@ def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
                         help='length of an interval (default: 900)')
     parser.add_argument('--plot', metavar='FILE', help='also draw the hit rates (needs matplotlib)')
     add_version(parser)
+    return parser
+
+
+def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
+    """Print the table; the exit code.  `args` defaults to the command line, `prog` is the command's name."""
+    parser = command_line(prog)
     options = parser.parse_args(args)
     if options.interval <= 0:
         parser.error('--interval must be more than 0')

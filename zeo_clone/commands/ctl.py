@@ -8,6 +8,7 @@ can be stopped although its configuration has become wrong meanwhile: then only 
 """
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import re
@@ -19,45 +20,54 @@ import ZConfig
 from zdaemon import zdctl
 
 from zeo_clone import __version__
+from zeo_clone.commands.options import add_version
 from zeo_clone.configuration import zconfig
 from zeo_clone.configuration.explain import explain
 
 PROGRAM = 'zeoctl'
-USAGE = """\
-Usage: zeoctl -C ZEO.CONF [options] ACTION
-
-Control a server that runs in the background.  The <runner> section of ZEO.CONF says how.
-
-Actions: start, stop, restart, status, fg (run in the foreground), kill [SIGNAL], wait, show,
-logtail, logreopen, help.
-
-Options, which take the place of what the section says:
-  -C, --configure URL        configuration: file or URL
-  -p, --program PROGRAM      what to run; without a <runner> section it is runzeo
-                             with the same configuration
-  -s, --socket-name PATH     socket of the watching process
-  -t, --transcript FILE      file for the server's output
-  -z, --directory DIR        directory to run in
-  -u, --user USER            user to run as
-  -m, --umask MASK           umask to run with
-  -b, --backoff-limit N      longest pause between two starts, in seconds
-  -f, --forever              keep starting it, however often it ends
-  -x, --exit-codes LIST      exit codes after which it is not started again
-  -T, --start-timeout N      how long a start may take, in seconds
-  -d, --daemon               detach from the terminal
-  -h, --help                 this text
-      --version              version of zeo_clone
-"""
+#: Of zdaemon.
+ACTIONS = ('start', 'stop', 'restart', 'status', 'fg', 'foreground', 'kill', 'wait', 'show', 'logtail',
+           'logreopen', 'reopen_transcript', 'help')
 #: What concerns a process that runs already.
 OF_RUNNING = ('stop', 'status', 'kill', 'wait')
 RUNNER = re.compile(r'^\s*<runner\b.*?^\s*</runner>', re.MULTILINE | re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r'^\s*%define\s.*$', re.MULTILINE | re.IGNORECASE)
+#: Options that zdaemon knows and that have a place in its sections: what they take, what they say.
+OPTIONS = [
+    ('-C', '--configure', 'URL', 'configuration: file or URL'),
+    ('-p', '--program', 'PROGRAM',
+     'what to run; without a <runner> section it is the server with the same configuration'),
+    ('-s', '--socket-name', 'PATH', 'socket of the watching process'),
+    ('-t', '--transcript', 'FILE', "file for the server's output"),
+    ('-z', '--directory', 'DIR', 'directory to run in'),
+    ('-u', '--user', 'USER', 'user to run as'),
+    ('-m', '--umask', 'MASK', 'umask to run with'),
+    ('-b', '--backoff-limit', 'N', 'longest pause between two starts, in seconds'),
+    ('-x', '--exit-codes', 'LIST', 'exit codes after which it is not started again'),
+    ('-T', '--start-timeout', 'N', 'how long a start may take, in seconds'),
+]
+
+
+def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """A parser that shows the options; zdaemon is who reads them."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description='Control a server that runs in the background.  The <runner> section of its '
+                               'configuration says how; options take the place of what that says.')
+    for short, long, value, text in OPTIONS:
+        parser.add_argument(short, long, metavar=value, help=text)
+    parser.add_argument('-f', '--forever', action='store_true',
+                        help='keep starting it, however often it ends')
+    parser.add_argument('-d', '--daemon', action='store_true', help='detach from the terminal')
+    parser.add_argument('action', choices=ACTIONS, metavar='ACTION',
+                        help=f'{", ".join(ACTIONS)}; fg runs it in the foreground, kill takes a SIGNAL')
+    parser.add_argument('signal', nargs='?', metavar='SIGNAL', help=argparse.SUPPRESS)
+    add_version(parser)
+    return parser
 
 
 class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
     """zdctl's options, read by our schema."""
 
-    __doc__ = USAGE
     schemadir = os.path.dirname(zconfig.SCHEMA)
 
     def __init__(self, prog: str) -> None:
@@ -99,11 +109,10 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
 
     def realize(self, *args: Any, **keywords: Any) -> None:
         """Read the command line and the configuration; exits with 2 if something is wrong."""
-        keywords.update(doc=USAGE.replace(PROGRAM, self._prog, 1), progname=self._prog)
+        keywords.update(doc=command_line(self._prog).format_help(), progname=self._prog)
         super().realize(*args, **keywords)
         if not hasattr(zdctl.ZDCmd, f'do_{self.args[0]}'):
-            known = sorted(name[3:] for name in dir(zdctl.ZDCmd) if name.startswith('do_'))
-            self.usage(f'there is no action {self.args[0]!r}; there are {", ".join(known)}')
+            self.usage(f'there is no action {self.args[0]!r}; there are {", ".join(ACTIONS)}')
         if self.program is None:
             if self.configfile is None:
                 self.usage('name a configuration with -C, or a program with -p')

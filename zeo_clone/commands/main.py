@@ -14,6 +14,8 @@ from typing import NamedTuple
 from zeo_clone import __version__
 
 PROGRAM = 'zeo-clone'
+HELP = 'say which commands there are'
+VERSION = 'say which version of zeo_clone this is'
 USAGE_ERROR = 2
 
 
@@ -35,6 +37,8 @@ COMMANDS = {
     'cache-stats': Command('zeo_clone.commands.cache_stats', 'say how well a client cache did'),
     'cache-simulate': Command('zeo_clone.commands.cache_simulate', 'say what other sizes of it would bring'),
     'alias': Command('zeo_clone.alias', 'let "import ZEO" find zeo_clone in this environment'),
+    'completion': Command('zeo_clone.commands.completion', 'print a completion script for a shell'),
+    'man': Command('zeo_clone.commands.man', 'write manual pages of all commands'),
 }
 
 

@@ -74,8 +74,8 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     parser.add_argument('-a', '--address', type=argument(parse_address), metavar='ADDRESS',
                         help='where to listen; without -C the default is localhost:9100')
     parser.add_argument('-f', '--filename', action='append', metavar='FILENAME',
-                        help='FileStorage to serve, made if it is not there; repeat it for storages '
-                             '1, 2, ...; without -C the default is ./Data.fs')
+                        help='FileStorage to serve, made if it is not there; may be repeated, for '
+                             'storages 1, 2 and so on; without -C the default is ./Data.fs')
     parser.add_argument('-t', '--timeout', type=argument(zconfig.seconds), metavar='TIMEOUT',
                         help='seconds that a client may hold the commit lock between vote and finish; '
                              'the default is 30; 0 is no limit')
