@@ -458,6 +458,9 @@ class Runtime:
         """In a process that was forked: drop the copy of a lock, which stays its parent's."""
         lock._fp.close()  # its own close() would unlock it for both
 
+    #: The system's directory for temporary files, as text.
+    temporary_directory = staticmethod(tempfile.gettempdir)
+
     def temporary_file(self, directory: str | None = None) -> IO[bytes]:
         """An unnamed binary file, gone when closed.  `directory` default: the system's."""
         return tempfile.TemporaryFile(dir=directory, prefix='zeo-clone-')

@@ -16,6 +16,7 @@ from ZODB.POSException import POSKeyError, StorageError, UndoError
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
+from zeo_clone.loop.runtime import REAL
 from zeo_clone.server.backend import chronicle, iterators
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.zrpc import marshal
@@ -71,7 +72,7 @@ def storage(request, tmp_path, path):
 
 
 def chronicle_of(storage):
-    return chronicle.Chronicle(storage, Abilities(storage))
+    return chronicle.Chronicle(storage, Abilities(storage), REAL)
 
 
 def undoable(storage, *args):

@@ -63,7 +63,7 @@ class Backend:
         self.hot = HotObjects(self._read_in_worker, runtime.monotonic)
         self._measurers: Workers | None = None  # a server has a thread for that
         self._looking_up = False  # the classes of hot objects
-        self.chronicle = Chronicle(storage, abilities, self._horizon)
+        self.chronicle = Chronicle(storage, abilities, runtime, self._horizon)
         self._first = True  # no transaction has begun yet
         self._identity = past.identity(storage, abilities, runtime)
 

@@ -20,7 +20,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePath
 from typing import IO, Any, NamedTuple
 
 from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
@@ -141,8 +140,8 @@ class BlobFiles:
         if helper is not None:
             known = not (self._packs or self._abilities.is_shared
                          or os.path.dirname(path) == helper.getPathForOID(oid))
-            for directory in _upwards(helper, oid):
-                if known and os.path.isdir(directory):
+            for directory in _up_to_base(helper, oid):
+                if known and self.runtime.is_directory(directory):
                     break
                 self._safe.discard(directory)
 
@@ -168,13 +167,13 @@ class BlobFiles:
         helper = self.helper
         for oid in dict.fromkeys((*moved, *copied)) if helper is not None else ():
             path = None if tid is None else helper.getBlobFilename(oid, tid)
-            if path is None or not os.path.exists(path):
+            if path is None or not self.runtime.exists(path):
                 if path is None or oid in moved:
                     missing.append(oid)
             elif self.inode(path) != moved.get(oid):
                 files.append(path)
-            for directory in _upwards(helper, oid):
-                if not os.path.isdir(directory):
+            for directory in _up_to_base(helper, oid):
+                if not self.runtime.is_directory(directory):
                     break  # there was nothing to copy
                 directories[directory] = None
                 if directory in self._safe and oid in moved:
@@ -206,9 +205,9 @@ class BlobFiles:
         """The directory itself may be new, and without the name of its layout nothing is found in it."""
         try:
             self.runtime.sync_file(os.path.join(base, LAYOUT_MARKER))
-            for directory in PurePath(base, LAYOUT_MARKER).parents:
+            for directory in _upwards(os.path.normpath(base)):
                 with contextlib.suppress(PermissionError):  # one that was there before us
-                    self.runtime.sync_directory(str(directory))
+                    self.runtime.sync_directory(directory)
         except OSError as error:
             log.warning('the blob directory %s cannot be synced: %s', base, error)
 
@@ -257,7 +256,15 @@ class BlobFiles:
                     self.runtime.remove(path)
 
 
-def _upwards(helper: Any, oid: bytes) -> Iterator[str]:
+def _upwards(directory: str) -> Iterator[str]:
+    """`directory`, and those above it."""
+    while directory not in ('', '.', os.path.dirname(directory)):
+        yield directory
+        directory = os.path.dirname(directory)
+    yield directory or '.'
+
+
+def _up_to_base(helper: Any, oid: bytes) -> Iterator[str]:
     """The directory of an oid's files, and those above it, up to the blob directory."""
     directory = helper.getPathForOID(oid)
     while len(directory) >= len(helper.base_dir) - 1:

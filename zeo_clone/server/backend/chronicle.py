@@ -19,6 +19,7 @@ from ZODB.FileStorage.FileStorage import UndoSearch
 from ZODB.FileStorage.format import FileStorageFormatter
 from ZODB.POSException import POSError, StorageError
 
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.descriptions import look_up
 from zeo_clone.server.backend.horizon import Horizon
@@ -36,9 +37,11 @@ Entry = dict[str, Any]
 class Chronicle:
     """The logs of `storage`; of a FileStorage, up to its `horizon`."""
 
-    def __init__(self, storage: Any, abilities: Abilities, horizon: Horizon | None = None) -> None:
+    def __init__(self, storage: Any, abilities: Abilities, runtime: Runtime,
+                 horizon: Horizon | None = None) -> None:
         self._storage = storage
         self._abilities = abilities
+        self._runtime = runtime
         self._hides = _nothing if horizon is None else horizon.hides
 
     def undoable(self, first: int, last: int, specification: Entry | None) -> Iterator[Entry | None]:
@@ -50,7 +53,7 @@ class Chronicle:
         if last < 0:
             last = first - last
         if self._abilities.has_own_undo_log:
-            return _undoable_in_file(storage, first, last, specification, self._hides)
+            return _undoable_in_file(self._runtime, storage, first, last, specification, self._hides)
         if specification:
             return in_slices(lambda start, stop: storage.undoInfo(start, stop, specification), first, last)
         return in_slices(storage.undoLog, first, last)
@@ -58,7 +61,7 @@ class Chronicle:
     def revisions(self, oid: bytes, size: int) -> Iterator[Entry | None]:
         """The newest `size` revisions of an object.  Raises POSKeyError, at once or later."""
         if self._abilities.has_own_history:
-            return _revisions_in_file(self._storage, oid, size, self._hides)
+            return _revisions_in_file(self._runtime, self._storage, oid, size, self._hides)
         return iter(self.history(oid, size))
 
     def history(self, oid: bytes, size: int) -> list[Entry]:
@@ -79,11 +82,11 @@ def _nothing(tid: bytes) -> bool:
     return False
 
 
-def _undoable_in_file(storage: Any, first: int, last: int, specification: Entry | None,
+def _undoable_in_file(runtime: Runtime, storage: Any, first: int, last: int, specification: Entry | None,
                       hides: Callable[[bytes], bool]) -> Generator[Entry | None, None, None]:
     storage.undoLog(0, 0)  # raises UndoError while it is packed
     with storage._lock:
-        file, position = open(storage._file_name, 'rb'), storage._pos
+        file, position = runtime.open(storage._file_name, 'rb'), storage._pos
     with file:
         search = UndoSearch(file, position, first, last, _matching(specification, hides))
         while not search.finished():
@@ -104,11 +107,11 @@ class _Reader(FileStorageFormatter):  # type: ignore[misc]
         self._file = file
 
 
-def _revisions_in_file(storage: Any, oid: bytes, size: int,
+def _revisions_in_file(runtime: Runtime, storage: Any, oid: bytes, size: int,
                        hides: Callable[[bytes], bool]) -> Generator[Entry, None, None]:
     with storage._lock:
         position = storage._lookup_pos(oid)
-        file = open(storage._file_name, 'rb')
+        file = runtime.open(storage._file_name, 'rb')
     with file:
         reader = _Reader(file)
         while position and size > 0:

@@ -93,7 +93,7 @@ def _is_free(runtime: Runtime, path: str) -> bool:
     if answer in (0, errno.EAGAIN):  # EAGAIN: somebody listens and is busy
         return False
     if answer != errno.ENOENT:
-        _check_socket(path)
+        _check_socket(runtime, path)
     return True
 
 
@@ -189,13 +189,13 @@ def _listen_unix(runtime: Runtime, path: str, mode: int | None) -> Socket:
 
 def _is_left_behind(runtime: Runtime, path: str) -> bool:
     """Whether `path` is a unix socket at which nobody listens."""
-    _check_socket(path)
+    _check_socket(runtime, path)
     with contextlib.closing(_unix_socket(runtime)) as sock:
         return sock.connect_ex(path) == errno.ECONNREFUSED
 
 
-def _check_socket(path: str) -> None:
-    if not stat.S_ISSOCK(os.stat(path).st_mode):
+def _check_socket(runtime: Runtime, path: str) -> None:
+    if not stat.S_ISSOCK(runtime.stat(path).st_mode):
         raise OSError(errno.EEXIST, 'it is there and is not a socket; remove it, or give another address')
 
 

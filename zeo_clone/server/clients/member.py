@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zeo_clone.loop.transport import LARGE_PIECE
-from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.iterators import Iterators
 from zeo_clone.server.clients.calls import Method, Refused
 from zeo_clone.server.clients.downloads import Downloads
@@ -27,6 +26,7 @@ from zeo_clone.zrpc.channel.memory import Share
 from zeo_clone.zrpc.frames import frame
 
 if TYPE_CHECKING:
+    from zeo_clone.server.backend.commit import StorageCommit
     from zeo_clone.server.clients.session import Session
     from zeo_clone.server.served import ServedStorage
 

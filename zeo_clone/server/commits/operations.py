@@ -10,16 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import marshal
-import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Protocol
 
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.commits.uploads import Uploads
 from zeo_clone.server.vocabulary import Operation
-from zeo_clone.zrpc.channel.memory import Share
 
 #: Operations are kept in memory up to this many bytes (L7); beyond, they go to the spool file in pieces
 #: of this size.  A thousand records of 1,000 bytes stay in memory.
@@ -30,6 +28,13 @@ MAX_SIZE = 64 << 30
 OVERHEAD = 200
 #: What is kept in memory is counted in steps of so many bytes: this happens for each object.
 STEP = 16 << 10
+
+
+class Share(Protocol):
+    """What one client has waiting, counted."""
+
+    def add(self, size: int) -> None:
+        """So many more bytes; or less, if it is negative."""
 
 
 class Operations:
@@ -97,7 +102,7 @@ class Operations:
             self.close()
             raise OSError(error.errno or errno.EIO,
                           f'the server cannot keep the transaction in its temporary directory '
-                          f'{tempfile.gettempdir()}: {error.strerror}') from error
+                          f'{self._runtime.temporary_directory()}: {error.strerror}') from error
         self._pieces += 1
         self._recent = []
         self._recent_size = 0

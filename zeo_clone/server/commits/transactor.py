@@ -16,7 +16,7 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.commits.lock import CommitLock
-from zeo_clone.server.commits.operations import Operations
+from zeo_clone.server.commits.operations import Operations, Share
 from zeo_clone.server.commits.phases import Idle, Phase
 from zeo_clone.server.commits.uploads import Uploads
 from zeo_clone.server.deferred import Deferred
@@ -25,7 +25,6 @@ from zeo_clone.server.slowlog import SlowLog
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
-from zeo_clone.zrpc.channel.memory import Share
 
 log = logging.getLogger(__name__)
 
