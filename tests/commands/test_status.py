@@ -291,6 +291,13 @@ def test_table_takes_whatever_a_server_tells(values):
     assert [line for line in lines if line.startswith('storage 1: ')]
 
 
+def test_hit_rate_of_a_clients_cache_is_shown():
+    values = {'clients': [{'label': 'a', 'hits': 3, 'misses': 1}, {'label': 'b'}], 'connections': 2}
+    lines = statustable.table('', statustable.Sample({'1': values}, 0), None)
+    assert [line.split()[-2:] for line in lines if line.startswith('     ')][:1] == [['75', '%']]
+    assert sum(' %' in line for line in lines) == 1
+
+
 def test_labels_cannot_do_anything_to_the_terminal():
     values = {'clients': [{'label': '\033[2Jgone'}], 'connections': 1}
     text = '\n'.join(statustable.table('', statustable.Sample({'1': values}, 0), None))

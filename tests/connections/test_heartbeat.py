@@ -1,6 +1,7 @@
 """N1: heartbeats both ways with a read deadline."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -8,8 +9,9 @@ import threading
 
 import pytest
 
+import zeo_clone
 from tests.connections.blackhole import Wire
-from tests.server.desk import ClockRuntime, HandLoop
+from tests.server.desk import ClockRuntime, Desk, HandLoop
 from zeo_clone.client import heartbeat as client_heartbeat
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
@@ -191,3 +193,49 @@ def test_servers_of_zeo_answer_heartbeats(peer_server, client):
     link._heartbeat._answered = counter = Counter(link._heartbeat._answered)
     assert counter.done.wait(20)
     assert storage._manager.ready is link
+
+
+# -- what is told with it -------------------------------------------------------------------------------
+
+def test_client_tells_its_version_and_how_often_its_cache_had_what_was_wanted(new_server, client):
+    server = new_server()
+    db = zeo_clone.DB(server.addr)
+    with contextlib.closing(db):
+        for _ in range(3):
+            with db.transaction() as connection:
+                connection.cacheMinimize()
+                connection.root()._p_activate()
+        session, = server._sessions
+        stats = db.storage.cache_stats()
+        db.storage._manager.ready._heartbeat.beat()
+        while session.told.get('hits') != stats['hits']:
+            db.storage.ping()
+        described, = server.server_status()['clients']
+    assert described['version'] == zeo_clone.__version__
+    assert (described['hits'], described['misses']) == (stats['hits'], stats['misses'])
+
+
+@pytest.mark.parametrize(('told', 'kept'), [
+    ({}, {}), ({'version': 'x\n' * 99, 'hits': 1}, {'version': 'x?' * 20, 'hits': 1}),
+    ({'version': 7, 'hits': -1, 'misses': 1 << 63, 'more': []}, {}), ({'hits': True}, {}),
+])
+def test_what_a_client_tells_is_looked_at(told, kept):
+    """S5a"""
+    client = Desk().connect()
+    client.call('heartbeat', 1.0, told)
+    assert client.session.told == kept
+    with pytest.raises(ValueError, match='dict'):
+        client.call('heartbeat', 1.0, [told])
+
+
+def test_server_that_does_not_want_to_know_is_not_told():
+    """Its method takes no more than the interval."""
+    loop, asked = HandLoop(ClockRuntime()), []
+
+    class Channel:
+        def call_async(self, name, args, done):
+            asked.append((name, args))
+
+    for announce, tell in [(True, None), (False, dict), (True, dict)]:
+        client_heartbeat.Heartbeat(loop, Channel(), 10.0, announce, asked.append, tell).beat()
+    assert asked == [('heartbeat', (10.0,)), ('ping', ()), ('heartbeat', (10.0, {}))]

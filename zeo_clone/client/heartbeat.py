@@ -23,16 +23,19 @@ PATIENCE = 2
 
 
 class Heartbeat:
-    """Of one link.  `announce`: the server knows ``heartbeat`` and will watch this client in turn."""
+    """Of one link.  `announce`: the server knows ``heartbeat`` and will watch this client in turn; `tell`: it
+    wants to know that of the client, too, each time.
+    """
 
     def __init__(self, loop: Loop, channel: ClientChannel, interval_s: float, announce: bool,
-                 fail: Callable[[Exception], object]) -> None:
+                 fail: Callable[[Exception], object], tell: Callable[[], object] | None = None) -> None:
         self._loop = loop
         self._channel = channel
         self._interval_s = interval_s
         # Without an I/O thread the application may be silent for long: the server must not expect beats.
-        self._question: tuple[str, tuple[float, ...]] = (
+        self._question: tuple[str, tuple[object, ...]] = (
             ('heartbeat', (interval_s,)) if announce else ('ping', ()))
+        self._tell = tell if announce else None
         self._announce = announce
         self._fail = fail
         self._asked_at: float | None = None  # of the question that is not answered
@@ -61,6 +64,8 @@ class Heartbeat:
             self._asked_at = self._loop.runtime.monotonic()
             try:
                 name, args = self._question
+                if self._tell is not None:
+                    args = *args, self._tell()
                 self._channel.call_async(name, args, self._answered)
             except ClientDisconnected:
                 pass  # its end is under way

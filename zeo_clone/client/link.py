@@ -22,6 +22,7 @@ from zeo_clone.client.options import Options
 from zeo_clone.client.verification import Verification
 from zeo_clone.Exceptions import ClientDisconnected, ProtocolError
 from zeo_clone.loop.core import Loop
+from zeo_clone.version import __version__
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
 
@@ -140,9 +141,14 @@ class Link:
         if self._options.heartbeat_s is not None:
             announce = self._options.io_thread and self.offers('heartbeat')
             self._heartbeat = Heartbeat(self._loop, self.channel, self._options.heartbeat_s, announce,
-                                        self.fail)
+                                        self.fail, self._told if self.offers('told') else None)
             self._loop.door(self._heartbeat.start)
         self._owner.link_ready(self)
+
+    def _told(self) -> dict[str, object]:
+        """What the operator of the server may want to know of this client."""
+        stats = self._effects.cache.stats()
+        return {'version': __version__, 'hits': stats.get('hits', 0), 'misses': stats.get('misses', 0)}
 
     def _identified(self, call: PendingCall) -> None:
         if call.error is not None:

@@ -17,7 +17,7 @@ from zeo_clone.wording import clean, format_age, format_bytes
 #: Counters in the order in which they are shown; all get a rate.
 COUNTERS = ('loads', 'stores', 'commits', 'aborts', 'conflicts', 'conflicts_resolved', 'invalidations',
             'verifications', 'verifications_failed', 'timeouts', 'silent')
-HEADINGS = ('CLIENT', 'LABEL', 'AGE', 'RECEIVED', 'SENT', 'QUEUED', 'TRANSACTION')
+HEADINGS = ('CLIENT', 'LABEL', 'AGE', 'RECEIVED', 'SENT', 'QUEUED', 'CACHE', 'TRANSACTION')
 #: A tid is a time in minutes since 1900, as if all months had 31 days, and a fraction of a minute.
 TICKS_PER_MINUTE = 1 << 32
 NEVER = '0' * 16
@@ -178,14 +178,20 @@ def _clients(values: dict[str, Any]) -> list[str]:
     described, count = values.get('clients') or [], values.get('connections', 0)
     if not described:
         return [f'  clients: {count}']
-    lines = [f'  clients: {count}', *in_columns(HEADINGS, map(_client, described), '<<>>>><')]
+    lines = [f'  clients: {count}', *in_columns(HEADINGS, map(_client, described), '<<>>>>><')]
     if count > len(described):
         lines.append(f'    and {count - len(described)} more')
     return lines
+
+
+def _hit_rate(client: dict[str, Any]) -> str:
+    """How many of its loads a client's cache has served."""
+    hits, misses = client.get('hits') or 0, client.get('misses') or 0
+    return f'{100 * hits / (hits + misses):.0f} %' if hits + misses else ''
 
 
 def _client(client: dict[str, Any]) -> tuple[str, ...]:
     transaction = str(client.get('transaction', ''))
     return (str(client.get('address', '')), str(client.get('label', '')), format_age(client.get('age', 0)),
             format_bytes(client.get('received', 0)), format_bytes(client.get('sent', 0)),
-            format_bytes(client.get('queued', 0)), ('read-only' if client.get('read_only') else transaction))
+            format_bytes(client.get('queued', 0)), _hit_rate(client), ('read-only' if client.get('read_only') else transaction))

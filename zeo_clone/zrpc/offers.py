@@ -8,6 +8,8 @@ from __future__ import annotations
 ITERATOR_BATCH = 'iterator_batch'
 #: ``heartbeat(seconds)``: as ping, and the client will be heard of at least this often.
 HEARTBEAT = 'heartbeat'
+#: ``heartbeat(seconds, {...})``: it may tell its ``version``, and its cache's ``hits`` and ``misses``.
+TOLD = 'told'
 #: ``identify(token, number)``: who the client is, and the number of its last transaction so far;
 #: ``commit_outcome(number)``: what became of one of its transactions (C11).
 COMMIT_OUTCOME = 'commit_outcome'
@@ -25,7 +27,7 @@ ENTRY_BATCH = 'entry_batch'
 RICH_VALUES = 'rich_values'
 
 OFFERS = [ITERATOR_BATCH, HEARTBEAT, COMMIT_OUTCOME, LOAD_BATCH, HAS_TRANSACTION, BLOB_SIZE, ENTRY_BATCH,
-          RICH_VALUES]
+          RICH_VALUES, TOLD]
 
 #: Oids handed out by one call of ``new_oids``.
 MAX_NEW_OIDS = 100

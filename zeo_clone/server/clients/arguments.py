@@ -14,8 +14,11 @@ from ZODB.utils import z64
 
 from zeo_clone.server.vocabulary import END_OF_OIDS, BadArgument
 from zeo_clone.zrpc.extensions import sendable, storable
+from zeo_clone.zrpc.messages import clean_label
 from zeo_clone.zrpc.offers import MAX_NAME
 
+#: Characters of a client's version.
+MAX_VERSION = 40
 #: A message that a client wants has fewer bytes than this.
 MAX_SIZE = 1 << 31
 #: Ids in one ``iterator_gc``.
@@ -157,6 +160,19 @@ def seconds(value: Any) -> float:
     if type(value) is float and math.isfinite(value) or type(value) is int and 0 <= value < 1 << 40:
         return float(value)
     raise bad(value, 'a time in seconds')
+
+
+def told(value: Any) -> dict[str, Any]:
+    """What a client says of itself, as far as it is known here; the rest is for later servers."""
+    if type(value) is not dict:
+        raise bad(value, 'a dict')
+    found: dict[str, Any] = {}
+    if type(value.get('version')) is str:
+        found['version'] = clean_label(value['version'])[:MAX_VERSION]
+    for key in ('hits', 'misses'):
+        if type(value.get(key)) is int and 0 <= value[key] < 1 << 63:
+            found[key] = value[key]
+    return found
 
 
 def extension(value: Any) -> dict[Any, Any] | bytes:

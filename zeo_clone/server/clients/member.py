@@ -50,6 +50,7 @@ class Member:
         self.stats = served.stats
         self.hot = served.backend.hot.recent
         self.loads = self.commits = 0
+        self.told: dict[str, Any] = {}  # by the client about itself: version, hits and misses of its cache
         self.read_only = read_only
         self.peer = session.peer
         self.calls = session.calls
@@ -113,7 +114,7 @@ class Member:
                 'read_only': self.read_only,
                 'age': round(self.session.age_s, 3),
                 'loads': self.loads, 'commits': self.commits,
-                'sent': sent, 'received': received, 'queued': queued,
+                'sent': sent, 'received': received, 'queued': queued, **self.told,
                 'stalled': round(self.session.pulse.stalled_s(queued, sent), 3),
                 'transaction': self.transactor.phase_name}
 

@@ -82,8 +82,10 @@ def commit_outcome(member: Member, number: int) -> Any:
     return member.commit_outcome(number)
 
 
-def heartbeat(member: Member, interval: float) -> None:
+def heartbeat(member: Member, interval: float, told: dict[str, Any] | None = None) -> None:
     member.session.pulse.expect(interval)
+    if told is not None:
+        member.told = told
 
 
 def rich_values(member: Member) -> None:
@@ -130,7 +132,7 @@ METHODS: dict[str, Method] = {
     'getAuthProtocol': _call(get_auth_protocol),
     'set_client_label': _oneway(set_client_label, a.label),
     'ping': _call(ping),
-    'heartbeat': _call(heartbeat, a.seconds),
+    'heartbeat': _call(heartbeat, a.seconds, a.told, optional=1),
     'identify': _call(identify, a.token, a.integer),
     'rich_values': _oneway(rich_values),
     'commit_outcome': _call(commit_outcome, a.integer),
