@@ -50,12 +50,12 @@ def server(tmp_path):
 
 
 @contextlib.contextmanager
-def load(address):
+def load(address, storage='1'):
     """A client that reads and commits as long as the block runs."""
     enough = threading.Event()
 
     def work():
-        connection = zeo_clone.connection(address, client_label=LABEL, cache_size=0)
+        connection = zeo_clone.connection(address, client_label=LABEL, cache_size=0, storage=storage)
         with contextlib.closing(connection):
             root, number = connection.root(), 0
             while not enough.wait(0.01):
@@ -157,7 +157,7 @@ def test_page_shows_what_goes_on_and_that_the_server_has_gone(browser, server):
             page.text('[data-key=load] .legend'), page.text('[data-key=commit] .legend'))))
         heights = {float(corner.split(' ')[1].removesuffix('h0.01')) for corner in page.curve('commits')}
         assert len(heights) > 1
-        page.wait(lambda: LABEL in page.text('table'))
+        page.wait(lambda: LABEL in page.text('table.clients'))
         assert browser.execute_script('return document.querySelectorAll("b[onclick]").length') == 0
 
     hold_the_lock(server.address, page)
@@ -291,13 +291,13 @@ def test_whatever_keys_reach_has_a_name_and_tables_have_captions(browser, troubl
     """WCAG AA: names, roles, values."""
     server, page = troubled
     client(server.addr, storage='a', client_label=LABEL).ping()
-    page.wait(lambda: LABEL in page.text('details[data-storage=a] table'))
+    page.wait(lambda: LABEL in page.text('details[data-storage=a] table.clients'))
     reached = browser.find_elements('css selector', 'a, button, summary, [tabindex]')
     names = [element.accessible_name for element in reached if element.is_displayed()]
-    assert len(names) == 4 + 3 + 2 * (6 + 1)
+    assert len(names) == 4 + 3 + 2 * (6 + 2)
     assert all(names)
     assert 'Loads per second, storage a' in names
-    assert page.text('details[data-storage=a] caption') == 'Clients of storage a: 1'
+    assert page.text('details[data-storage=a] .clients caption') == 'Clients of storage a: 1'
     nameless = 'table:not(:has(caption)), th:not([scope])'
     assert not browser.find_elements('css selector', nameless)
 
@@ -338,3 +338,15 @@ def test_narrow_page_is_not_wider_than_the_screen(browser, troubled, client):
             'width': 320, 'height': 800, 'deviceScaleFactor': 1, 'mobile': False})
         page.wait(lambda: browser.execute_script('return innerWidth') == 320)
         assert browser.execute_script('return document.documentElement.scrollWidth') <= 320
+
+
+def test_who_loads_what_is_shown_with_classes_and_sizes(browser, troubled):
+    server, page = troubled
+    with load(server.addr, 'a'):
+        page.wait(lambda: page.text('details[data-storage=a] .hot td:nth-child(2)')
+                  == 'persistent.mapping.PersistentMapping')
+        assert page.text('details[data-storage=a] .hot td') == '0x0'
+        page.wait(lambda: float(page.text('details[data-storage=a] .clients td:nth-child(5)').replace(',', '')
+                                .replace('–', '0')) > 0)
+    assert 'database' in page.text('details[data-storage=a] .more')
+    assert 'No conflicts' in page.text('details[data-storage=a] .more')

@@ -194,4 +194,5 @@ def _client(client: dict[str, Any]) -> tuple[str, ...]:
     transaction = str(client.get('transaction', ''))
     return (str(client.get('address', '')), str(client.get('label', '')), format_age(client.get('age', 0)),
             format_bytes(client.get('received', 0)), format_bytes(client.get('sent', 0)),
-            format_bytes(client.get('queued', 0)), _hit_rate(client), ('read-only' if client.get('read_only') else transaction))
+            format_bytes(client.get('queued', 0)), _hit_rate(client),
+            'read-only' if client.get('read_only') else transaction)

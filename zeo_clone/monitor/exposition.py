@@ -118,6 +118,7 @@ class _Collected:
         yield lag
         yield from _server(next(iter(storages.values()), {}))
         yield from _counters(storages)
+        yield from _conflict_classes(storages)
         yield from _sizes(storages)
         yield from _gauges(storages)
         yield from _clients(storages)
@@ -143,6 +144,15 @@ def _counters(storages: Status) -> Iterator[Metric]:
         for name, status in storages.items():
             counter.add_metric([name], status[key])
         yield counter
+
+
+def _conflict_classes(storages: Status) -> Iterator[Metric]:
+    counter = CounterMetricFamily('zeo_conflicts_by_class', 'Conflicts that were not resolved by the server.',
+                                  labels=['storage', 'class'])
+    for name, status in storages.items():
+        for kind, count in status['conflict_classes'].items():
+            counter.add_metric([name, kind], count)
+    yield counter
 
 
 def _gauges(storages: Status) -> Iterator[Metric]:

@@ -16,8 +16,9 @@ const CARDS = [
   {key: 'commit', title: 'Time for a commit, 95 %', show: duration,
    lines: [['wait95', 'lock'], ['vote95', 'vote'], ['finish95', 'finish']]},
 ];
-const CLIENTS = [['Client', 'text'], ['Label', 'text'], ['Age', 'n'], ['Received', 'n'], ['Sent', 'n'],
-                 ['Queued', 'n'], ['Transaction', '']];
+const CLIENTS = [['Client', 'text'], ['Label', 'text'], ['Age', 'n'], ['Loads/s', 'n'], ['Commits/s', 'n'], ['From its cache', 'n'],
+                 ['Received', 'n'], ['Sent', 'n'], ['Queued', 'n'], ['Transaction', '']];
+const HOT = [['Object', ''], ['Class', 'text'], ['Loads', 'n']];
 let token = null;  // to be shown by whoever wants to disconnect clients; null: nobody may
 
 // -- texts -----------------------------------------------------------------------------------------
@@ -66,6 +67,15 @@ function draw(parent, tag, attributes) {
   return found;
 }
 
+function addTable(parent, kind, name, titles) {
+  const scroll = add(parent, 'div', 'scroll'), table = add(scroll, 'table', kind);
+  scroll.tabIndex = 0;  // so that keys can move it
+  scroll.setAttribute('role', 'group');
+  scroll.setAttribute('aria-label', name);
+  const caption = add(table, 'caption'), head = add(add(table, 'thead'), 'tr');
+  for (const [title, side] of titles) add(head, 'th', side === 'n' ? 'n' : '', title).scope = 'col';
+  return [caption, head, add(table, 'tbody')];
+}
 function addButton(parent, storage, client, name) {
   const button = add(parent, 'button', '', 'disconnect');
   button.type = 'button';
@@ -238,18 +248,14 @@ class Storage {
       add(row, 'span', '', key.replaceAll('_', ' '));
       return add(row, 'b');
     });
-    const sizes = add(more, 'div', 'card wide');
+    const sizes = add(more, 'div', 'card');
     add(sizes, 'h3', '', 'Sizes');
     this.sizes = add(sizes, 'div', 'counters');
+    const hot = add(more, 'div', 'card');
+    [this.hotCaption, this.hotTitles, this.hot] = addTable(hot, 'hot', `what is loaded most from storage ${name}`, HOT);
+    this.conflicts = add(hot, 'div', 'soft');
     this.clients = add(more, 'div', 'card wide');
-    const scroll = add(this.clients, 'div', 'scroll'), table = add(scroll, 'table');
-    scroll.tabIndex = 0;  // so that keys can move it
-    scroll.setAttribute('role', 'group');
-    scroll.setAttribute('aria-label', `clients of storage ${name}`);
-    this.caption = add(table, 'caption');
-    this.titles = add(add(table, 'thead'), 'tr');
-    for (const [title, kind] of CLIENTS) add(this.titles, 'th', kind === 'n' ? 'n' : '', title).scope = 'col';
-    this.body = add(table, 'tbody');
+    [this.caption, this.titles, this.body] = addTable(this.clients, 'clients', `clients of storage ${name}`, CLIENTS);
   }
   update(status, time, troubles) {
     if (this.points.length) {  // a server that was started anew begins anew here as well
@@ -271,6 +277,7 @@ class Storage {
       this.counters[i].textContent = whole(status[key]) + (point[key] > 0 ? ` (${rate(point[key])}/s)` : '');
     });
     this.showSizes(status, point, troubles.some(({kind}) => kind === 'disk'));
+    this.showHot(status);
     this.showClients(status, troubles.some(({kind}) => kind === 'stalled'));
   }
   open(open) {
@@ -318,6 +325,29 @@ class Storage {
       return row;
     }));
   }
+  showHot(status) {
+    const {loads, objects} = status.hot;
+    this.hotCaption.textContent = loads ? `Loaded most from storage ${this.name}, of the last ${whole(loads)} loads`
+                                        : `Nothing has been loaded from storage ${this.name}`;
+    this.hotTitles.hidden = !loads;
+    this.hot.replaceChildren(...objects.map(([oid, count, kind]) => {
+      const row = document.createElement('tr');
+      add(row, 'td', '', `0x${oid.replace(/^0+(?=.)/, '')}`);
+      add(row, 'td', 'text', kind ?? 'not known yet');
+      add(row, 'td', 'n', whole(count));
+      return row;
+    }));
+    const classes = Object.entries(status.conflict_classes).sort(([, a], [, b]) => b - a).slice(0, 10);
+    this.conflicts.textContent = classes.length
+      ? `Conflicts: ${classes.map(([kind, count]) => `${kind} ${whole(count)}`).join(', ')}` : 'No conflicts';
+  }
+  perSecond(client, key) {  // of a client, since the last time
+    if (this.statuses.length < 2) return '–';
+    const [[then, before], [now]] = this.statuses.slice(-2);
+    const same = ({address, label, age}) => address === client.address && label === client.label && age <= client.age;
+    const old = before.clients.filter(same).reduce((best, other) => best && best.age > other.age ? best : other, null);
+    return rate(Math.max(0, client[key] - (old ? old[key] : 0)) / (now - then));
+  }
   showClients(status, stalled) {
     const more = status.connections - status.clients.length;
     this.caption.textContent = `Clients of storage ${this.name}: ${whole(status.connections)}` +
@@ -343,7 +373,10 @@ class Storage {
   }
   fillRow(row, client, stalled) {
     row.className = stalled && client.stalled ? 'trouble' : '';
-    const texts = [client.address, client.label, age(client.age), bytes(client.received), bytes(client.sent),
+    const asked = (client.hits || 0) + (client.misses || 0);
+    const texts = [client.address, client.label, age(client.age), this.perSecond(client, 'loads'),
+                   this.perSecond(client, 'commits'), asked ? `${Math.round(100 * client.hits / asked)} %` : '',
+                   bytes(client.received), bytes(client.sent),
                    bytes(client.queued) + (client.stalled ? `, unread for ${age(client.stalled)}` : ''),
                    client.read_only ? 'read-only' : client.transaction];
     texts.forEach((text, i) => { row.cells[i].textContent = text; });
