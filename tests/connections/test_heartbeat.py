@@ -208,7 +208,7 @@ def test_client_tells_its_version_and_how_often_its_cache_had_what_was_wanted(ne
         session, = server._sessions
         stats = db.storage.cache_stats()
         db.storage._manager.ready._heartbeat.beat()
-        while session.told.get('hits') != stats['hits']:
+        while session.member.told.get('hits') != stats['hits']:
             db.storage.ping()
         described, = server.server_status()['clients']
     assert described['version'] == zeo_clone.__version__
@@ -223,7 +223,7 @@ def test_what_a_client_tells_is_looked_at(told, kept):
     """S5a"""
     client = Desk().connect()
     client.call('heartbeat', 1.0, told)
-    assert client.session.told == kept
+    assert client.session.member.told == kept
     with pytest.raises(ValueError, match='dict'):
         client.call('heartbeat', 1.0, [told])
 
