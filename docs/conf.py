@@ -44,8 +44,7 @@ def add_menu(app, name, source):
     """Append the menu to the first page."""
     if name == root_doc:
         for caption, pages in MENU.items():
-            there = [page for page in pages if (CHECKOUT / f'{page}.md').exists()]
-            lines = ['', '```{toctree}', ':hidden:', f':caption: {caption}', '', *there, '```', '']
+            lines = ['', '```{toctree}', ':hidden:', f':caption: {caption}', '', *pages, '```', '']
             source[0] += '\n'.join(lines)
 
 
