@@ -1,7 +1,7 @@
 """zeo_clone: many processes share one ZODB.
 
-A server (`server`, or the command ``runzeo``) wraps a storage; in each client process `client` gives a
-ZODB storage, `DB` a database and `connection` a connection on it.
+A server (`server`, or the command ``zeo-clone serve``) wraps a storage; in each client process `client` gives
+a ZODB storage, `DB` a database and `connection` a connection on it.
 """
 from __future__ import annotations
 

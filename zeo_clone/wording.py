@@ -1,8 +1,33 @@
-"""Numbers and texts for people: durations, sizes, what others have written.
+"""Numbers and texts for people: durations, times, sizes, what others have written.
 
 Pure functions, for the commands, the page's server side and the log.
 """
 from __future__ import annotations
+
+import datetime
+
+
+def format_seconds(seconds: float) -> str:
+    """A limit, or what was measured, as exactly as anybody wants to know: ``0.0091 s``, ``2.5 s``, ``39 s``,
+    ``4:05 min``."""
+    if seconds >= 60:
+        return format_age(seconds)
+    return f'{seconds:.0f} s' if seconds >= 10 else f'{round(seconds, 4):.2g} s'
+
+
+def format_moment(time: float) -> str:
+    """A time since the epoch: ``2026-11-28 19:05:10 UTC``."""
+    try:
+        moment = datetime.datetime.fromtimestamp(time, datetime.timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        return f'{time:.0f} seconds after 1970'
+    return f'{moment:%Y-%m-%d %H:%M:%S} UTC'
+
+
+def quoted(value: str | bytes, limit: int = 100) -> str:
+    """What somebody wrote, or sent, in quotes: the first `limit` characters."""
+    text = value if isinstance(value, str) else value[:4 * limit].decode('utf-8', 'backslashreplace')
+    return repr(text[:limit])
 
 
 def format_age(seconds: float) -> str:

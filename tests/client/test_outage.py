@@ -62,13 +62,13 @@ def test_the_log_says_why_after_three_seconds_then_once_a_minute(loop, monkeypat
     go_on(loop, 2.5)
     assert not caplog.records
     go_on(loop, 1)
-    line = ("storage '1': no connection to a server at /nowhere/0, /nowhere/1 for {} s (/nowhere/0: "
+    line = ("storage '1': no connection to a server at /nowhere/0, /nowhere/1 for {} (/nowhere/0: "
             'ConnectionRefusedError: [Errno 111] Connection refused; /nowhere/1: ValueError: unknown '
             'storage); looking on')
-    assert messages(caplog) == [line.format(3)]
+    assert messages(caplog) == [line.format('3 s')]
     assert caplog.records[0].levelno == logging.WARNING
     go_on(loop, 121)
-    assert messages(caplog) == [line.format(3), line.format(63), line.format(123)]
+    assert messages(caplog) == [line.format('3 s'), line.format('1:03 min'), line.format('2:03 min')]
 
 
 def test_a_short_outage_leaves_no_line(loop, caplog):

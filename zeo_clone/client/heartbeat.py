@@ -11,6 +11,7 @@ from collections.abc import Callable
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.timers import Timer
+from zeo_clone.wording import format_seconds
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.channel.client import ClientChannel
 
@@ -70,7 +71,8 @@ class Heartbeat:
             except ClientDisconnected:
                 pass  # its end is under way
         elif self._is_silent(self._asked_at):
-            self._fail(TimeoutError(f'the server has been silent for {PATIENCE * self._interval_s:g} s'))
+            silent_s = PATIENCE * self._interval_s
+            self._fail(TimeoutError(f'the server has been silent for {format_seconds(silent_s)}'))
 
     def _is_silent(self, asked_at: float) -> bool:
         now, channel = self._loop.runtime.monotonic(), self._channel

@@ -23,6 +23,7 @@ from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.steps import take_steps
+from zeo_clone.wording import format_age, format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ class Manager:
             if places.closed:
                 raise ClientDisconnected('the storage is closed')
             if left <= 0:
-                raise ClientDisconnected(f'{self._complaint()} within {timeout_s:g} s{self._reasons()}')
+                raise ClientDisconnected(
+                    f'{self._complaint()} within {format_seconds(timeout_s)}{self._reasons()}')
 
     def _complaint(self) -> str:
         return f'no connection to a server at {", ".join(map(format_address, self.addresses))}'
@@ -182,7 +184,7 @@ class Manager:
         """Of the outage: what the log has about it (N13)."""
         if self.places.state in (ManagerState.CONNECTED, ManagerState.CLOSED):
             return None
-        text = (f'storage {self._options.storage!r}: {self._complaint()} for {elapsed_s:.0f} s'
+        text = (f'storage {self._options.storage!r}: {self._complaint()} for {format_age(elapsed_s)}'
                 f'{self._reasons()}')
         return ' '.join(text.split())[:MAX_LINE]
 

@@ -1,7 +1,7 @@
 """zeoctl: start, stop and watch the server in the background, with zdaemon.
 
 In: a command line, and the ``<runner>`` section of the same zeo.conf that the server reads.  Out: what
-zdaemon does and says.  Without that section the program is runzeo with this very file.
+zdaemon does and says.  Without that section the program is the server with this very file.
 
 zdaemon starts its watching process by running this command again, with a mark in the environment.  A server
 can be stopped although its configuration has become wrong meanwhile: then only that section is read.

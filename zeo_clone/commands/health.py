@@ -18,6 +18,7 @@ from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.runtime import AF_UNIX, IN_PROGRESS, REAL, Endpoint, Runtime
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
+from zeo_clone.wording import format_seconds, quoted
 from zeo_clone.zrpc.frames import STRANGER_LIMIT, FrameReader, frame
 
 #: The answer of a server with some thousand storages fits into this.
@@ -63,7 +64,7 @@ class _Deadline:
         """Seconds left, more than 0.  Raises `NoAnswer` when there are none."""
         left = self._end - self._runtime.monotonic()
         if left <= 0:
-            raise NoAnswer(f'no answer within {self._timeout_s:g} s')
+            raise NoAnswer(f'no answer within {format_seconds(self._timeout_s)}')
         return left
 
 
@@ -189,20 +190,20 @@ def _wait(fd: int, read: bool, write: bool, deadline: _Deadline, runtime: Runtim
 
 def _check_greeting(greeting: bytes) -> None:
     if not (greeting[:1] in (b'Z', b'M') and greeting[1:].isdigit()):
-        raise NoAnswer(f'it does not speak the protocol: it began with {greeting!r}')
+        raise NoAnswer(f'it does not speak the protocol: it began with {quoted(greeting)}')
 
 
 def _read_status(content: bytes) -> Status:
     status = _read_json(content)
     if not isinstance(status, dict) or not all(isinstance(value, dict) for value in status.values()):
-        raise NoAnswer(f'it answered with something else than its status: {content[:100]!r}')
+        raise NoAnswer(f'it answered with something else than its status: {quoted(content)}')
     return status
 
 
 def _read_done(content: bytes) -> dict[str, str]:
     answer = _read_json(content)
     if not isinstance(answer, dict) or not isinstance(answer.get('disconnected', answer.get('error')), str):
-        raise NoAnswer(f'it answered with something that is no answer: {content[:100]!r}')
+        raise NoAnswer(f'it answered with something that is no answer: {quoted(content)}')
     return answer
 
 

@@ -14,7 +14,7 @@ from zeo_clone.addresses import Address, format_address
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.commands.health import TLS, NoAnswer, ask
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.wording import format_bytes
+from zeo_clone.wording import format_bytes, format_seconds
 
 #: Pause between two attempts to reach a server, and between two signs of progress, in seconds.
 RETRY_S = 0.5
@@ -22,7 +22,7 @@ PROGRESS_S = 0.5
 #: While a pack runs the server is asked this often whether it is there, in seconds ...
 CHECK_S = 15.0
 #: Name of this client in the server's log.
-LABEL = 'zeopack'
+LABEL = 'zeo-clone pack'
 
 
 class PackError(Exception):
@@ -128,14 +128,14 @@ class Packer:
         asked = started
         while not packing.wait(PROGRESS_S):
             now = self._runtime.monotonic()
-            show(f'packing {self.target}: {now - started:.0f} s, {format_bytes(before)}')
+            show(f'packing {self.target}: {format_seconds(now - started)}, {format_bytes(before)}')
             if watch is None and now - asked >= CHECK_S:
                 asked, watch = now, Outcome(self._check, f'zeopack {self.target}', self._runtime)
             elif watch is not None and watch.wait(0):
                 watch = watch.result()  # None, or the error
         packing.result()
         elapsed = self._runtime.monotonic() - started
-        return (f'packed {self.target} in {elapsed:.1f} s: {format_bytes(before)} before, '
+        return (f'packed {self.target} in {format_seconds(elapsed)}: {format_bytes(before)} before, '
                 f'{format_bytes(storage.getSize())} now')
 
     def _check(self) -> None:

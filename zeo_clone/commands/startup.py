@@ -29,7 +29,7 @@ from zeo_clone.server.backend.abilities import file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.server.clients.listen import try_address
 from zeo_clone.steps import take_steps
-from zeo_clone.wording import format_bytes
+from zeo_clone.wording import format_age, format_bytes
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT
 
 BAD_ADDRESS = 2  # exit code
@@ -131,7 +131,7 @@ def patience(what: str, interval_s: float, runtime: Runtime = REAL) -> Iterator[
 
     def tell() -> None:
         while not done.wait(interval_s):
-            text = f'still {what}: {runtime.monotonic() - started:.0f} s'
+            text = f'still {what}: {format_age(runtime.monotonic() - started)}'
             logger.info('%s', text)
             notify(f'STATUS={text}\nEXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}')
 

@@ -26,12 +26,13 @@ from zeo_clone.monitor.web import Request, Response, text
 from zeo_clone.server.clients.operator import NotDone, Wish
 from zeo_clone.troubles import find
 from zeo_clone.version import __version__
+from zeo_clone.wording import format_seconds
 
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'
 DISCONNECT = '/disconnect'
 STARTING, STOPPING = 'starting: the storages are being opened', 'stopping'
-STUCK = f'the loop of the server has not answered for {PATIENCE_S:g} s'
+STUCK = f'the loop of the server has not answered for {format_seconds(PATIENCE_S)}'
 
 Reply = Callable[[Response], object]
 

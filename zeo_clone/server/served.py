@@ -31,6 +31,7 @@ from zeo_clone.server.slowlog import SlowLog
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta
 from zeo_clone.steps import take_steps
+from zeo_clone.wording import format_moment
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,8 @@ class ServedStorage:
         """
         done, packing = Deferred(), self.backend.packing
         packing.start(asker.name)
-        self._report_packing('packs', asker, '%s: packs storage %r to %s', asker.name, self.name, time)
+        self._report_packing('packs', asker, '%s: packs storage %r to %s', asker.name, self.name,
+                             format_moment(time))
         run(partial(packing.run, time)).when_settled(partial(self._packed, asker, done))
         return done
 

@@ -11,6 +11,7 @@ from typing import Any
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend.hot import class_name
 from zeo_clone.server.clients.listen import origin
+from zeo_clone.wording import quoted
 
 log = logging.getLogger('zeo_clone.slow')
 
@@ -56,10 +57,5 @@ class SlowLog:
         self._throttle.report(
             log, logging.WARNING, 'slow commit', origin(client),
             'slow commit: %s: user %s, %s: %.3f s in storage %r, most of it for %s%s; %s (%s)', client,
-            _text(meta.user), _text(meta.description), total, self._name, WAITS_FOR.get(phase, phase), waited,
-            how, steps, burst=BURST)
-
-
-def _text(value: str | bytes) -> str:
-    text = value[:MAX_TEXT * 4].decode(errors='replace') if isinstance(value, bytes) else value
-    return repr(text[:MAX_TEXT])
+            quoted(meta.user, MAX_TEXT), quoted(meta.description, MAX_TEXT), total, self._name,
+            WAITS_FOR.get(phase, phase), waited, how, steps, burst=BURST)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from zeo_clone.wording import quoted
+
 #: Oids of objects that are written are less than this, 2**63 (C25).
 END_OF_OIDS = b'\x80' + bytes(7)
 
@@ -21,7 +23,7 @@ class Meta(NamedTuple):
     status: str
 
     def __str__(self) -> str:
-        return f'user {self.user[:100]!r}, description {self.description[:200]!r}'
+        return f'user {quoted(self.user)}, description {quoted(self.description, 200)}'
 
 
 class Operation(NamedTuple):

@@ -82,7 +82,8 @@ def test_a_storage_that_cannot_be_searched_has_the_beginning_of_the_record_named
 
     client = Desk({'1': NoIterator()}).connect()
     client.commit(z64, data=b'\x80\x03nonsense')
-    with pytest.raises(StorageError, match=r"a record that begins with b'\\x80\\x03nonsense' cannot be read"):
+    begins = r"a record that begins with '\\\\x80\\x03nonsense' cannot be read"
+    with pytest.raises(StorageError, match=begins):
         client.call('pack', LATER)
 
 

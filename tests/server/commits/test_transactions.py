@@ -458,7 +458,7 @@ def test_a_holder_that_hangs_is_disconnected_and_named(desk, caplog):
     desk.loop.advance(1.1)
     assert holder.lost == 'transaction timeout'
     line, = (message for message in caplog.messages if 'Transaction timeout' in message)
-    for part in ('peer:1 (worker 3)', "user b'fred'", "description b'/edit'", "storage '1'", '30'):
+    for part in ('peer:1 (worker 3)', "user 'fred'", "description '/edit'", "storage '1'", '30'):
         assert part in line
     assert other.result(waiting) == []
     desk.loop.advance(29)
@@ -496,7 +496,7 @@ def test_the_log_tells_how_many_transactions_wait_and_warns_seldom(desk, caplog)
     lines = [record for record in caplog.records if 'transactions waiting' in record.message]
     assert [record.message.split(' has ')[1] for record in lines] == [
         f'{number} transactions waiting; the commit lock is held by peer:1 '
-        "(user b'', description b'')" for number in range(1, 12)]
+        "(user '', description '')" for number in range(1, 12)]
     assert [record.levelname for record in lines].count('WARNING') == 1
 
 
@@ -507,8 +507,8 @@ def test_whoever_holds_the_commit_lock_for_long_is_named_in_the_log(desk, client
     vote(desk.connect())
     desk.loop.advance(6)
     assert [(record.levelname, record.message) for record in caplog.records] == [
-        ('WARNING', "peer:1 (instance 1): has held the commit lock of storage '1' for 6 s (user b'', "
-                    "description b'', voted), 1 more wait for it")]
+        ('WARNING', "peer:1 (instance 1): has held the commit lock of storage '1' for 6 s (user '', "
+                    "description '', voted), 1 more wait for it")]
 
 
 # ---- storages that fail ---------------------------------------------------------------------------

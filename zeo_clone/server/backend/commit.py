@@ -27,6 +27,7 @@ from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles, Plan
 from zeo_clone.server.backend.guard import Guard, has_plain_class
 from zeo_clone.server.vocabulary import Meta, Operation
+from zeo_clone.wording import quoted
 
 
 class StorageCommit:
@@ -228,7 +229,7 @@ class StorageCommit:
         try:
             result = undo(operation.extra, self._transaction)
         except (AssertionError, binascii.Error) as error:  # what storages say to an id that is none
-            raise UndoError(f'{operation.extra!r:.100} is not the id of a transaction') from error
+            raise UndoError(f'{quoted(operation.extra)} is not the id of a transaction') from error
         self._guard.start()
         oids = result[1] if isinstance(result, tuple) else result
         for oid in oids or ():

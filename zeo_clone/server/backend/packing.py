@@ -6,7 +6,6 @@ belongs to a thread for packs, the rest to the loop's.
 """
 from __future__ import annotations
 
-import datetime
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.references import UnreadableRecord, references
 from zeo_clone.server.backend.sizes import Sizes
 from zeo_clone.server.stats import Stats
+from zeo_clone.wording import format_moment, quoted
 
 
 class Packing:
@@ -50,10 +50,9 @@ class Packing:
         """
         since = self._stats.packing_time
         if since is not None:
-            when = datetime.datetime.fromtimestamp(since).isoformat(' ', 'seconds')
             raise StorageTransactionError(
-                f'already packing since {when}, asked for by {self._client}: storage {self._name!r} is '
-                f'packed once at a time; ask again when that has ended')
+                f'already packing since {format_moment(since)}, asked for by {self._client}: storage '
+                f'{self._name!r} is packed once at a time; ask again when that has ended')
         self._stats.packing_time, self._client = self._runtime.time(), client
         self._files.pack_begins()
         self._sizes.packing(True)
@@ -83,4 +82,4 @@ class Packing:
                 for found in transaction:
                     if found.data == record:
                         return f'object 0x{found.oid.hex()} of transaction 0x{found.tid.hex()}'
-        return f'a record that begins with {record[:50]!r}'
+        return f'a record that begins with {quoted(record, 50)}'

@@ -13,6 +13,7 @@ from typing import Protocol
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.stats import Stats
 from zeo_clone.steps import take_steps
+from zeo_clone.wording import format_seconds
 from zeo_clone.zrpc.channel.server import ServerChannel
 
 #: Seconds between two keep-alive messages.
@@ -57,10 +58,10 @@ class Pulse:
         if channel.silence() > patience_s:
             if stats is not None:
                 stats.silent += 1
-            self._disconnect(f'nothing was heard of it for {patience_s:g} s')
+            self._disconnect(f'nothing was heard of it for {format_seconds(patience_s)}')
         elif channel.unfinished > LARGE_PART and channel.silence() > STALLED_S:
             self._disconnect(f'it sent {channel.unfinished} bytes of a message, and nothing more for '
-                             f'{STALLED_S:g} s')
+                             f'{format_seconds(STALLED_S)}')
         elif answers:
             channel.keep_alive()
         sent, _, queued = channel.traffic

@@ -9,6 +9,7 @@ import logging
 from typing import Protocol
 
 from zeo_clone.loop.core import Loop
+from zeo_clone.wording import format_seconds
 
 #: A stranger of whom nothing has come in this time, in seconds, makes room for a new one ...
 SILENT_S = 0.0625
@@ -85,5 +86,6 @@ class Strangers:
             if now - came < self._timeout_s:
                 break
             self.timed_out += 1
-            stranger.disconnect(f'it did not register within {self._timeout_s:g} s{stranger.handshake_hint}')
+            stranger.disconnect(f'it did not register within {format_seconds(self._timeout_s)}'
+                                f'{stranger.handshake_hint}')
         self._watch()

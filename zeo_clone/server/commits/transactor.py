@@ -25,6 +25,7 @@ from zeo_clone.server.slowlog import SlowLog
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
+from zeo_clone.wording import format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -281,8 +282,8 @@ class Transactor:
                       self.client.name, self.served.name)
             self.close()
             return
-        log.warning('%s: has held the commit lock of storage %r for %.0f s (%s, %s), %d more wait for it',
-                    self.client.name, self.served.name, held_s, self.meta, self.phase_name,
+        log.warning('%s: has held the commit lock of storage %r for %s (%s, %s), %d more wait for it',
+                    self.client.name, self.served.name, format_seconds(held_s), self.meta, self.phase_name,
                     self.served.lock.waiting)
 
     def timed_out(self, timeout_s: float) -> None:
@@ -290,8 +291,8 @@ class Transactor:
         self.served.stats.count_trouble('timeouts', self.runtime.time())
         self.loop.throttle.report(
             log, logging.CRITICAL, 'timeout', self.served.name,
-            'Transaction timeout: %s held the commit lock of storage %r for %s s (%s) and is disconnected',
-            self.client.name, self.served.name, timeout_s, self.meta, burst=MAX_TIMEOUTS)
+            'Transaction timeout: %s held the commit lock of storage %r for %s (%s) and is disconnected',
+            self.client.name, self.served.name, format_seconds(timeout_s), self.meta, burst=MAX_TIMEOUTS)
         # The end of the connection ends the transaction, unless that has been missed: then it is ended here.
         take_steps(f'the timeout of {self.client.name}',
                    partial(self.client.disconnect, 'transaction timeout'), self.close)
