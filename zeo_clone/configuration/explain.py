@@ -30,7 +30,7 @@ def explain(schema: Any, error: Exception, place: str, text: str | None = None) 
             message = 'the file begins with a byte order mark: save it as UTF-8 without one'
         message += _allowed(schema, message, text, line)
         return f'{message} ({place}, line {line})'
-    return f'{message} ({place})'
+    return message if _path(place) in message else f'{message} ({place})'
 
 
 def _allowed(schema: Any, message: str, text: str, line: int) -> str:
@@ -71,11 +71,14 @@ def _sections(schema: Any) -> list[str]:
     return [f'<{name}>' for name in found]
 
 
+def _path(place: str) -> str:
+    return unquote(urlsplit(place).path) if place.startswith('file:') else place
+
+
 def _read(place: str) -> str:
     """The text at a path or a file's URL; nothing if it cannot be read."""
-    path = unquote(urlsplit(place).path) if place.startswith('file:') else place
     try:
-        with open(path, encoding='utf-8', errors='replace') as file:
+        with open(_path(place), encoding='utf-8', errors='replace') as file:
             return file.read()
     except (OSError, ValueError):
         return ''
