@@ -25,7 +25,7 @@ from ZODB.utils import z64
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.abilities import file_of
+from zeo_clone.server.backend.abilities import check_safe, file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.server.clients.listen import try_address
 from zeo_clone.steps import take_steps
@@ -65,7 +65,11 @@ def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
             what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
             logger.info('%s', what)
             with patience(what, PATIENCE_S):
-                storages[source.name] = _open_storage(source)
+                storages[source.name] = storage = _open_storage(source)
+            try:
+                check_safe(storage)
+            except ValueError as error:
+                raise StartError(f'cannot serve storage {source.name!r} ({source.place}): {error}') from error
     except BaseException:
         close_storages(storages)
         raise
@@ -73,11 +77,13 @@ def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
 
 
 def create_roots(storages: dict[str, Any]) -> None:
-    """Make the root object of each storage that is empty and may be written.  Raises `StartError`.
+    """Make the root object of each storage that is empty and may be written.  Raises `StartError`, and
+    ValueError for one that cannot be served.
 
     The clients of an empty database would each try to make it, and all but one of them fail.
     """
     for name, storage in storages.items():
+        check_safe(storage)
         _create_root(name, storage)
 
 

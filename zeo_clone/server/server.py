@@ -78,8 +78,9 @@ class StorageServer:
     ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
     resolve conflicts, not the server.  ``resolve``: what else may resolve conflicts on the server:
-    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address, OSError if it cannot listen
-    there; then the storages stay open.  `close` closes them.
+    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address, or for a storage that must
+    not be served (an IMVCCStorage), OSError if it cannot listen; then the storages stay open.  `close` closes
+    them.
 
     ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
     read before it is disconnected; ``memory_limit``: bytes that may wait for all clients, or have come from

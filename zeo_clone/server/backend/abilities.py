@@ -26,6 +26,19 @@ def file_of(storage: Any) -> str | None:
     return path if type(path) is str else None
 
 
+def check_safe(storage: Any) -> None:
+    """Raises ValueError if clients of a server of `storage` would be told wrong things (X4).
+
+    An IMVCCStorage shows a snapshot of a database to which others may write.  This server has but one
+    instance of it, which only its own commits bring up to date, and which judges conflicts by that snapshot.
+    """
+    if IMVCCStorage.providedBy(storage):
+        raise ValueError(
+            f'a {type(storage).__module__}.{type(storage).__qualname__} shows each connection a snapshot of '
+            f'its own (IMVCCStorage): this server would never hear of what others write to the database, and '
+            f'its clients would read stale data for ever; have the clients open that storage themselves')
+
+
 class Abilities:
     """Of `storage`."""
 
@@ -33,10 +46,8 @@ class Abilities:
         self._storage = storage
         self._methods = frozenset(name for name in OPTIONAL if getattr(storage, name, None) is not None)
         self.file = file_of(storage)
-        #: May other servers write to the same database?
-        self.is_shared = bool(IMVCCStorage.providedBy(storage))
         #: Need the last transaction not be the one that was committed last?
-        self.has_many_writers = self.is_shared or bool(IMultiCommitStorage.providedBy(storage))
+        self.has_many_writers = bool(IMultiCommitStorage.providedBy(storage))
         #: Does it tell which database it is?
         self.tells_database = hasattr(storage, 'database')
         #: Are these the methods of FileStorage itself?  A storage around one need not have any of its own.

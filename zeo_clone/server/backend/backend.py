@@ -16,7 +16,7 @@ from ZODB.utils import z64
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend import numbers, past
-from zeo_clone.server.backend.abilities import Abilities
+from zeo_clone.server.backend.abilities import Abilities, check_safe
 from zeo_clone.server.backend.absence import changed_between
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
@@ -40,7 +40,7 @@ Written = tuple[bytes, list[bytes]]
 
 
 class Backend:
-    """Of `storage`, which messages call `name`."""
+    """Of `storage`, which messages call `name`.  Raises ValueError if it cannot be served."""
 
     def __init__(self, loop: Loop, name: str, storage: Any, guard: Guard,
                  stats: Stats) -> None:
@@ -50,6 +50,7 @@ class Backend:
         self._storage = storage
         self._runtime = runtime
         self._guard = guard
+        check_safe(storage)
         self.abilities = abilities = Abilities(storage)
         self._horizon = Horizon(storage) if abilities.can_finish_later else None
         self._shown: Any = storage if self._horizon is None else self._horizon  # what clients may see

@@ -106,7 +106,7 @@ class BlobFiles:
         """Note a file for the case that we are killed: it is in a shared directory, or is about to get a name
         of `oid`.  The note is to be dropped; empty where there cannot be one."""
         helper = self.helper
-        if helper is None or oid is not None and self._abilities.is_shared:
+        if helper is None:
             return []
         place = path if oid is None else helper.getPathForOID(oid)
         note = self._take(helper.temp_dir, 'note')
@@ -138,8 +138,7 @@ class BlobFiles:
         """
         helper = self.helper
         if helper is not None:
-            known = not (self._packs or self._abilities.is_shared
-                         or os.path.dirname(path) == helper.getPathForOID(oid))
+            known = not (self._packs or os.path.dirname(path) == helper.getPathForOID(oid))
             for directory in _up_to_base(helper, oid):
                 if known and self.runtime.is_directory(directory):
                     break
@@ -233,8 +232,7 @@ class BlobFiles:
                 if SHARED_NAME.fullmatch(os.path.basename(place)):
                     self._clear_shared(place, int(inode))
                     place = os.path.dirname(place)
-                if not self._abilities.is_shared:
-                    self._clear_unfinished(helper, place, int(inode))
+                self._clear_unfinished(helper, place, int(inode))
 
     def _clear_shared(self, path: str, inode: int) -> None:
         with contextlib.suppress(FileNotFoundError):
