@@ -17,7 +17,8 @@ from tests.support.peer_env import peer_python as find_peer_python
 from tests.support.server_process import ANY_PORT, PeerServer, ServerProcess
 
 #: No test depends on how fast the machine is.
-hypothesis.settings.register_profile('untimed', deadline=None)
+hypothesis.settings.register_profile('untimed', deadline=None,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile('untimed')
 
 
