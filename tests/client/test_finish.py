@@ -61,7 +61,7 @@ def finish(storage, meta, **options):
         pass
 
     fault = Fault(callback, **options)
-    call = storage._committing.phase._finish
+    call = storage._engine.committing.phase._finish
 
     def faulty(*args):
         sys.setprofile(fault)
@@ -70,7 +70,7 @@ def finish(storage, meta, **options):
         finally:
             sys.setprofile(None)
 
-    storage._committing.phase._finish = faulty
+    storage._engine.committing.phase._finish = faulty
     try:
         return storage.tpc_finish(meta, callback), fault
     except (ClientDisconnected, CommitOutcomeUnknown) as error:

@@ -15,7 +15,7 @@ from ZODB.utils import maxtid, z64
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.client.test_order import Wrapper
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
-from zeo_clone.client.identity import Identity
+from zeo_clone.client.link import Identity
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.zrpc.channel.calls import ConnectionLost

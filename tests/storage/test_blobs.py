@@ -142,7 +142,7 @@ def test_only_names_that_the_server_could_have_issued_are_taken(blob_server, cli
     storage.tpc_begin(transaction)
     directory = storage._blobs.directory.fshelper.getPathForOID(oid, create=True)
     os.symlink(secret, os.path.join(directory, 'link'))
-    number = storage._committing.phase.number
+    number = storage._engine.committing.phase.number
     channel(storage).send('storeBlobShared', (oid, z64, BLOB_RECORD, name, number))
     with pytest.raises(ValueError):
         storage.tpc_vote(transaction)
@@ -162,7 +162,7 @@ def test_a_symbolic_link_with_a_good_name_is_refused(blob_server, client, tmp_pa
     os.symlink(secret, os.path.join(directory, name))
     transaction = TransactionMetaData()
     storage.tpc_begin(transaction)
-    number = storage._committing.phase.number
+    number = storage._engine.committing.phase.number
     channel(storage).send('storeBlobShared', (oid, z64, BLOB_RECORD, name, number))
     with pytest.raises(ValueError, match='regular file'):
         storage.tpc_vote(transaction)
@@ -281,7 +281,7 @@ def test_nothing_of_an_upload_stays_when_the_server_is_killed(blob_server, clien
         committed = files_below(files)
         assert len([name for name in committed if name.endswith('.blob')]) == 3
     if shared and moment != 'finished':  # so that the client does not do it
-        storage._committing.phase.blobs.clear()
+        storage._engine.committing.phase.blobs.clear()
     blob_server.kill()
     blob_server.start()
     assert files_below(files) == committed

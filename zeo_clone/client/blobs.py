@@ -6,6 +6,7 @@ Files are in `blobdir`, what arrives from the server is in `downloads`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ZODB.blob import BlobFile
@@ -13,10 +14,12 @@ from ZODB.POSException import POSKeyError
 
 from zeo_clone.client.blobdir import BlobCache, BlobDirectory, SharedBlobs
 from zeo_clone.client.downloads import Download, Progress
+from zeo_clone.client.link import Link
 
 if TYPE_CHECKING:
     from zeo_clone.client.commit import Begun
 
+GetLink = Callable[[], Link]
 #: Bytes of a blob in one message; fixed by the protocol.
 CHUNK_SIZE = 59_000
 
@@ -53,18 +56,18 @@ class Blobs:
         for oid, part in blobs:
             self.directory.adopt(oid, tid, part)
 
-    def load(self, link: Any, oid: bytes, serial: bytes) -> str:
+    def load(self, link: GetLink, oid: bytes, serial: bytes) -> str:
         """The path of a revision's file, downloaded if need be."""
         return self.directory.find(oid, serial, lambda path: self._download(link(), oid, serial, path),
                                    lambda: told_size(link(), oid, serial))
 
-    def open(self, link: Any, oid: bytes, serial: bytes, blob: Any) -> Any:
+    def open(self, link: GetLink, oid: bytes, serial: bytes, blob: Any) -> Any:
         """A revision's file, open for reading."""
         return self.directory.use(
             oid, serial, lambda path: self._download(link(), oid, serial, path),
             lambda path: open_blob(self.directory, path, blob), lambda: told_size(link(), oid, serial))
 
-    def _download(self, link: Any, oid: bytes, serial: bytes, path: str) -> None:
+    def _download(self, link: Link, oid: bytes, serial: bytes, path: str) -> None:
         download = Download(oid, self.directory.open_part(path), self._progress)
         link.downloads.add(oid, serial, download)
 
@@ -111,11 +114,11 @@ class BlobsShared:
         for _, path in blobs:
             self.directory.discard(path)
 
-    def load(self, link: Any, oid: bytes, serial: bytes) -> str:
+    def load(self, link: GetLink, oid: bytes, serial: bytes) -> str:
         """The path of a revision's file."""
         return self.directory.find(oid, serial)
 
-    def open(self, link: Any, oid: bytes, serial: bytes, blob: Any) -> Any:
+    def open(self, link: GetLink, oid: bytes, serial: bytes, blob: Any) -> Any:
         """A revision's file, open for reading."""
         return open_blob(self.directory, self.directory.find(oid, serial), blob)
 
@@ -128,7 +131,7 @@ def open_blob(directory: BlobDirectory, path: str, blob: Any) -> Any:
     return directory.open(path) if blob is None else BlobFile(path, 'r', blob)
 
 
-def told_size(link: Any, oid: bytes, serial: bytes) -> int | None:
+def told_size(link: Link, oid: bytes, serial: bytes) -> int | None:
     """The size of a blob, as the server tells it; None if it has none, or cannot tell."""
     if not link.offers('blob_size'):
         return None

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from ZODB.POSException import ConflictError, StorageTransactionError
 
+from zeo_clone.client.caching import Cache
 from zeo_clone.client.effects import Effects
-from zeo_clone.client.identity import Identity
-from zeo_clone.client.link import Link
+from zeo_clone.client.link import Identity, Link
 from zeo_clone.client.notices import check_oids, is_tid
 from zeo_clone.client.outcome import MAX_COMPARED, Doubtful, Inquiry
 from zeo_clone.Exceptions import (
@@ -24,6 +24,8 @@ from zeo_clone.Exceptions import (
     CommitOutcomeUnknown,
     UnrecognizedResult,
 )
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.zrpc.channel.client import ClientChannel
 from zeo_clone.zrpc.extensions import to_send
 
 log = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ class Begun:
             bases = {oid: base for oid, base in bases.items() if oid not in changed}
         return Voted(self, self._channel, self._written.records(changed), changed, bases, tid)
 
-    def _ask_for_vote(self, cache: Any) -> Any:
+    def _ask_for_vote(self, cache: Cache) -> Any:
         if cache.late:  # while the server has its hands full
             return self._channel.call_and(cache.settle, 'vote', (self.number,), check_vote)
         return self._channel.call('vote', (self.number,), check_vote)
@@ -146,7 +148,7 @@ class Begun:
 class Voted:
     """After tpc_vote: only finish and abort are left."""
 
-    def __init__(self, begun: Begun, channel: Any, records: list[tuple[bytes, bytes | None]],
+    def __init__(self, begun: Begun, channel: ClientChannel, records: list[tuple[bytes, bytes | None]],
                  changed: list[bytes], bases: dict[bytes, bytes], tid: bytes | None) -> None:
         self.link = begun.link
         self.transaction = begun.transaction
@@ -227,7 +229,7 @@ Phase = Begun | Voted
 Inquire = Callable[[Doubtful], Inquiry]
 
 
-def abort(channel: Any, number: int) -> None:
+def abort(channel: ClientChannel, number: int) -> None:
     """Have the server forget a transaction; a lost connection has done so already."""
     try:
         channel.call('tpc_abort', (number,))
@@ -272,7 +274,7 @@ def _check_conflict(item: Any) -> tuple[bytes, tuple[bytes, bytes], bytes]:
 class Committing:
     """At most one transaction at a time: who has the commit lock, and in which phase."""
 
-    def __init__(self, runtime: Any, identity: Identity) -> None:
+    def __init__(self, runtime: Runtime, identity: Identity) -> None:
         self._lock = runtime.lock()  # held from tpc_begin to the end of the transaction
         self._identity = identity
         self.phase: Phase | None = None

@@ -29,6 +29,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from zeo_clone.client.caching import Cache
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.throttle import Throttle
@@ -43,11 +44,11 @@ NO_DATABASE = bytes(16)
 class Effects:
     """The one place in which a client's view of the database moves forward."""
 
-    def __init__(self, cache: Any, storage: object = None, runtime: Runtime = REAL) -> None:
-        self.cache = cache  # an IClientCache
+    def __init__(self, cache: Cache, storage: object = None, runtime: Runtime = REAL) -> None:
+        self.cache = cache
         self.storage = storage  # for events
         self.db: Any = None  # ZODB's wrapper, from registerDB
-        self.last_tid: bytes = cache.getLastTid()  # what lastTransaction() is
+        self.last_tid = cache.getLastTid()  # what lastTransaction() is
         database = getattr(cache, 'database', None)
         self.database = database if type(database) is bytes else NO_DATABASE  # the identity, as 16 bytes
         self._runtime = runtime

@@ -10,19 +10,20 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from ZODB.utils import z64
 
 from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.client.blobdir import BlobCache, SharedBlobs
 from zeo_clone.client.blobs import Blobs, BlobsShared
+from zeo_clone.client.caching import Cache
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.effects import Effects
-from zeo_clone.client.identity import Identity
+from zeo_clone.client.link import Identity
 from zeo_clone.client.loading import Loader
 from zeo_clone.client.manager import Manager, ManagerOwner
 from zeo_clone.client.options import Options
+from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.world import Life, World
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.steps import take_steps
@@ -40,7 +41,7 @@ class Engine:
     """
 
     def __init__(self, options: Options, world: World, owner: ManagerOwner,
-                 new_cache: Callable[[Options, Runtime], Any]) -> None:
+                 new_cache: Callable[[Options, Runtime], Cache]) -> None:
         runtime = world.runtime
         self._options = options
         self._world = world
@@ -58,10 +59,16 @@ class Engine:
             self.home = self.life.loop.home
             self.near = self.home, cache, self.effects  # what a load from the cache needs, taken at once
             self.manager = Manager(options, self.life.loop, self.effects, self.identity, owner)
+            self.places = self.manager.places
             self.loader = Loader(self.manager, cache, options.wait_timeout_s, runtime)
         except BaseException:
             cache.close()
             raise
+
+    def inquire(self, doubtful: Doubtful) -> Inquiry:
+        """About a transaction whose end is not known."""
+        return Inquiry(doubtful, self.identity, self.manager.link, self._world.runtime,
+                       self._options.wait_timeout_s)
 
     def heir(self) -> Engine:
         """In a process that was forked: what takes its place.  What the parent uses is left alone.
@@ -92,10 +99,10 @@ class Engine:
                    self.cache.close, *blobs)
 
 
-def make_cache(options: Options, runtime: Runtime) -> Any:
+def make_cache(options: Options, runtime: Runtime) -> Cache:
     """The cache object that was given, or a ClientCache in the file that was named."""
     if options.cache is not None and not isinstance(options.cache, (str, os.PathLike)):
-        return options.cache
+        return options.cache  # type: ignore[no-any-return]
     path = options.cache
     if path is not None and options.cache_may_be_temporary:
         path = runtime.absolute_path(path)

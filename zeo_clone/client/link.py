@@ -16,12 +16,12 @@ from zeo_clone.client.downloads import NOTICES as BLOB_NOTICES
 from zeo_clone.client.downloads import Downloads
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.heartbeat import Heartbeat
-from zeo_clone.client.identity import Identity
 from zeo_clone.client.notices import check_info, check_invalidation
 from zeo_clone.client.options import Options
 from zeo_clone.client.verification import Verification
 from zeo_clone.Exceptions import ClientDisconnected, ProtocolError
 from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.version import __version__
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
@@ -50,6 +50,22 @@ TABLE = {
     _S.READY: {_S.LOST},
     _S.LOST: set(),
 }
+
+
+class Identity:
+    """Who this storage is to a server, over several connections, and the numbers of its transactions (C11).
+
+    A token from the system's source of secrets, so that nobody can pretend to be another client.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.token = runtime.randbytes(16)
+        self.number = 0  # of the last transaction; changed under the commit lock of `Committing`
+
+    def next_number(self) -> int:
+        """For a new transaction."""
+        self.number += 1
+        return self.number
 
 
 class LinkOwner(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from zeo_clone.client.caching import Cache
 from zeo_clone.client.link import Link
 from zeo_clone.client.manager import Manager
 from zeo_clone.client.notices import check_revision
@@ -20,8 +21,9 @@ from zeo_clone.zrpc.channel.client import ClientChannel
 class Loader:
     """Asks the server in use, or the next one."""
 
-    def __init__(self, manager: Manager, cache: Any, wait_timeout_s: float, runtime: Runtime) -> None:
+    def __init__(self, manager: Manager, cache: Cache, wait_timeout_s: float, runtime: Runtime) -> None:
         self._manager = manager
+        self._places = manager.places
         self.cache = cache
         self._wait_timeout_s = wait_timeout_s
         self._runtime = runtime
@@ -39,7 +41,7 @@ class Loader:
         """``call(channel, link)``, and once more if the connection breaks meanwhile."""
         deadline = 0.0
         patience_s = self._wait_timeout_s if wait_timeout_s is None else wait_timeout_s
-        link = self._manager.ready
+        link = self._places.ready
         while True:
             if link is None:
                 now = self._runtime.monotonic()

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.client.attempt import Registered
 from zeo_clone.client.effects import Effects
-from zeo_clone.client.identity import Identity
-from zeo_clone.client.link import Link
+from zeo_clone.client.link import Identity, Link
 from zeo_clone.client.options import Options
 from zeo_clone.client.outage import Outage
 from zeo_clone.client.places import ManagerState, Places

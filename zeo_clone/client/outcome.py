@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
-from zeo_clone.client.identity import Identity
-from zeo_clone.client.link import Link
+from zeo_clone.client.link import Identity, Link
 from zeo_clone.client.notices import check_revision, is_tid
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown, UnrecognizedResult
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.zrpc.channel.client import ClientChannel
 
 log = logging.getLogger(__name__)
 
@@ -123,20 +123,20 @@ class Inquiry:
             return UNKNOWN, None
 
     @staticmethod
-    def _end(channel: Any, number: int) -> None:
+    def _end(channel: ClientChannel, number: int) -> None:
         try:
             channel.call('tpc_abort', (number,))
         except Exception as error:
             log.warning('looking for the outcome of a transaction: %s', error)
 
-    def _find_records(self, channel: Any) -> Outcome:
+    def _find_records(self, channel: ClientChannel) -> Outcome:
         """Is one of the written objects what it was before?  Then nothing was committed."""
         for oid, base in self._doubtful.bases.items():
             if base is not None and current_serial(channel, oid) == base:
                 return NOT_COMMITTED, None
         return UNKNOWN, None
 
-    def _find_transaction(self, channel: Any) -> Outcome:
+    def _find_transaction(self, channel: ClientChannel) -> Outcome:
         """Is there a transaction with its tid?"""
         tid, bases = self._doubtful.tid, self._doubtful.bases
         iid = channel.call('iterator_start', (tid, tid))
@@ -154,7 +154,7 @@ class Inquiry:
         return UNKNOWN, None
 
 
-def current_serial(channel: Any, oid: bytes) -> bytes:
+def current_serial(channel: ClientChannel, oid: bytes) -> bytes:
     """The serial of the current record of `oid`; z64 if there is none."""
     try:
         serial = channel.call('getTid', (oid,))
@@ -165,7 +165,7 @@ def current_serial(channel: Any, oid: bytes) -> bytes:
     raise UnrecognizedResult('the server answered getTid with something that is no tid')
 
 
-def is_older(channel: Any, oid: bytes, tid: bytes) -> bool:
+def is_older(channel: ClientChannel, oid: bytes, tid: bytes) -> bool:
     """Was the state of `oid` right after the time of `tid` written before that?
 
     One that is not there proves nothing: a pack may have removed a new object with its transaction.

@@ -99,6 +99,11 @@ class Places:
         link = self.ready
         return None if link is None or link.channel.fate is not None else link
 
+    def is_read_only(self) -> bool:
+        """Is the link in use for reading only?"""
+        link = self.ready
+        return link is not None and link.read_only
+
     def wait(self, timeout_s: float) -> None:
         """Unless there is a usable link: until something changes."""
         change = self._runtime.lock()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ZODB.POSException import POSKeyError
 
+from zeo_clone.client.caching import Cache
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_revision
 from zeo_clone.Exceptions import ClientDisconnected
@@ -104,7 +105,7 @@ class Batch(Joinable):
 class Prefetcher:
     """The loads under way that nobody asked to wait for."""
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: Cache) -> None:
         self.cache = cache
         self.pending: dict[Key, Single | Batch] = {}  # single operations on it are atomic
 

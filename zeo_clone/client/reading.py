@@ -18,6 +18,8 @@ from ZODB.utils import maxtid
 
 from zeo_clone.addresses import format_address
 from zeo_clone.client import chronicle
+from zeo_clone.client.blobs import Blobs, BlobsShared
+from zeo_clone.client.caching import Cache
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.engine import Engine, make_cache
 from zeo_clone.client.iteration import TransactionIterator
@@ -80,7 +82,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         return self._own().effects
 
     @property
-    def _cache(self) -> Any:
+    def _cache(self) -> Cache:
         return self._own().cache
 
     @property
@@ -96,7 +98,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         return self._own().loader
 
     @property
-    def _blobs(self) -> Any:
+    def _blobs(self) -> Blobs | BlobsShared | None:
         return self._own().blobs
 
     def __repr__(self) -> str:
@@ -132,8 +134,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def isReadOnly(self) -> bool:
         """Are writes refused, by own wish or because only a read-only server was found?"""
-        link = self._own().manager.ready
-        return self._options.read_only or link is not None and link.read_only
+        return self._options.read_only or self._own().places.is_read_only()
 
     def supportsUndo(self) -> bool:
         """Does the served storage?"""
@@ -145,7 +146,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def cache_stats(self) -> dict[str, Any]:
         """Size, use, hits, misses and so on of the client cache; see ``IClientCache.stats``."""
-        return self._cache.stats()  # type: ignore[no-any-return]
+        return self._cache.stats()
 
     def new_addr(self, addr: Any) -> None:
         """Leave the present server and look for one at `addr` from now on."""
@@ -232,7 +233,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         while found is not None:
             applying = effects.applying
             if applying is None or tid <= applying:
-                return found  # type: ignore[no-any-return]
+                return found
             effects.wait()
             found = cache.loadBefore(oid, tid)
 
@@ -293,14 +294,15 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         """ZODB's ``FilesystemHelper`` of the blob directory, or None."""
         return None if self._blobs is None else self._blobs.directory.fshelper
 
-    def _blob_files(self) -> Any:
-        if self._blobs is None:
+    def _blob_files(self) -> Blobs | BlobsShared:
+        blobs = self._blobs
+        if blobs is None:
             raise Unsupported('this ClientStorage has no blob_dir: give it one to use blobs')
-        return self._blobs
+        return blobs
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """The path of a blob's file, downloaded if need be.  Raises POSKeyError."""
-        return self._blob_files().load(self._loader.link, oid, serial)  # type: ignore[no-any-return]
+        return self._blob_files().load(self._loader.link, oid, serial)
 
     def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> Any:
         """A blob's file, open for reading; with `blob` as a BlobFile."""
@@ -308,7 +310,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def temporaryDirectory(self) -> str:
         """Where uncommitted blobs are written."""
-        return self._blob_files().directory.temporary_directory  # type: ignore[no-any-return]
+        return self._blob_files().directory.temporary_directory
 
     # ---- iteration ----------------------------------------------------------------------------------
 

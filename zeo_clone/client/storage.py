@@ -15,13 +15,12 @@ from ZODB.POSException import ReadOnlyError, Unsupported
 from ZODB.utils import z64
 
 from zeo_clone.client.arguments import arguments, check_names, method_takes
-from zeo_clone.client.commit import Committing, Phase
+from zeo_clone.client.commit import Phase
 from zeo_clone.client.copying import copy_transactions
-from zeo_clone.client.identity import Identity
+from zeo_clone.client.engine import Engine
 from zeo_clone.client.link import Link
 from zeo_clone.client.notices import check_oids
 from zeo_clone.client.options import make_options
-from zeo_clone.client.outcome import Doubtful, Inquiry
 from zeo_clone.client.reading import StorageReader
 from zeo_clone.client.world import REAL_WORLD
 from zeo_clone.Exceptions import UnrecognizedResult
@@ -55,17 +54,19 @@ class ClientStorage(StorageReader):
             self.close()
             raise
 
-    @property
-    def _committing(self) -> Committing:
-        return self._own().committing
-
-    @property
-    def _identity(self) -> Identity:
-        return self._own().identity
-
-    def _writable(self) -> None:
-        if self.isReadOnly():
+    def _writable(self) -> Engine:
+        """The engine, for something that writes."""
+        engine = self._own()
+        if self._options.read_only or engine.places.is_read_only():
             raise ReadOnlyError()
+        return engine
+
+    def _link_to_write(self) -> Link:
+        """The link in use; waits for one."""
+        engine = self._own()
+        link = engine.places.usable() or engine.manager.link(self._options.wait_timeout_s)
+        self._writable()
+        return link
 
     def manager_lost(self, link: Link) -> None:
         """Of the manager: `link` has gone.  Its server may hand out the same oids again (C13)."""
@@ -77,70 +78,64 @@ class ClientStorage(StorageReader):
 
     def new_oid(self) -> bytes:
         """An oid that nobody has or will get (C13)."""
-        self._writable()
-        engine = self._own()
+        engine = self._writable()
         with engine.oids_lock:
             if engine.oids:
                 return engine.oids.pop()
-        link = engine.loader.link()
-        self._writable()
+        link = self._link_to_write()
         oids = check_oids(link.channel.call('new_oids', (OIDS_AT_ONCE,)))[:OIDS_AT_ONCE]
         if not oids:
             raise UnrecognizedResult('the server answered new_oids with an empty list')
         oids.reverse()
         oid = oids.pop()
         with engine.oids_lock:
-            if link is engine.manager.ready:
+            if link is engine.places.ready:
                 engine.oids[:0] = oids
         return oid
 
     def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
         """Begin a two-phase commit; waits while another one of this storage is under way."""
-        self._writable()
-        self._committing.begin(transaction, self._link_to_write, tid, status)
-
-    def _link_to_write(self) -> Link:
-        link = self._loader.link()
-        self._writable()
-        return link
+        engine = self._writable()
+        engine.committing.begin(transaction, self._link_to_write, tid, status)
 
     def store(self, oid: bytes, serial: bytes | None, data: bytes, version: str,
               transaction: Any) -> None:
         """Write an object; conflicts are raised by `tpc_vote`."""
-        self._writable()
+        engine = self._writable()
         if version:
             raise Unsupported('versions')
-        self._own().committing.begun(transaction).store(oid, serial or z64, data)
+        engine.committing.begun(transaction).store(oid, serial or z64, data)
 
     def checkCurrentSerialInTransaction(self, oid: bytes, serial: bytes, transaction: Any) -> None:
         """Have `tpc_vote` fail with ReadConflictError if `serial` is not current."""
-        self._committing.begun(transaction).send('checkCurrentSerialInTransaction', oid, serial)
+        self._own().committing.begun(transaction).send('checkCurrentSerialInTransaction', oid, serial)
 
     def restore(self, oid: bytes, serial: bytes, data: bytes | None, version: str,
                 prev_txn: bytes | None, transaction: Any) -> None:
         """Write a record that was committed elsewhere by transaction `serial`, without any check."""
-        self._writable()
+        engine = self._writable()
         if version:
             raise Unsupported('versions')
-        self._committing.begun(transaction).write('restorea', oid, None, serial, data, prev_txn)
+        engine.committing.begun(transaction).write('restorea', oid, None, serial, data, prev_txn)
 
     def deleteObject(self, oid: bytes, serial: bytes, transaction: Any) -> None:
         """Delete an object whose current revision is `serial`; errors are raised by `tpc_vote`."""
-        self._writable()
-        self._committing.begun(transaction).write('deleteObject', oid, None, serial)
+        engine = self._writable()
+        engine.committing.begun(transaction).write('deleteObject', oid, None, serial)
 
     def undo(self, transaction_id: bytes, transaction: Any) -> None:
         """Undo a transaction; `tpc_vote` returns the oids concerned, or raises UndoError."""
-        self._writable()
-        self._committing.begun(transaction).send('undoa', transaction_id)
+        engine = self._writable()
+        engine.committing.begun(transaction).send('undoa', transaction_id)
 
     def tpc_vote(self, transaction: Any) -> list[bytes]:
         """Have the server carry it out; returns the oids whose data the server has changed.
 
         Raises ConflictError, ReadConflictError, UndoError, `ClientDisconnected`, ...
         """
-        begun = self._committing.begun(transaction)
-        self._committing.phase = voted = begun.vote(self.effects, self.tryToResolveConflict)
+        engine = self._own()
+        begun = engine.committing.begun(transaction)
+        engine.committing.phase = voted = begun.vote(engine.effects, self.tryToResolveConflict)
         return voted.changed
 
     def tpc_finish(self, transaction: Any, func: Callable[[bytes], Any] | None = None) -> bytes:
@@ -149,42 +144,40 @@ class ClientStorage(StorageReader):
         Raises `ClientDisconnected` if certainly nothing, `CommitOutcomeUnknown` if perhaps everything
         was committed.  If the reply is lost it waits for the next connection, to find out.
         """
-        voted = self._committing.voted(transaction)
+        engine = self._own()
+        voted = engine.committing.voted(transaction)
         try:
-            tid = voted.finish(self.effects, func, self._inquire)
-            if voted.blobs:
+            tid = voted.finish(engine.effects, func, engine.inquire)
+            if voted.blobs and engine.blobs is not None:
                 try:
-                    self._blobs.committed(voted.blobs, tid)
+                    engine.blobs.committed(voted.blobs, tid)
                 except Exception as error:  # the server has them (C24)
                     what = 'committed blobs cannot be kept in the blob cache'
-                    self.effects.throttle.report(log, logging.ERROR, what, '', what, error=error)
+                    engine.effects.throttle.report(log, logging.ERROR, what, '', what, error=error)
             return tid
         finally:
-            self._end(voted)
-
-    def _inquire(self, doubtful: Doubtful) -> Inquiry:
-        return Inquiry(doubtful, self._identity, self._manager.link, self._runtime,
-                       self._options.wait_timeout_s)
+            self._end(engine, voted)
 
     def tpc_abort(self, transaction: Any, timeout: float | None = None) -> None:
         """Give up `transaction`; nothing if it is not the one being committed."""
-        phase = self._committing.phase
+        engine = self._own()
+        phase = engine.committing.phase
         if phase is None or phase.transaction is not transaction:
             return
         try:
             phase.abort()
         finally:
-            self._end(phase)
+            self._end(engine, phase)
 
-    def _end(self, phase: Phase) -> None:
-        self._committing.end()  # others wait for it
-        if phase.blobs:
+    def _end(self, engine: Engine, phase: Phase) -> None:
+        engine.committing.end()  # others wait for it
+        if phase.blobs and engine.blobs is not None:
             take_steps(f'the end of a transaction of {self.__name__}',
-                       partial(self._blobs.discard, phase.blobs))
+                       partial(engine.blobs.discard, phase.blobs))
 
     def tpc_transaction(self) -> Any:
         """The transaction that is being committed, or None."""
-        phase = self._committing.phase
+        phase = self._own().committing.phase
         return None if phase is None else phase.transaction
 
     def storeBlob(self, oid: bytes, serial: bytes | None, data: bytes, blobfilename: str, version: str,
@@ -193,7 +186,7 @@ class ClientStorage(StorageReader):
         self._writable()
         if version:
             raise Unsupported('versions')
-        self._blob_files().store(self._committing.begun(transaction), oid, serial or z64, data,
+        self._blob_files().store(self._own().committing.begun(transaction), oid, serial or z64, data,
                                  blobfilename)
 
     # ---- copying and packing ------------------------------------------------------------------------
@@ -211,8 +204,7 @@ class ClientStorage(StorageReader):
             t = self._runtime.time()
         elif hasattr(t, 'timeTime'):  # a TimeStamp, which is a class in Python and a function in C
             t = t.timeTime()
-        link = self._loader.link()
-        link.channel.call('pack', (t - days * 86400, wait))
+        self._loader.link().channel.call('pack', (t - days * 86400, wait))
 
     def cleanup(self) -> None:
         """Of old tests: a client has nothing to remove."""

@@ -33,6 +33,7 @@ class Loop:
         self.throttle = Throttle(runtime.monotonic)  # of log lines that a peer can have repeated
         self._timers = Timers(runtime.monotonic)
         self._trigger = Trigger(runtime)
+        self._trigger_fd = self._trigger.fileno()
         self._dispatchers: dict[int, Dispatcher] = {}
         self._in_line: deque[Callable[[], object]] = deque()
         self._stopping = False
@@ -40,7 +41,7 @@ class Loop:
         self._turn_lock = runtime.rlock()  # protects the turn: one thread at a time runs it
         self._thread_ident: int | None = None
         self.runs_itself = False  # `run` is under way: timers ring without anybody's doing
-        self.poller.set_interest(self._trigger.fileno(), READ)
+        self.poller.set_interest(self._trigger_fd, READ)
 
     def __repr__(self) -> str:
         return (f'<Loop {len(self._dispatchers)} dispatchers, {len(self._timers)} timers'
@@ -146,12 +147,11 @@ class Loop:
         delay = self._timers.delay()
         if delay is not None and (timeout_s is None or delay < timeout_s):
             timeout_s = delay
-        trigger_fd = self._trigger.fileno()
         # Whose events they are is settled at once: a handler may close a descriptor, and a new one with
         # the same number is somebody else.
         events = [(fd, mask, self._dispatchers.get(fd)) for fd, mask in self.poller.poll(timeout_s)]
         for fd, mask, dispatcher in events:
-            if fd == trigger_fd:
+            if fd == self._trigger_fd:
                 for callback in self._trigger.take():
                     self._call(callback)
             elif dispatcher is not None and self._dispatchers.get(fd) is dispatcher:
