@@ -1,0 +1,198 @@
+"""Machines and processes: what fails as a whole.
+
+A machine has a disk, an address, a clock of its own and processes.  A process has descriptors and tasks; it
+may be killed, paused and started anew, and its machine may lose power.  `Process.runtime` is what the
+product gets instead of the real world.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from simulation.dice import Dice
+from simulation.disk import Disk
+from simulation.runtime import SimRuntime
+
+if TYPE_CHECKING:
+    from simulation.kernel import Kernel, Task
+    from simulation.network import Network
+
+#: When all runs begin: seconds since 1970.
+EPOCH = 1_800_000_000.0
+#: The first port that the system picks.
+FIRST_PORT = 32_768
+
+
+class Machine:
+    """A host at `address`."""
+
+    def __init__(self, kernel: Kernel, network: Network, name: str, address: str, dice: Dice,
+                 strict: bool = False) -> None:
+        self.kernel = kernel
+        self.network = network
+        self.name = name
+        self.address = address
+        self.dice = dice
+        self.up = True
+        self.boots = 0
+        self.offset_s = 0.0  # of its clock, from the true time
+        self.rate = 1.0  # of its clock
+        self.disk = Disk(dice.fork('disk'), self.wall_clock, strict)
+        self.sync_s = (0.0002, 0.002)
+        self.listeners: dict[int, Any] = {}
+        self.processes: list[Process] = []
+        self._lockers: list[Task] = []  # tasks that wait for locks of files
+        self._port = FIRST_PORT
+        network.machines[address] = self
+
+    def __repr__(self) -> str:
+        return f'<Machine {self.name}>'
+
+    def wall_clock(self) -> float:
+        """What its clock shows; it may differ from others', and step."""
+        return EPOCH + self.kernel.now * self.rate + self.offset_s
+
+    def next_port(self) -> int:
+        """A port that nobody has."""
+        self._port += 1
+        return self._port
+
+    def start(self, name: str) -> Process:
+        """A new process."""
+        process = Process(self, name)
+        self.processes.append(process)
+        return process
+
+    # ---- locks of files ---------------------------------------------------------------------------
+
+    def wait_for_lock(self) -> None:
+        """Until somebody gives one up."""
+        self._lockers.append(self.kernel.current)
+        self.kernel.park(None, 'a locked file')
+
+    def wake_lockers(self) -> None:
+        """Somebody has."""
+        lockers, self._lockers = self._lockers, []
+        for task in lockers:
+            self.kernel.wake(task)
+
+    # ---- power ------------------------------------------------------------------------------------
+
+    def lose_power(self) -> None:
+        """All processes end, nobody is told, and files are as the disk has them."""
+        self.kernel.note('power', self.name)
+        self.up = False
+        for process in self.processes:
+            process.end(silently=True)
+        self.processes = []
+        self.listeners.clear()
+        for connection in self.network.connections:
+            if self in (connection.client.machine, connection.server.machine):
+                connection.worry()
+        self.disk.lose_power()
+
+    def boot(self) -> None:
+        """It is there again."""
+        self.kernel.note('boot', self.name)
+        self.up = True
+        self.boots += 1
+        stalled, self.network.stalled = self.network.stalled, []
+        for stream in stalled:
+            stream.go_on()
+
+
+class Process:
+    """A process on a machine."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self.machine = machine
+        self.kernel = machine.kernel
+        self.name = name
+        self.pid = 1000 + len(machine.network.machines) + machine.kernel._born
+        self.tasks: dict[Task, None] = {}
+        self.held: list[Task] = []
+        self.fds: dict[int, Any] = {0: None, 1: None, 2: None}
+        self.dead = False
+        self.paused = False
+        self.fault: Callable[[str, str], None] | None = None  # may raise OSError: ``fault(operation, path)``
+        self.files: list[Any] = []  # that hold locks by name
+        self.exits: list[Callable[[], object]] = []
+        self.runtime = SimRuntime(self)
+
+    def __repr__(self) -> str:
+        return f'<Process {self.name}>'
+
+    def spawn(self, target: Callable[[], object], name: str) -> Task:
+        """A thread."""
+        return self.kernel.spawn(self, target, name)
+
+    # ---- descriptors ------------------------------------------------------------------------------
+
+    def new_fd(self, thing: Any) -> int:
+        """The lowest number that is free."""
+        fd = self.next_fd()
+        self.fds[fd] = thing
+        return fd
+
+    def next_fd(self) -> int:
+        fd = 3
+        while fd in self.fds:
+            fd += 1
+        return fd
+
+    def free_fd(self, fd: int) -> None:
+        """It is closed."""
+        self.fds.pop(fd, None)
+
+    # ---- faults -----------------------------------------------------------------------------------
+
+    def may_fail(self, operation: str, path: str) -> None:
+        """Raises OSError if the operation is to fail."""
+        if self.fault is not None:
+            self.fault(operation, path)
+
+    def fails(self, operation: str) -> bool:
+        """Is the operation to fail?"""
+        try:
+            self.may_fail(operation, '')
+        except OSError:
+            return True
+        return False
+
+    def kill(self) -> None:
+        """As by SIGKILL: the system closes what was open."""
+        self.kernel.note('kill', self.name)
+        self.end()
+        if self in self.machine.processes:
+            self.machine.processes.remove(self)
+
+    def end(self, silently: bool = False) -> None:
+        """No task of it gets another turn."""
+        if self.dead:
+            return
+        self.dead = True
+        self.held = []
+        for thing in list(self.fds.values()):
+            if thing is not None:
+                thing.vanish(silently)
+        self.machine.wake_lockers()
+        self.kernel.graveyard.append(self)
+
+    def pause(self) -> None:
+        """As by SIGSTOP."""
+        self.kernel.note('pause', self.name)
+        self.paused = True
+
+    def go_on(self) -> None:
+        """As by SIGCONT."""
+        if self.paused:
+            self.kernel.note('goes on', self.name)
+            self.paused = False
+            held, self.held = self.held, []
+            self.kernel.resume(held)
+
+
+def path_of(*parts: str) -> str:
+    """In a simulated file system."""
+    return os.path.join('/', *parts)

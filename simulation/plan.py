@@ -1,0 +1,108 @@
+"""The plan of a run: how many of what, and what goes wrong, drawn from the seed.
+
+Every fault has its own probability of being in the game at all and its own frequency ("swarm"): runs in which
+only one thing goes wrong find other bugs than runs in which everything does.
+"""
+from __future__ import annotations
+
+import dataclasses
+import errno
+import math
+from typing import Any
+
+from simulation.dice import Dice
+from simulation.program import names
+
+#: Each kind of fault: how likely it is in the game.  `faults` has what it does.
+KINDS = {
+    'reset': 0.4, 'lose_end': 0.3, 'sever': 0.3, 'jam': 0.2,
+    'kill_client': 0.25, 'pause_client': 0.2, 'kill_server': 0.35, 'stop_server': 0.15, 'pause_server': 0.15,
+    'power_server': 0.25, 'power_client': 0.15, 'clock': 0.2,
+    'accept_error': 0.1, 'file_error': 0.15, 'sync_error': 0.1,
+}
+#: What only makes sense for a storage whose data outlive its process.
+NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error')
+
+
+@dataclasses.dataclass
+class Plan:
+    """See the fields' names; times in seconds, sizes in bytes."""
+
+    seed: str
+    storage: str = 'file'
+    clients: int = 3
+    threads: int = 1
+    transactions: int = 150
+    limit_s: float = 60.0
+    accounts: int = 5
+    latency_s: tuple[float, float] = (0.0002, 0.004)
+    window: int = 64 << 10
+    segment: int = 8000
+    switchiness: float = 0.05
+    strict_disk: bool = False
+    sync_s: tuple[float, float] = (0.0002, 0.002)
+    think_s: float = 0.01
+    longest_vote_s: float = 1.0
+    padding: int = 200
+    large_record: int = 20_000
+    cache_size: int = 1 << 20
+    persistent: bool = False
+    wait_timeout_s: float = 30.0
+    heartbeat_s: float = 10.0
+    io_thread: bool = True
+    server_sync: bool = False
+    history_size: int = 100
+    transaction_timeout_s: float = 30.0
+    operations: tuple[str, ...] = ()
+    faults: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds between two, on average
+
+    def may_fail(self, error: Exception) -> bool:
+        """May a commit be refused with this, because of a fault that is in the game?"""
+        if 'sync_error' in self.faults and 'takes no more transactions' in str(error):
+            return True
+        return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO)
+
+
+def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, ...] = ()) -> Plan:
+    """The plan of a seed; `changes` are fields that somebody wants otherwise, `without` faults to omit."""
+    dice = Dice(seed, 'plan')
+    choice, chance, between = dice.choice, dice.chance, dice.between
+    slow = dice.random() ** 3
+    plan = Plan(
+        seed,
+        storage='file' if chance(0.75) else 'mapping',
+        clients=1 + dice.below(4),
+        threads=1 + dice.below(3) if chance(0.5) else 1,
+        transactions=60 + dice.below(140),
+        accounts=2 + dice.below(7),
+        latency_s=(0.0001 + 0.005 * slow, 0.002 + 0.2 * slow),
+        window=choice((2_000, 20_000, 200_000, 1_000_000)),
+        segment=choice((10, 500, 1500, 50_000)),
+        switchiness=choice((0.0, 0.01, 0.1, 0.5)),
+        strict_disk=chance(0.4),
+        sync_s=choice(((0.00001, 0.0001), (0.0002, 0.002), (0.002, 0.03))),
+        think_s=choice((0.0, 0.001, 0.02, 0.2)),
+        longest_vote_s=choice((0.01, 0.5, 3.0, 40.0)),
+        padding=choice((20, 200, 2000)),
+        large_record=choice((5_000, 50_000, 300_000)),
+        cache_size=choice((20_000, 100_000, 1 << 20)),
+        persistent=chance(0.5),
+        wait_timeout_s=choice((1.0, 5.0, 30.0)),
+        heartbeat_s=choice((1.0, 10.0)),
+        io_thread=chance(0.9),
+        server_sync=chance(0.2),
+        history_size=choice((1, 5, 20, 100)),
+        transaction_timeout_s=choice((2.0, 30.0)),
+    )
+    weights = [(name, dice.below(4)) for name in names()]
+    weights += [('transfer', 1), ('audit', 1)]
+    plan.operations = tuple(name for name, weight in weights for _ in range(weight))
+    pace = math.exp(between(math.log(0.5), math.log(10.0)))
+    for kind, probability in KINDS.items():
+        if chance(probability):
+            plan.faults[kind] = pace * math.exp(between(-1, 1))
+    for name, value in (changes or {}).items():
+        setattr(plan, name, value)
+    for kind in (*without, *(NEEDS_FILE if plan.storage == 'mapping' else ())):
+        plan.faults.pop(kind, None)
+    return plan

@@ -1,0 +1,214 @@
+"""A world: machines, a server, clients, and the order of events of one run.
+
+    while things go wrong      clients work, until enough is committed or the time is over
+    healed                     faults stop; within 120 s every client has to commit
+    at rest                    clients stop working: the server must be free, and is asked for its history
+    closed                     storages and server are closed; nothing may be left open
+"""
+from __future__ import annotations
+
+import gc
+import itertools
+from typing import Any
+
+from simulation.book import Book
+from simulation.bound import bound
+from simulation.dice import Dice
+from simulation.faults import Faults
+from simulation.kernel import Kernel, Stuck
+from simulation.machine import Machine, Process
+from simulation.network import Network
+from simulation.oracles import judge
+from simulation.plan import Plan
+from simulation.service import Client, Service
+
+#: Within so many seconds after the end of all faults each client must commit.
+PATIENCE_S = 120.0
+
+
+class World:
+    """Of one plan.  `tell`: called with a line for everything that happens."""
+
+    def __init__(self, plan: Plan, tell: Any = None) -> None:
+        self.plan = plan
+        self.dice = Dice(plan.seed, 'world')
+        self.book = Book()
+        self.kernel = Kernel(plan.seed, plan.switchiness, tell=tell)
+        self.network = Network(self.kernel, self.dice.fork('network'), plan.latency_s, plan.window,
+                               plan.segment)
+        self.machines: list[Machine] = []
+        self.working = True
+        self.healed = False  # nothing goes wrong any more
+        self.closing = False
+        self.handed_out: dict[bytes, int] = {}  # oids, and by which server
+        self.history: list[Any] = []  # (tid, {oid: record or None})
+        self.caches: list[tuple[str, bytes, list[Any]]] = []  # client, last tid, entries
+        oids = (number.to_bytes(8, 'big') for number in itertools.count(1))
+        self.accounts = [next(oids) for _ in range(plan.accounts)]
+        self.registers = [next(oids) for _ in range(3)]
+        self.lists = [next(oids) for _ in range(2)]
+        self.service = Service(self, self._machine('server'))
+        hosts = [self._machine(f'host-{number}') for number in range(1 + self.dice.below(plan.clients))]
+        self.clients = [Client(self, self.dice.choice(hosts), f'client-{number}')
+                        for number in range(plan.clients)]
+        self.faults = Faults(self)
+
+    def _machine(self, name: str) -> Machine:
+        address = f'10.0.0.{len(self.machines) + 1}'
+        machine = Machine(self.kernel, self.network, name, address, self.dice.fork(name),
+                          self.plan.strict_disk)
+        machine.sync_s = self.plan.sync_s
+        if self.machines and self.dice.chance(0.5):
+            machine.offset_s = self.dice.between(-1000, 1000)
+            machine.rate = self.dice.between(0.99, 1.01)
+        for directory in '/data', '/var', '/tmp':
+            machine.disk.make(directory, 0o040755)
+        machine.disk.settle()
+        self.machines.append(machine)
+        return machine
+
+    # ---- a run ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """From the beginning to the verdict, which is in the book."""
+        gc.disable()
+        try:
+            with bound(self.kernel):
+                try:
+                    self._run()
+                except Stuck as error:
+                    self.book.blame(f'{error}')
+                finally:
+                    self._end()
+            judge(self)
+        finally:
+            gc.enable()
+
+    def _run(self) -> None:
+        kernel, book, plan = self.kernel, self.book, self.plan
+        self.service.start()
+        if not kernel.run(lambda: self.service.server is not None, 30.0):
+            book.blame('the server does not start')
+            return
+        for machine in self.machines:
+            machine.disk.settle()
+        for client in self.clients:
+            client.start()
+        self.faults.start()
+        kernel.run(lambda: book.acknowledged >= plan.transactions or self._broken(), plan.limit_s)
+        self.faults.stop()
+        kernel.note('healed')
+        self.healed = True
+        if not book.faults and not kernel.died and self._heal() and self._rest():
+            self._close()
+
+    def _heal(self) -> bool:
+        """Everybody commits again."""
+        before = {worker: worker.commits for client in self.clients for worker in client.workers}
+
+        def everybody() -> bool:
+            if not self.service.running:
+                self.service.start()
+            for client in self.clients:
+                client.start()
+            return self._broken() or all(
+                client.workers and all(worker.commits > before.get(worker, 0) for worker in client.workers)
+                for client in self.clients)
+
+        if not self.kernel.run(everybody, PATIENCE_S):
+            for client in self.clients:
+                commits = [worker.commits - before.get(worker, 0) for worker in client.workers]
+                self.book.blame(f'{PATIENCE_S:g} s after all faults have stopped {client.name} has committed '
+                                f'{commits}; {self._describe(client.process)}')
+            self.book.blame(f'... the server: {self._describe(self.service.process)}')
+        return not self._broken()
+
+    def _rest(self) -> bool:
+        """Nobody works any more."""
+        self.working = False
+        clients = self.clients
+        if not self.kernel.run(lambda: self._broken() or all(one.resting for one in clients), 100.0):
+            self.book.blame(f'threads do not end: {[self._describe(client.process) for client in clients]}')
+        if self._broken():
+            return False
+        self.kernel.run(lambda: False, 2.0)
+        # Connections of which one end has gone without a word are noticed by their silence.
+        self.kernel.run(self._only_clients, 60.0)
+        self.service.call(self._look_at_server)
+        return not self._broken()
+
+    def _only_clients(self) -> bool:
+        return not self.service.running or len(self.service.server._sessions) == len(self.clients)
+
+    def _look_at_server(self) -> None:
+        """In a thread of the server: is it free, and what is the history?"""
+        server = self.service.server
+        for _ in range(100):  # a part of a heartbeat may just have arrived
+            status = server.server_status('1')
+            if not status['memory']:
+                break
+            self.kernel.sleep(0.1)
+        for key, wanted in (('waiting', 0), ('active_txns', 0), ('lock_time', None), ('lock_holder', None),
+                            ('connections', len(self.clients)), ('all_connections', len(self.clients)),
+                            ('memory', 0)):
+            if status.get(key) != wanted:
+                self.book.blame(f'at rest the status of the server says {key}: {status.get(key)!r}, not '
+                                f'{wanted!r}')
+        storage = server.storages['1']
+        for transaction in storage.iterator():
+            self.history.append((transaction.tid, {record.oid: record.data for record in transaction}))
+        for name in self._left_over():
+            self.book.blame(f'at rest the server has left {name}')
+
+    def _left_over(self) -> list[str]:
+        names = self.service.machine.disk.find('/tmp').names
+        return [f'/tmp/{name}' for name in names]
+
+    def _close(self) -> None:
+        self.closing = True
+        if not self.kernel.run(lambda: self._broken() or all(client.done for client in self.clients), 60.0):
+            self.book.blame(f'clients do not close: {[self._describe(one.process) for one in self.clients]}')
+        service = self.service
+        service.stop()
+        process = service.process
+        if process is not None and not self.kernel.run(lambda: self._broken() or process.dead, 60.0):
+            self.book.blame(f'the server does not close: {self._describe(process)}')
+
+    def _broken(self) -> bool:
+        return bool(self.book.faults or self.kernel.died)
+
+    @staticmethod
+    def _describe(process: Process | None) -> str:
+        if process is None:
+            return 'nobody'
+        return f'{process}{" (dead)" if process.dead else ""}: {list(process.tasks)}'
+
+    def _end(self) -> None:
+        processes = [*self.kernel.graveyard, *(one for machine in self.machines for one in machine.processes)]
+        tasks = [task for process in processes for task in process.tasks]
+        for process in processes:
+            process.paused = False
+        self.kernel.end(tasks)
+        for task, _, text in self.kernel.died:
+            self.book.blame(f'a thread died: {task.process.name}/{task.name}: {text}')
+
+    # ---- what others ask for ----------------------------------------------------------------------
+
+    def look_for_leaks(self, process: Process, what: str) -> None:
+        """In its last task: nothing else may be left of `process`."""
+        others = [task for task in process.tasks if task is not self.kernel.current]
+        if others:
+            self.book.blame(f'{what} has threads left: {others}')
+        left = [f'{fd}: {thing!r}' for fd, thing in process.fds.items() if thing is not None]
+        if left:
+            self.book.blame(f'{what} has descriptors left: {left}')
+
+    def look_at_cache(self, client: Client) -> None:
+        """Keep what the cache of `client` says, to be compared with the history."""
+        cache = client.storage._cache
+        entries = []
+        for oid, start, end in cache.contents():
+            found = cache.loadBefore(oid, (int.from_bytes(start, 'big') + 1).to_bytes(8, 'big'))
+            if found is not None and found[1] == start:
+                entries.append((oid, start, end, found[0]))
+        self.caches.append((client.name, cache.getLastTid(), entries))

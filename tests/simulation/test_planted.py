@@ -1,0 +1,29 @@
+"""Proof that the simulation finds something: bugs that are planted from outside."""
+from __future__ import annotations
+
+import pytest
+
+from simulation.planted import library, planted
+from simulation.runs import NO_WISHES, run
+
+#: Of these one of the first seeds shows it, whatever the product's schedule; the command tries all.
+SOON = ['reply-stored-late', 'last-tid-before-invalidation', 'notices-not-kept', 'cache-not-verified',
+        'own-commit-not-cached', 'ready-before-verified', 'thread-left-behind', 'lock-not-released',
+        'grant-forgotten', 'one-not-told', 'conflict-overlooked', 'history-gap', 'outcome-not-asked',
+        'end-forgotten', 'salt-kept']
+
+
+@pytest.mark.parametrize('name', SOON)
+def test_a_planted_bug_is_found(name):
+    found = next((seed for seed in range(1, 501) if run(seed, NO_WISHES._replace(bug=name)).faults), None)
+    assert found is not None
+
+
+def test_each_planted_bug_is_a_patch_of_what_is_there_and_goes_again():
+    """A patch of a name that the product does not have any more raises."""
+    for bug in library().values():
+        before = [(where, name, getattr(where, name)) for where, name, _ in bug.patches()]
+        with planted(bug.name):
+            assert any(getattr(where, name) is not value for where, name, value in before)
+        assert all(getattr(where, name) is value for where, name, value in before)
+    assert len(library()) >= 24

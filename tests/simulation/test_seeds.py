@@ -1,0 +1,38 @@
+"""The whole system under a seeded clock: what every run has to keep.  Docs: docs/simulation.md."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulation.runs import run
+
+CHECKOUT = Path(__file__).parent.parent.parent
+#: Seeds in this suite; the command runs as many as one likes.
+SEEDS, TOGETHER = 40, 10
+
+
+@pytest.mark.parametrize('first', range(1, SEEDS + 1, TOGETHER))
+def test_nothing_is_wrong_whatever_fails(first):
+    """C1 to C24, L2, L10, N12, D2, D4: see `simulation.oracles`."""
+    for seed in range(first, first + TOGETHER):
+        result = run(seed)
+        assert not result.faults, f'{result.line}; repeat it: python -m simulation --seed {seed} --verbose'
+
+
+def test_a_seed_is_the_same_run_again():
+    one, other = run(3), run(3)
+    assert (one.trace_hash, one.line) == (other.trace_hash, other.line)
+    assert one.acknowledged > 50
+    assert run(4).trace_hash != one.trace_hash
+
+
+@pytest.mark.parametrize('hash_seed', ['0', '12345'])
+def test_a_run_does_not_depend_on_the_hash_seed(hash_seed):
+    told = subprocess.run([sys.executable, '-c', 'from simulation.runs import run; print(run(6).line)'],
+                          env={**os.environ, 'PYTHONHASHSEED': hash_seed}, cwd=CHECKOUT, text=True,
+                          capture_output=True, check=True)
+    assert told.stdout.strip() == run(6).line

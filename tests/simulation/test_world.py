@@ -1,0 +1,257 @@
+"""The parts of the simulated world: do they behave as the real ones?"""
+from __future__ import annotations
+
+import builtins
+import errno
+import sys
+
+import pytest
+import ZODB.FileStorage
+import ZODB.utils
+
+from simulation.bound import FILE_STORAGE, bound
+from simulation.dice import Dice
+from simulation.disk import Disk
+from simulation.kernel import Kernel
+from simulation.machine import Machine
+from simulation.network import Network
+from simulation.plan import draw
+from simulation.records import Content, decode, encode, encode_root
+from simulation.runtime import SimRuntime
+from zeo_clone.loop.runtime import AF_INET, IN_PROGRESS, Runtime
+from zeo_clone.server.backend.references import references
+
+#: What a `SimRuntime` may leave as it is: it is made of what is replaced, or says the same everywhere.
+INHERITED = {'exists', 'is_directory', 'size'}
+
+
+class Small:
+    """Two machines and a process on each."""
+
+    def __init__(self, seed=1, switchiness=0.2):
+        self.kernel = Kernel(seed, switchiness)
+        self.network = Network(self.kernel, Dice(seed, 'net'), (0.001, 0.01), 1000, 100)
+        self.one, self.other = (
+            Machine(self.kernel, self.network, name, address, Dice(seed, name))
+            for name, address in (('one', '10.0.0.1'), ('other', '10.0.0.2')))
+        self.left, self.right = self.one.start('left'), self.other.start('right')
+
+    def run(self, *tasks, seconds=100.0):
+        """Let functions run as tasks of the left process; what they return."""
+        results = {}
+        for number, task in enumerate(tasks):
+            self.left.spawn(lambda task=task, number=number: results.update({number: task()}), str(number))
+        self.kernel.run(lambda: len(results) == len(tasks) or bool(self.kernel.died), seconds)
+        assert not self.kernel.died, self.kernel.died
+        return [results.get(number) for number in range(len(tasks))]
+
+
+@pytest.fixture
+def small():
+    world = Small()
+    yield world
+    world.kernel.end([task for process in (world.left, world.right) for task in process.tasks])
+
+
+def test_nothing_of_the_real_runtime_is_left(small):
+    """What is new in the seam has to be simulated, too."""
+    runtime = SimRuntime(small.left)
+    public = {name for name in vars(Runtime) if not name.startswith('_')}
+    replaced = {name for name in public
+                if name in vars(SimRuntime) or name in vars(runtime)}
+    assert public - replaced == INHERITED
+
+
+def test_time_passes_when_everybody_waits(small):
+    def sleep():
+        small.kernel.sleep(1000.0)
+        return small.left.runtime.monotonic()
+
+    woken, = small.run(sleep, seconds=2000.0)
+    assert 1000.0 <= woken < 1001.0
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_lock_lets_one_in_at_a_time(seed):
+    small = Small(seed, switchiness=1.0)
+    lock, inside, most = small.left.runtime.lock(), [], []
+
+    def work():
+        for _ in range(20):
+            with lock:
+                inside.append(1)
+                most.append(len(inside))
+                small.kernel.switch()
+                inside.pop()
+
+    small.run(work, work, work)
+    assert (len(most), max(most)) == (60, 1)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_condition_loses_no_notice(seed):
+    small = Small(seed, switchiness=1.0)
+    change, queue = small.left.runtime.condition(), []
+
+    def take():
+        got = 0
+        while got < 50:
+            with change:
+                while not queue:
+                    change.wait()
+                got += queue.pop()
+        return got
+
+    def give():
+        for _ in range(50):
+            with change:
+                queue.append(1)
+                change.notify()
+
+    assert small.run(take, give)[0] == 50
+
+
+def test_waits_end_in_time(small):
+    runtime = small.left.runtime
+    lock, event = runtime.lock(), runtime.event()
+    lock.acquire()
+    assert small.run(lambda: lock.acquire(timeout=5), lambda: event.wait(7)) == [False, False]
+    assert 7 <= small.kernel.now < 8
+
+
+def connect(small):
+    """A connection from left to right: both ends."""
+    listener = small.right.runtime.listen(small.left.runtime.in_numbers('10.0.0.2', 80)[0])
+    sock = small.left.runtime.socket(AF_INET)
+    assert sock.connect_ex(('10.0.0.2', 80)) in IN_PROGRESS
+    small.kernel.run(lambda: bool(listener.ready()) and bool(sock.ready()), 10.0)
+    assert sock.pending_error() == 0
+    guest, _ = listener.accept()
+    return sock, guest
+
+
+def test_a_stream_keeps_order_and_has_limits(small):
+    sock, guest = connect(small)
+    sent = bytes(range(256)) * 8
+    taken = sock.send(sent)
+    assert 0 < taken <= 1000  # the window
+    with pytest.raises(BlockingIOError):
+        sock.send(b'more')
+    got = b''
+    while len(got) < taken:
+        assert small.kernel.run(lambda: bool(guest.ready() & 1), 10.0)
+        got += guest.recv(5000)
+    assert got == sent[:taken]
+    sock.close()
+    assert small.kernel.run(lambda: bool(guest.ready() & 1), 10.0)
+    assert guest.recv(10) == b''
+
+
+def test_a_cut_holds_back_and_breaks_after_half_a_minute(small):
+    sock, guest = connect(small)
+    small.network.sever(small.one, small.other)
+    sock.send(b'held back')
+    small.kernel.run(lambda: False, 20.0)
+    assert not guest.ready() & 1
+    small.network.heal()
+    assert small.kernel.run(lambda: bool(guest.ready() & 1), 1.0)
+    assert guest.recv(100)[:1] == b'h'
+    small.network.sever(small.one, small.other)
+    assert small.kernel.run(lambda: bool(sock.ready() & 8), 60.0)
+    with pytest.raises(OSError) as caught:
+        sock.recv(1)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+def test_nobody_listens(small):
+    sock = small.left.runtime.socket(AF_INET)
+    sock.connect_ex(('10.0.0.2', 81))
+    assert small.kernel.run(lambda: bool(sock.ready()), 10.0)
+    assert sock.pending_error() == errno.ECONNREFUSED
+
+
+def test_a_killed_process_closes_its_connections(small):
+    sock, _ = connect(small)
+    small.right.kill()
+    assert small.kernel.run(lambda: bool(sock.ready() & 1), 1.0)
+    assert sock.recv(1) == b''
+
+
+# ---- disks --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_what_was_synced_survives_a_loss_of_power(strict):
+    left = set()
+    for seed in range(60):
+        small = Small(seed)
+        disk = small.one.disk = small.left.runtime._disk = Disk(Dice(seed), lambda: 0.0, strict)
+        runtime = small.left.runtime
+        runtime.mkdir('/d')
+        disk.settle()
+
+        def work(runtime=runtime):
+            with runtime.open('/d/file', 'wb') as file:
+                file.write(b'sure')
+                file.flush()
+                runtime.fsync(file.fileno())
+                runtime.sync_directory('/d')
+                file.write(b'perhaps')
+                file.flush()
+                runtime.rename('/d/file', '/d/other')
+
+        small.run(work)
+        small.one.lose_power()
+        names = set(disk.find('/d').names)
+        assert names in ({'file'}, {'other'}) or strict and names in (set(), {'file', 'other'})
+        for name in names:
+            data = bytes(disk.find(f'/d/{name}').data)
+            assert data.startswith(b'sure')
+            left.add((name, data))
+    assert {name for name, _ in left} == {'file', 'other'}
+    assert {b'sure', b'sureperhaps'} <= {data for _, data in left}
+
+
+def test_a_full_disk_takes_what_fits(small):
+    small.one.disk.capacity = 10
+
+    def work():
+        with small.left.runtime.open('/file', 'w+b', 0) as file:
+            return file.write(b'12345678'), file.write(b'abcdef'), small.left.runtime.size('/file')
+
+    assert small.run(work) == [(8, 2, 10)]
+
+
+# ---- ZODB, and what is stored ---------------------------------------------------------------------
+
+def test_zodb_is_bound_and_free_again(small):
+    small.one.disk.make('/data', 0o040755)
+    before = (vars(FILE_STORAGE).get('open'), FILE_STORAGE.os, ZODB.utils.Lock)
+
+    def work():
+        storage = ZODB.FileStorage.FileStorage('/data/Data.fs')
+        storage.close()
+        return sorted(small.one.disk.find('/data').names)
+
+    with bound(small.kernel):
+        names, = small.run(work)
+    assert {'Data.fs', 'Data.fs.index'} <= set(names)
+    assert (vars(FILE_STORAGE).get('open'), FILE_STORAGE.os, ZODB.utils.Lock) == before
+    assert sys.modules['os'].open is not builtins.open
+
+
+def test_records_say_what_they_were_made_of():
+    content = Content(-7, 12, (1, 2, 3))
+    assert decode(encode(content, 100)) == content
+    root = encode_root(5, [bytes([0] * 7 + [number]) for number in (1, 2)])
+    assert decode(root) == Content(0, 5)
+
+
+def test_a_pack_finds_what_the_root_refers_to():
+    oids = [bytes([0] * 7 + [number]) for number in (1, 2)]
+    assert list(references(encode_root(5, oids))) == oids
+
+
+def test_a_plan_follows_from_its_seed():
+    assert draw('7') == draw('7') != draw('8')
+    assert draw('7', {'clients': 9}).clients == 9
+    assert {draw(str(seed)).storage for seed in range(30)} == {'file', 'mapping'}
