@@ -34,8 +34,8 @@ MENU = {
     'Applications': ['docs/client', 'docs/cache', 'docs/blobs', 'docs/conflicts', 'docs/embedded'],
     'Recipes': ['docs/zope', 'docs/pyramid', 'docs/processes', 'docs/moving'],
     'Servers': ['docs/server', 'docs/operations', 'docs/tls', 'docs/troubleshooting', 'docs/performance'],
-    'Exactly': ['docs/guarantees', 'docs/simulation', 'docs/protocol', 'docs/reference', 'docs/support', 'SECURITY',
-                'CHANGES'],
+    'Exactly': ['docs/guarantees', 'docs/simulation', 'docs/protocol', 'docs/reference', 'docs/support',
+                'SECURITY', 'CHANGES'],
 }
 #: What blocks of code are called here that pygments does not know.
 PLAIN = ('conf', 'cron', 'logrotate', 'unit', 'wire')
