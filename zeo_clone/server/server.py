@@ -20,6 +20,7 @@ from zeo_clone.loop.runtime import REAL, Runtime, Socket
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
+from zeo_clone.server.alarm import Alarm
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat
@@ -150,6 +151,7 @@ class StorageServer:
             for served in self.served.values():
                 served.backend.measure_with(self._measurers)
             Heartbeat(self._loop, self._sessions, heartbeat_s).start()
+            Alarm(self._loop, self.ruok).start()
             if ssl is None:
                 warn_if_open(self._listeners)
             ZODB.event.notify(Serving(self, self.addr))
