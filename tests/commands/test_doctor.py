@@ -89,7 +89,7 @@ def test_healthy_server_is_0_and_says_what_was_looked_at(server, see):
 
 
 def test_each_finding_is_a_line_with_what_to_do_and_the_exit_code_is_4(server, see):
-    server.served['1'].failure = 'tpc_finish: OSError: \x1b[2J'
+    server.served['1'].backend.failures.latest = 'tpc_finish: OSError: \x1b[2J'
     code, out, _ = see(format_address(server.addr))
     assert code == 4
     assert out.splitlines()[0] == (
