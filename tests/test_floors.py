@@ -66,8 +66,8 @@ OF_OS = {'os.path.basename', 'os.path.dirname', 'os.path.join', 'os.path.normpat
          'os.path.samestat', 'os.fspath', 'os.strerror', 'os.PathLike', 'os.SEEK_END'}
 OF_EFFECT = {'atexit', 'ctypes', 'fcntl', 'glob', 'pathlib', 'resource', 'shutil', 'signal', 'subprocess',
              'tempfile'}
-#: Functions of other modules, and of Python itself.
-NAMES_OF_EFFECT = {'newTid', 'utcnow', 'uuid1', 'uuid4'}
+#: Functions of other modules, and of Python itself.  And what is walked in the order of memory addresses.
+NAMES_OF_EFFECT = {'newTid', 'utcnow', 'uuid1', 'uuid4', 'WeakSet'}
 CHAINS_OF_EFFECT = {'datetime.now', 'datetime.datetime.now', 'date.today', 'datetime.date.today', 'io.open'}
 BUILTINS_OF_EFFECT = {'input', 'open'}
 
@@ -228,7 +228,7 @@ def test_nothing_goes_past_the_seam(module):
     'from os.path import exists', 'def f():\n    import shutil', 'from tempfile import mkstemp',
     'with open(path) as file: pass', 'f(open)', 'import io\nio.open(path)', 'from io import open',
     'import datetime\ndatetime.datetime.now()', 'from uuid import uuid4', 'from ZODB.utils import newTid',
-    'import ZODB.utils\nZODB.utils.newTid(None)',
+    'import ZODB.utils\nZODB.utils.newTid(None)', 'import weakref\nseen = weakref.WeakSet()',
 ])
 def test_what_goes_past_the_seam_is_found(source):
     assert Effects(source).found
