@@ -32,7 +32,7 @@ html_show_sourcelink = False
 MENU = {
     'First steps': ['docs/getting-started', 'docs/tutorial', 'examples/README', 'docs/learning'],
     'Applications': ['docs/client', 'docs/cache', 'docs/blobs', 'docs/conflicts', 'docs/embedded'],
-    'Recipes': ['docs/zope', 'docs/pyramid', 'docs/processes', 'docs/moving'],
+    'Recipes': ['docs/zope', 'docs/plone', 'docs/pyramid', 'docs/processes', 'docs/moving'],
     'Servers': ['docs/server', 'docs/operations', 'docs/tls', 'docs/troubleshooting', 'docs/performance'],
     'Exactly': ['docs/guarantees', 'docs/simulation', 'docs/protocol', 'docs/reference', 'docs/support',
                 'SECURITY', 'CHANGES'],

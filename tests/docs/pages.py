@@ -35,7 +35,7 @@ PAGE_LIMIT_S = 300  # for servers, which run until the page ends
 PORTS = ('9100', '9180', '8080', '8081')
 FILES = {'conf', 'ini', 'python'}
 #: Pages whose commands come from other packages; tests/recipes follows them.
-RECIPES = {'moving.md', 'processes.md', 'pyramid.md', 'zope.md'}
+RECIPES = {'moving.md', 'plone.md', 'processes.md', 'pyramid.md', 'zope.md'}
 BLOCK = re.compile(r'^```(\w+)([^\n]*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -62,11 +62,12 @@ class Reader:
     """Types in what pages say, in `directory`.  A context manager; ends the servers that it started.
 
     `site` is the ``bin`` of the environment with the package and others, for pages on these; without it
-    everything is run in our own.
+    everything is run in our own.  No command may take longer than `limit_s`.
     """
 
-    def __init__(self, directory, site=None):
+    def __init__(self, directory, site=None, limit_s=LIMIT_S):
         self.directory = directory
+        self._limit_s = limit_s
         self._site = site
         self.output = ''
         self._ports = {port: str(free_port()) for port in PORTS}
@@ -122,7 +123,7 @@ class Reader:
     def run(self, *command, cwd=None):
         """Run a command, which must succeed and leave no error uncaught."""
         done = subprocess.run(command, cwd=cwd or self.directory, env=self.environment(), text=True,
-                              stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S)
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=self._limit_s)
         assert done.returncode == 0, f'{command}:\n{done.stdout}{done.stderr}'
         assert not any(word in done.stderr for word in UNCAUGHT), done.stderr
         self.output += done.stdout
