@@ -6,9 +6,9 @@ from ZODB.Connection import TransactionMetaData
 
 from tests.client.fake_server import Refuse, p64
 from zeo_clone.client import link, notices
-from zeo_clone.client.storage import OIDS_AT_ONCE
 from zeo_clone.Exceptions import ClientDisconnected, MessageTooLarge
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
+from zeo_clone.zrpc.offers import MAX_NEW_OIDS
 
 
 def tell(fake, **more):
@@ -104,7 +104,7 @@ def test_oids_that_were_not_asked_for_are_not_kept(fake, opened):
     """S17."""
     fake.answers['new_oids'] = lambda connection, n: [p64(i) for i in range(1, 100_000)]
     storage = opened()
-    for _ in range(OIDS_AT_ONCE + 1):
+    for _ in range(MAX_NEW_OIDS + 1):
         storage.new_oid()
     assert fake.called('new_oids') == 2
 

@@ -15,13 +15,12 @@ from ZODB.POSException import POSKeyError
 from zeo_clone.client.blobdir import BlobCache, BlobDirectory, SharedBlobs
 from zeo_clone.client.downloads import Download, Progress
 from zeo_clone.client.link import Link
+from zeo_clone.zrpc.offers import BLOB_CHUNK, BLOB_SIZE
 
 if TYPE_CHECKING:
     from zeo_clone.client.commit import Begun
 
 GetLink = Callable[[], Link]
-#: Bytes of a blob in one message; fixed by the protocol.
-CHUNK_SIZE = 59_000
 
 
 class Blobs:
@@ -43,7 +42,7 @@ class Blobs:
         done = 0
         with file:
             begun.send_raw('storeBlobStart')
-            while chunk := file.read(CHUNK_SIZE):
+            while chunk := file.read(BLOB_CHUNK):
                 begun.send_raw('storeBlobChunk', chunk)
                 done += len(chunk)
                 if self._progress is not None:
@@ -133,9 +132,9 @@ def open_blob(directory: BlobDirectory, path: str, blob: Any) -> Any:
 
 def told_size(link: Link, oid: bytes, serial: bytes) -> int | None:
     """The size of a blob, as the server tells it; None if it has none, or cannot tell."""
-    if not link.offers('blob_size'):
+    if not link.offers(BLOB_SIZE):
         return None
     try:
-        return link.channel.call('blob_size', (oid, serial))  # type: ignore[no-any-return]
+        return link.channel.call(BLOB_SIZE, (oid, serial))  # type: ignore[no-any-return]
     except POSKeyError:
         return None

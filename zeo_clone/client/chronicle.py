@@ -14,6 +14,7 @@ from typing import Any
 from zeo_clone.client.link import Link
 from zeo_clone.Exceptions import ClientStorageError, UnrecognizedResult
 from zeo_clone.zrpc.channel.client import ClientChannel
+from zeo_clone.zrpc.offers import ENTRY_BATCH
 from zeo_clone.zrpc.slices import in_slices
 
 #: So many entries are asked for in one question.
@@ -46,7 +47,7 @@ def undo_log(channel: ClientChannel, link: Link, first: int, last: int, specific
 def history(channel: ClientChannel, link: Link, oid: bytes, size: int) -> list[Entry]:
     """The newest `size` revisions of an object."""
     size = min(size, sys.maxsize)
-    if link.offers('entry_batch'):
+    if link.offers(ENTRY_BATCH):
         return list(_batches(channel, link, 'history_iterator', oid, size))
     revisions = _checked(channel.call('history', (oid, min(size, MOST_REVISIONS))))
     if len(revisions) == MOST_REVISIONS < size:
@@ -57,7 +58,7 @@ def history(channel: ClientChannel, link: Link, oid: bytes, size: int) -> list[E
 
 def _undoable(channel: ClientChannel, link: Link, first: int, last: int, specification: Any
               ) -> Generator[Entry, None, None]:
-    if link.offers('entry_batch'):
+    if link.offers(ENTRY_BATCH):
         return _batches(channel, link, 'undo_iterator', first, last, specification)
     return in_slices(lambda start, stop: _checked(channel.call('undoInfo', (start, stop, specification))),
                      first, last)
@@ -67,7 +68,7 @@ def _batches(channel: ClientChannel, link: Link, start: str, *args: Any) -> Gene
     iid, done = channel.call(start, args), False
     try:
         while not done:
-            reply = channel.call('entry_batch', (iid, BATCH_SIZE))
+            reply = channel.call(ENTRY_BATCH, (iid, BATCH_SIZE))
             if type(reply) is not tuple or len(reply) != 2:
                 raise UnrecognizedResult('the server sent something that is no batch of entries')
             done = bool(reply[0])

@@ -27,6 +27,7 @@ from zeo_clone.Exceptions import (
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.zrpc.channel.client import ClientChannel
 from zeo_clone.zrpc.extensions import to_send
+from zeo_clone.zrpc.offers import RICH_VALUES
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Begun:
     def begin(self, tid: bytes | None, status: str) -> None:
         """Announce the transaction to the server."""
         meta = self.transaction
-        extension = to_send(meta, self.link.offers('rich_values'))
+        extension = to_send(meta, self.link.offers(RICH_VALUES))
         self._channel.send('tpc_begin', (self.number, meta.user, meta.description, extension, tid, status))
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:

@@ -14,6 +14,7 @@ from zeo_clone.loop.timers import Timer
 from zeo_clone.wording import format_seconds
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.channel.client import ClientChannel
+from zeo_clone.zrpc.offers import HEARTBEAT
 
 #: Seconds between two heartbeats, unless ``heartbeat`` says otherwise.
 INTERVAL_S = 10.0
@@ -35,7 +36,7 @@ class Heartbeat:
         self._interval_s = interval_s
         # Without an I/O thread the application may be silent for long: the server must not expect beats.
         self._question: tuple[str, tuple[object, ...]] = (
-            ('heartbeat', (interval_s,)) if announce else ('ping', ()))
+            (HEARTBEAT, (interval_s,)) if announce else ('ping', ()))
         self._tell = tell if announce else None
         self._announce = announce
         self._fail = fail

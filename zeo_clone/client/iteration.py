@@ -19,6 +19,7 @@ from zeo_clone.client.link import Link
 from zeo_clone.client.notices import is_tid
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.zrpc import extensions
+from zeo_clone.zrpc.offers import ITERATOR_BATCH
 
 #: Bytes of data asked for at once.
 BATCH_SIZE = 1 << 20
@@ -60,7 +61,7 @@ class TransactionIterator:
     def __init__(self, link: Link, start: bytes | None, stop: bytes | None) -> None:
         self._link = link
         self._channel = link.channel
-        self._batches = 'iterator_batch' in link.info.get('extensions', ())
+        self._batches = ITERATOR_BATCH in link.info.get('extensions', ())
         self._ahead: deque[tuple[Any, Any]] = deque()
         link.forget_iterators()
         self._iid: int | None = self._channel.call('iterator_start', (start, stop))
@@ -82,7 +83,7 @@ class TransactionIterator:
         if self._iid is None:
             return
         if self._batches:
-            self._ahead.extend(self._channel.call('iterator_batch', (self._iid, BATCH_SIZE)))
+            self._ahead.extend(self._channel.call(ITERATOR_BATCH, (self._iid, BATCH_SIZE)))
             ended = not self._ahead
         else:
             description = self._channel.call('iterator_next', (self._iid,))

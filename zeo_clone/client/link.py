@@ -25,6 +25,7 @@ from zeo_clone.loop.runtime import Runtime
 from zeo_clone.version import __version__
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
+from zeo_clone.zrpc.offers import COMMIT_OUTCOME, HEARTBEAT, RICH_VALUES
 
 #: A server that does not answer the verification of the cache is given up after this time, in seconds.
 VERIFY_TIMEOUT_S = 120.0
@@ -147,15 +148,15 @@ class Link:
         if self._options.client_label is not None:
             self.channel.send_async(
                 self.channel.core.send_oneway('set_client_label', (self._options.client_label,)))
-        if self.offers('rich_values'):
-            self.channel.send_async(self.channel.core.send_oneway('rich_values', ()))
-        if self.offers('commit_outcome'):
+        if self.offers(RICH_VALUES):
+            self.channel.send_async(self.channel.core.send_oneway(RICH_VALUES, ()))
+        if self.offers(COMMIT_OUTCOME):
             self.channel.call_async('identify', (self._identity.token, self._identity.number),
                                     self._identified)
         self._deadline.cancel()
         self._move(LinkState.READY)
         if self._options.heartbeat_s is not None:
-            announce = self._options.io_thread and self.offers('heartbeat')
+            announce = self._options.io_thread and self.offers(HEARTBEAT)
             self._heartbeat = Heartbeat(self._loop, self.channel, self._options.heartbeat_s, announce,
                                         self.fail, self._told if self.offers('told') else None)
             self._loop.door(self._heartbeat.start)

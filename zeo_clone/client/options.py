@@ -13,6 +13,7 @@ from zeo_clone.client.arguments import SIGNATURE
 from zeo_clone.client.heartbeat import SHORTEST_S
 from zeo_clone.loop.tls import check_client
 from zeo_clone.zrpc.messages import clean_label
+from zeo_clone.zrpc.offers import MAX_NAME
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ def cache_path(cache: Any, client: str | None, var: str | None, storage: str) ->
 
 #: Longer times are as good as no limit; what waits takes no more, in seconds.
 FOREVER_S = 1e9
-#: Characters of a storage's name: a server takes no more.
-MAX_NAME = 255
 
 
 def _or_default(given: dict[str, Any], name: str) -> Any:

@@ -24,6 +24,7 @@ from zeo_clone.client.notices import check_revision, is_tid
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown, UnrecognizedResult
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.zrpc.channel.client import ClientChannel
+from zeo_clone.zrpc.offers import COMMIT_OUTCOME
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ class Inquiry:
 
     def _ask(self, link: Link, doubt: CommitOutcomeUnknown) -> bytes:
         state, tid = UNKNOWN, None
-        if link.offers('commit_outcome'):
-            state, tid = check_outcome(link.channel.call('commit_outcome', (self._doubtful.number,)))
+        if link.offers(COMMIT_OUTCOME):
+            state, tid = check_outcome(link.channel.call(COMMIT_OUTCOME, (self._doubtful.number,)))
         if state == UNKNOWN and self._doubtful.bases:
             state, tid = self._look(link)
         if tid is not None:

@@ -18,6 +18,7 @@ from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.zrpc import batches
 from zeo_clone.zrpc.channel.calls import Joinable
 from zeo_clone.zrpc.channel.client import ClientChannel
+from zeo_clone.zrpc.offers import LOAD_BATCH
 
 #: Objects that are asked for at once: the server works on them while the next are put together.
 BURST = 50
@@ -75,7 +76,7 @@ class Batch(Joinable):
         """Ask.  Never blocks."""
         try:
             self._prefetcher.pending.update(dict.fromkeys(self.keys, self))
-            self.channel.begin('load_batch', (b''.join([oid for oid, _ in self.keys]), self.keys[0][1],
+            self.channel.begin(LOAD_BATCH, (b''.join([oid for oid, _ in self.keys]), self.keys[0][1],
                                               BATCH_SIZE), self)
         except BaseException:
             self.finish()
@@ -112,7 +113,7 @@ class Prefetcher:
     def prefetch(self, link: Link, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for what is not in the cache, without waiting for the answers."""
         channel = link.channel
-        send = self._send_batch if link.offers('load_batch') else self._send_singles
+        send = self._send_batch if link.offers(LOAD_BATCH) else self._send_singles
         cached, pending = self.cache.loadBefore, self.pending
         oids = [oid if type(oid) is bytes and len(oid) == 8 else eight_bytes(oid)
                 for oid in dict.fromkeys(oids)]

@@ -25,11 +25,9 @@ from zeo_clone.client.reading import StorageReader
 from zeo_clone.client.world import REAL_WORLD
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.steps import take_steps
+from zeo_clone.zrpc.offers import MAX_NEW_OIDS
 
 log = logging.getLogger(__name__)
-
-#: Oids asked for, and kept, at once.
-OIDS_AT_ONCE = 100
 
 
 @zope.interface.implementer(interfaces.IStorage, interfaces.IMultiCommitStorage)
@@ -83,7 +81,7 @@ class ClientStorage(StorageReader):
             if engine.oids:
                 return engine.oids.pop()
         link = self._link_to_write()
-        oids = check_oids(link.channel.call('new_oids', (OIDS_AT_ONCE,)))[:OIDS_AT_ONCE]
+        oids = check_oids(link.channel.call('new_oids', (MAX_NEW_OIDS,)))[:MAX_NEW_OIDS]
         if not oids:
             raise UnrecognizedResult('the server answered new_oids with an empty list')
         oids.reverse()

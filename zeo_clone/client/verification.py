@@ -29,6 +29,7 @@ from zeo_clone.Exceptions import ClientStorageError
 from zeo_clone.interfaces import StaleCache
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.channel.client import ClientChannel
+from zeo_clone.zrpc.offers import HAS_TRANSACTION
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Verification:
         self._tid = effects.last_tid
         self._server_tid = server_tid
         self._database = digest(info.get('database'))
-        self._is_exact = 'has_transaction' in info.get('extensions', ())
+        self._is_exact = HAS_TRANSACTION in info.get('extensions', ())
         self._can_iterate = any(tuple(name) == ITERATION for name in info.get('interfaces', ())
                                 if type(name) in (tuple, list))
         self._drop_newer = drop_newer
@@ -80,7 +81,7 @@ class Verification:
         if call.error is not None:
             self._on_failed(call.error)  # type: ignore[arg-type]
         elif call.value is None and self._is_exact:
-            self._channel.call_async('has_transaction', (self._tid,), self._judged)
+            self._channel.call_async(HAS_TRANSACTION, (self._tid,), self._judged)
         elif call.value is None:
             self._too_old()
         elif self._is_exact or not self._can_iterate:

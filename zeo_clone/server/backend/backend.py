@@ -1,9 +1,9 @@
 """All that is asked of one storage.
 
-In: questions of clients and commits.  Out: answers, at once or as a `Deferred`: whoever asks takes either, so
-that a backend whose storage would have to be waited for can answer later.  What the storage can do was found
-out once, at start (`abilities`).  It has never heard of a client.  Loop thread only, apart from what is
-handed to worker threads.
+In: questions of clients and commits.  Out: answers.  A client's load, serial, tid and new oids may also be a
+`Deferred`, so that a backend whose storage would have to be waited for can answer later; a batch of loads is
+read at once.  What the storage can do was found out once, at start (`abilities`).  It has never heard of a
+client.  Loop thread only, apart from what is handed to worker threads.
 """
 from __future__ import annotations
 
