@@ -108,7 +108,7 @@ class Page:
 
     def text(self, selector):
         return self._browser.execute_script(
-            'return document.querySelector(arguments[0]).innerText', selector)
+            'return document.querySelector(arguments[0])?.innerText ?? ""', selector)
 
     def number(self, key):
         """The large number of a chart's card."""
