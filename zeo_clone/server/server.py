@@ -148,10 +148,7 @@ class StorageServer:
                                     of_server=self._status, resolvable=resolvable,
                                     slow_commit_s=slow_commit_s, slow_load_s=slow_load_s)
                 for name, storage in self.storages.items()}
-            for served in self.served.values():
-                served.backend.measure_with(self._measurers)
-            Heartbeat(self._loop, self._sessions, heartbeat_s).start()
-            Alarm(self._loop, self.ruok).start()
+            self._start_looking(heartbeat_s)
             if ssl is None:
                 warn_if_open(self._listeners)
             ZODB.event.notify(Serving(self, self.addr))
@@ -159,6 +156,13 @@ class StorageServer:
             self._closed = True
             self._end()
             raise
+
+    def _start_looking(self, heartbeat_s: float) -> None:
+        """After the storages, after the clients, for trouble: every now and then from now on."""
+        for served in self.served.values():
+            served.backend.measure_with(self._measurers)
+        Heartbeat(self._loop, self._sessions, heartbeat_s).start()
+        Alarm(self._loop, self.ruok).start()
 
     def __repr__(self) -> str:
         state = 'closed' if self._closed else f'{len(self._sessions)} connections'
