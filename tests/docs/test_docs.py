@@ -214,6 +214,12 @@ def test_every_page_is_named_in_readme():
     assert [page for page in PAGES if f'](docs/{page})' not in readme] == []
 
 
+def test_every_page_is_in_the_menu_of_the_site():
+    """A build of the site would say so too, but that is not a part of the suite."""
+    menu = (DOCS / 'conf.py').read_text(encoding='utf-8').partition('MENU = {')[2].partition('\n}')[0]
+    assert sorted(re.findall(r"'docs/([\w-]+)'", menu)) == [page.removesuffix('.md') for page in PAGES]
+
+
 def test_changes_are_told_by_kind():
     """New lines go below the heading of their kind; what the reader must do comes first."""
     text = (CHECKOUT / 'CHANGES.md').read_text(encoding='utf-8')
