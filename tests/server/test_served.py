@@ -132,6 +132,24 @@ def test_when_anything_may_have_changed_clients_have_to_verify(upstream):
     assert desk.connect().call('getInvalidations', before) is None
 
 
+def test_a_tid_without_its_objects_is_told_to_nobody(upstream):
+    """C1, in front of another server: whose cache is too old there starts over, in a thread of its own.
+
+    What it tells of that, in this order, may be seen by a commit of ours before the loop's turn comes.
+    """
+    desk = Desk({'1': upstream})
+    listener, committer = desk.connect(), desk.connect()
+    late = p64(1 << 62)
+    committer.begin()
+    committer.store(OIDS[0])
+    committer.call('vote', 7)
+    upstream.db.invalidateCache()
+    upstream.change(late, [])
+    committer.start('tpc_finish', 7)
+    assert ('invalidateTransaction', (late, [])) not in notices(listener)
+    assert 'caches must be verified' in listener.lost
+
+
 def test_the_wrapper_is_what_a_storage_expects_of_a_database(tmp_path):
     """`registerDB` of a storage wrapper, hexstorage for instance, uses these."""
     from ZODB.tests.hexstorage import ServerHexStorage

@@ -159,7 +159,11 @@ class Audience:
     def drain(self, before: bytes = AFTER_ALL) -> None:
         """Publish what came from elsewhere before a tid, before anything later is said."""
         while self._elsewhere and self._elsewhere[0][0] < before:
-            self.publish(*self._elsewhere.popleft(), None)
+            tid, oids = self._elsewhere.popleft()
+            if self._resetting:  # asked now: whoever has lost track says so first, then a tid without its oids
+                self._reset()
+                return
+            self.publish(tid, oids, None)
 
     def _send_away(self, listeners: Iterable[Listener], reason: str) -> None:
         take_steps(f'sending clients of storage {self._name!r} away',
