@@ -160,7 +160,7 @@ class Audience:
         """Publish what came from elsewhere before a tid, before anything later is said."""
         while self._elsewhere and self._elsewhere[0][0] < before:
             tid, oids = self._elsewhere.popleft()
-            if self._resetting:  # asked now: whoever has lost track says so first, then a tid without its oids
+            if self._resetting:  # asked now: whoever has lost track says so, then tells a tid without oids
                 self._reset()
                 return
             self.publish(tid, oids, None)
