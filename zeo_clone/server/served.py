@@ -176,8 +176,13 @@ class ServedStorage:
 
     def _settled(self, group: list[Finished]) -> None:
         """These are on the disk: each client is told of all of them at once, of its own at its place."""
-        self.stats.commits += len(group)
         self.backend.failures.latest = None
+        if len(group) == 1:
+            (tid, oids, committer, reply), = group
+            self._tell(tid, oids, committer)
+            reply.succeed(tid)
+            return
+        self.stats.commits += len(group)
         told = [Told(one.tid, one.oids, one.committer, partial(self._tell_committer, one)) for one in group]
         # Nothing of this can undo what is committed: each committer gets its tid whatever happens here.
         take_steps(f'after commits in storage {self.name!r}', partial(self.audience.publish_group, told),

@@ -18,7 +18,7 @@ class Syncs:
         self.last = p64(0)
         self.error = None
 
-    def sync(self):
+    def sync_at_once(self):
         if self.error is not None:
             raise self.error
         return self.last

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,8 +30,8 @@ from zeo_clone.loop.runtime import REAL, Runtime
 PACK_SYNC_S = 1.0
 #: Syncs that take no longer, in seconds, are not worth a change of threads ...
 QUICK_S = 0.0003
-#: ... and this share of what is expected of the next one is what the last one took.
-WEIGHT = 0.2
+#: ... as the quicker ones of so many were lately: on a busy machine it is not the disk that makes some long.
+RECENT = 8
 
 
 class GroupCommitStorage(FileStorage):  # type: ignore[misc]
@@ -106,6 +107,15 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                     if self._file is file:  # and not another one that a pack has put into its place
                         self.durable = max(tid, self.durable or b'')
                         return tid
+
+    def sync_at_once(self) -> bytes:
+        """The same where a sync takes no time: the storage's lock is held meanwhile, as in ``tpc_finish``."""
+        with self._lock:
+            tid: bytes = self._ltid
+            if tid != self.durable:
+                self._sync_under_lock()
+                self.durable = tid
+            return tid
 
     def _sync_under_lock(self) -> None:
         if self._sync_failure is not None:
@@ -198,23 +208,26 @@ class Syncer:
         self._door = door
         self._synced = synced
         self._thread: Any = None
-        self._change = runtime.condition()  # protects the next three
+        self._change = runtime.condition()  # protects the next two
         self._requested = False
         self._closed = False
-        self._expected_s = 0.0  # what a sync takes
+        self._recent_s: deque[float] = deque(maxlen=RECENT)  # what syncs took
 
     @property
     def quick(self) -> bool:
         """Are syncs so quick that it is best to wait for them?"""
-        return self._expected_s <= QUICK_S
+        shortest = sorted(self._recent_s.copy())[:2] or [0.0]  # a copy: the thread may append
+        return shortest[-1] <= QUICK_S
 
-    def sync(self) -> bytes:
-        """Sync at once and wait for it; any thread.  Raises OSError."""
+    def sync_at_once(self) -> bytes:
+        """Sync all that is finished, and wait for it; the last tid.  Raises OSError."""
+        return self._timed(self._storage.sync_at_once)
+
+    def _timed(self, sync: Callable[[], bytes]) -> bytes:
         now = self._runtime.monotonic
         since = now()
-        tid = self._storage.sync()
-        with self._change:
-            self._expected_s += WEIGHT * (now() - since - self._expected_s)
+        tid = sync()
+        self._recent_s.append(now() - since)  # atomic
         return tid
 
     def request(self) -> None:
@@ -239,7 +252,7 @@ class Syncer:
     def _run(self) -> None:
         while self._take():
             try:
-                told = partial(self._synced, self.sync(), None)
+                told = partial(self._synced, self._timed(self._storage.sync), None)
             except Exception as error:
                 told = partial(self._synced, None, error)
             self._door(told)

@@ -31,7 +31,7 @@ class Syncs(Protocol):
     def quick(self) -> bool:
         """Is it best to wait for a sync?"""
 
-    def sync(self) -> bytes:
+    def sync_at_once(self) -> bytes:
         """Sync all that is finished, and wait: the last tid.  Raises OSError."""
 
     def request(self) -> None:
@@ -80,7 +80,7 @@ class Unsettled:
         self._finished.append(finished)
         if len(self._finished) == 1 and self._syncs.quick:
             try:
-                tid = self._syncs.sync()
+                tid = self._syncs.sync_at_once()
             except Exception as error:
                 self.synced(None, error)
             else:
