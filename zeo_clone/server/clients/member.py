@@ -22,7 +22,6 @@ from zeo_clone.server.clients.peer import BURST
 from zeo_clone.server.commits.transactor import Transactor
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.zrpc import faults, marshal
-from zeo_clone.zrpc.channel.memory import Share
 from zeo_clone.zrpc.frames import frame
 
 if TYPE_CHECKING:
@@ -56,6 +55,9 @@ class Member:
         self.calls = session.calls
         self.channel = session.channel
         self.core = session.channel.core
+        self.share = session.channel.share  # what it has waiting
+        #: Does it speak the protocol of ZEO 4?  Then it is told tids at the vote.
+        self.is_z4 = self.wants_early_tid = session.is_z4
         self._token: bytes | None = None  # who the client is, over several connections
         self._meta_size = 0  # of what was said about the last transaction, if it is much
         self.downloads = Downloads(self)
@@ -77,16 +79,6 @@ class Member:
     def origin(self) -> str:
         """What of it does not change with each connection."""
         return self.peer.origin
-
-    @property
-    def is_z4(self) -> bool:
-        """Does it speak the protocol of ZEO 4?"""
-        return self.session.is_z4
-
-    @property
-    def wants_early_tid(self) -> bool:
-        """Z4 clients are told tids at the vote."""
-        return self.session.is_z4
 
     @property
     def is_ours(self) -> bool:
@@ -153,11 +145,6 @@ class Member:
         return self.served.pack(self, time, partial(self.server.packers.run, self.served))
 
     # ---- room ---------------------------------------------------------------------------------------
-
-    @property
-    def share(self) -> Share:
-        """What it has waiting."""
-        return self.channel.share
 
     @property
     def queued(self) -> int:
@@ -242,7 +229,7 @@ class Member:
         out what happened should the server be restarted (C11); Z4 clients get a list of serials first, and
         None."""
         if not self.is_z4:
-            tid = None if self._token is None else commit.coming_tid
+            tid = None if self._token is None else commit.expected
             return commit.changed if tid is None else [*commit.changed, {'tid': tid}]
         resolved = set(commit.resolved)
         serials = [(oid, RESOLVED if oid in resolved else commit.tid) for oid in commit.stored]

@@ -121,8 +121,10 @@ class Session:
         kind = type(event)
         if kind is Call:
             client = self._client
-            method = client.methods.get(event.name) or client.find(event.name)
-            if method is not None and method.usual is not None and method.usual(client, event):
+            method = client.methods.get(event.name)
+            if method is None:
+                method = client.find(event.name)
+            elif method.usual is not None and method.usual(client, event):
                 return None
             return self.calls.answer(client, event, method)
         if kind is Agreed:
