@@ -12,6 +12,7 @@ In reading order:
     disk         files and names, and what a loss of power leaves of them
     machine      machines and processes; runtime: what a process gets in the place of the real world
     bound        ZODB's clock, locks and files, replaced from outside while a run lasts
+    lines        switches of threads at any statement
     plan         what a run is like, drawn from its seed
     records, program, service      what is stored, who stores it, and the server
     faults       what goes wrong

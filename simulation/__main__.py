@@ -8,6 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 
+from simulation import lines
+
+if '--lines' in sys.argv:  # before the product is imported
+    lines.install()
+
 from simulation.planted import library
 from simulation.runs import Result, Wishes, run, shrink
 
@@ -33,6 +38,7 @@ def arguments() -> argparse.Namespace:
                         help='a field of the plan (see simulation/plan.py)')
     parser.add_argument('--without', metavar='FAULT', action='append', default=[],
                         help='leave out a kind of fault')
+    parser.add_argument('--lines', action='store_true', help='switch threads at any statement, too')
     parser.add_argument('--no-shrink', action='store_true', help='do not look for smaller runs that fail')
     return parser.parse_args()
 

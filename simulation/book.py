@@ -70,6 +70,7 @@ class Book:
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.seen: list[Seen] = []
+        self.iterated: list[tuple[str, list[tuple[bytes, tuple[bytes, ...]]]]] = []  # by whom, what in a row
         self.lives: list[Life] = []
         self.faults: list[str] = []  # what is wrong
         self.acknowledged = 0

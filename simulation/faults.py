@@ -47,7 +47,8 @@ class Faults:
                 process.go_on()
         if 'sync_error' in world.plan.faults:
             world.service.kill()  # as its log says: look after the disk, then restart it
-        world.service.start()
+        for service in world.services:
+            service.start()
         for client in world.clients:
             client.start()
 
@@ -123,6 +124,12 @@ class Faults:
     def _kill_server(self) -> None:
         self.world.service.kill()
         self._later(self._some_time(20.0), self.world.service.start)
+
+    def _kill_relay(self) -> None:
+        relay = self.world.relay
+        if relay is not None:
+            relay.kill()
+            self._later(self._some_time(20.0), relay.start)
 
     def _stop_server(self) -> None:
         service = self.world.service

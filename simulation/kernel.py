@@ -121,6 +121,8 @@ class Kernel:
         self.graveyard: list[Process] = []  # processes that have ended
         self._switchiness = switchiness
         self._fuse = self._new_fuse()
+        self.statements = 2000  # between two switches at most, where they are switched at
+        self._statement_fuse = 1
         self._ready: list[Task] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._planned = 0
@@ -171,6 +173,13 @@ class Kernel:
         self._fuse -= 1
         if self._fuse <= 0:
             self._fuse = self._new_fuse()
+            self.switch()
+
+    def give_way_at_statement(self) -> None:
+        """The same, before any statement of the product: more rarely."""
+        self._statement_fuse -= 1
+        if self._statement_fuse <= 0:
+            self._statement_fuse = 1 + self.dice.below(self.statements)
             self.switch()
 
     def switch(self) -> None:

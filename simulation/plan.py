@@ -17,7 +17,7 @@ from simulation.program import names
 KINDS = {
     'reset': 0.4, 'lose_end': 0.3, 'sever': 0.3, 'jam': 0.2,
     'kill_client': 0.25, 'pause_client': 0.2, 'kill_server': 0.35, 'stop_server': 0.15, 'pause_server': 0.15,
-    'power_server': 0.25, 'power_client': 0.15, 'clock': 0.2,
+    'power_server': 0.25, 'power_client': 0.15, 'clock': 0.2, 'kill_relay': 0.3,
     'accept_error': 0.1, 'file_error': 0.15, 'sync_error': 0.1,
 }
 #: What only makes sense for a storage whose data outlive its process.
@@ -39,7 +39,10 @@ class Plan:
     window: int = 64 << 10
     segment: int = 8000
     switchiness: float = 0.05
+    statements: int = 2000
     strict_disk: bool = False
+    relay: bool = False
+    packs: bool = False
     sync_s: tuple[float, float] = (0.0002, 0.002)
     think_s: float = 0.01
     longest_vote_s: float = 1.0
@@ -94,15 +97,22 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
         history_size=choice((1, 5, 20, 100)),
         transaction_timeout_s=choice((2.0, 30.0)),
     )
+    plan.statements = choice((60, 600, 6000))
+    plan.relay = chance(0.25)
     weights = [(name, dice.below(4)) for name in names()]
     weights += [('transfer', 1), ('audit', 1)]
     plan.operations = tuple(name for name, weight in weights for _ in range(weight))
+    plan.packs = plan.storage == 'file' and chance(0.2)
+    if plan.packs:
+        plan.strict_disk = False  # on a strict one ZODB's own pack can lose the names of both files
+        plan.operations = (*(one for one in plan.operations if one != 'create'), 'pack')
     pace = math.exp(between(math.log(0.5), math.log(10.0)))
     for kind, probability in KINDS.items():
         if chance(probability):
             plan.faults[kind] = pace * math.exp(between(-1, 1))
     for name, value in (changes or {}).items():
         setattr(plan, name, value)
-    for kind in (*without, *(NEEDS_FILE if plan.storage == 'mapping' else ())):
+    missing = (*(NEEDS_FILE if plan.storage == 'mapping' else ()), *(() if plan.relay else ('kill_relay',)))
+    for kind in (*without, *missing):
         plan.faults.pop(kind, None)
     return plan

@@ -8,9 +8,11 @@ half-way.
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from persistent.TimeStamp import TimeStamp
 from transaction.interfaces import TransientError
 from ZODB.Connection import TransactionMetaData
 from ZODB.mvccadapter import MVCCAdapter
@@ -19,7 +21,7 @@ from ZODB.utils import z64
 
 from simulation.book import Attempt, Fate, Life, Moved, Seen
 from simulation.records import Content, decode, encode
-from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
+from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown, UnrecognizedResult
 
 if TYPE_CHECKING:
     from simulation.dice import Dice
@@ -64,8 +66,10 @@ class Adapter(MVCCAdapter):  # type: ignore[misc]
 class Worker:
     """One thread of a client."""
 
-    def __init__(self, world: World, name: str, storage: Any, adapter: Adapter, dice: Dice) -> None:
+    def __init__(self, world: World, name: str, storage: Any, adapter: Adapter, dice: Dice,
+                 is_direct: bool) -> None:
         self.world = world
+        self.is_direct = is_direct  # at the server, not at one in front of it
         self.book = world.book
         self.name = name
         self.dice = dice
@@ -249,7 +253,7 @@ class Worker:
         oid = self._storage.new_oid()
         # A server that was started anew does not know of those that nobody has used; should two use the same
         # one, the second has a conflict.
-        if before == world.service.starts:
+        if before == world.service.starts and world.relay is None:
             if world.handed_out.get(oid) == before:
                 self.book.blame(f'{self.name}: new_oid gave {oid.hex()} twice (C13)')
             world.handed_out[oid] = before
@@ -262,19 +266,50 @@ class Worker:
         seen = self.book.seen[self.dice.below(len(self.book.seen))]
         oid = self.dice.choice(list(seen.serials))
         later = (int.from_bytes(seen.tid, 'big') + 1).to_bytes(8, 'big')
-        if seen.tid > self._begun:
-            return  # this client need not know of it yet
+        if seen.tid > self._begun or not self.is_direct:
+            return  # this client need not know of it yet, or not exactly
         try:
             found = self._storage.loadBefore(oid, later)
         except POSKeyError:
             found = None
+        if found is None and self.world.plan.packs:
+            return
         if found is None:
             self.book.blame(f'{self.name}: {oid.hex()} was not there before {later.hex()}')
         else:
             self.book.seen.append(Seen(self.name, seen.tid, {oid: found[1]}))
 
+    def _iterate(self) -> None:
+        """Some transactions, from one that somebody has seen."""
+        seen = self.book.seen[-1 - self.dice.below(min(30, len(self.book.seen)))] if self.book.seen else None
+        if seen is None or seen.tid > self._begun or self.world.plan.packs:
+            return
+        found: list[tuple[bytes, tuple[bytes, ...]]] = []
+        self.book.iterated.append((self.name, found))
+        for transaction in self._storage.iterator(seen.tid):
+            found.append((transaction.tid, tuple(record.oid for record in transaction)))
+            if len(found) >= 10:
+                break
+
+    def _pack(self) -> None:
+        if self.dice.chance(0.9):
+            return
+        now = self.world.service.machine.wall_clock() - self.dice.random()
+        self.world.packed_until = max(self.world.packed_until, tid_of(now + 1.0))
+        try:
+            self._storage.pack(now)
+        except (StorageError, UnrecognizedResult) as error:
+            if 'pack' not in str(error):
+                raise
+
     def _ask(self) -> None:
         self._storage.ping()
+
+
+def tid_of(seconds: float) -> bytes:
+    """The tid of a transaction at that time."""
+    tid: bytes = TimeStamp(*time.gmtime(seconds)[:5], seconds % 60).raw()
+    return tid
 
 
 class Abandoned(Exception):
@@ -283,7 +318,8 @@ class Abandoned(Exception):
 
 def names() -> Iterator[str]:
     """Of all operations."""
-    yield from ('transfer', 'audit', 'register', 'look', 'append', 'check', 'abandon', 'create', 'old', 'ask')
+    yield from ('transfer', 'audit', 'register', 'look', 'append', 'check', 'abandon', 'create', 'old', 'ask',
+                'iterate')
 
 
 __all__ = ['Adapter', 'ReadConflictError', 'Worker', 'names']

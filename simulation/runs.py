@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from simulation import lines
 from simulation.plan import Plan, draw
 from simulation.planted import planted
 from simulation.world import World
@@ -28,6 +29,7 @@ class Wishes(NamedTuple):
         parts += [f'--set {shlex.quote(f"{name}={value!r}".replace(" ", ""))}' for name, value in self.fields]
         parts += [f'--without {kind}' for kind in self.without]
         parts += [f'--planted {self.bug}'] if self.bug else []
+        parts += ['--lines'] if lines.is_installed() else []
         return ' '.join(parts)
 
 
@@ -52,7 +54,11 @@ def run(seed: int, wishes: Wishes = NO_WISHES, tell: Callable[[str], object] | N
         for name, value in (bug.needs if bug is not None else {}).items():
             setattr(plan, name, value)
         world = World(plan, tell)
-        world.run()
+        lines.gives_way(world.kernel.give_way_at_statement)
+        try:
+            world.run()
+        finally:
+            lines.gives_way(None)
     book, kernel = world.book, world.kernel
     line = (f'seed {seed}: {kernel.trace_hash}, {book.acknowledged} committed, {book.conflicts} conflicts, '
             f'{book.refused} refused, {book.unknown} unknown, {world.faults.count} faults, '

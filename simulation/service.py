@@ -41,6 +41,30 @@ def fill(storage: Any, world: World) -> None:
         storage.new_oid()
 
 
+class Witnessed(GroupCommitStorage):
+    """The storage of the server, with a witness: packs remove what the verdict needs."""
+
+    def __init__(self, world: World, runtime: Any) -> None:
+        super().__init__(DATA, runtime=runtime)
+        self._world = world
+        self._stored: dict[bytes, bytes] = {}
+        world.witness(self)
+
+    def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
+        super().tpc_begin(transaction, tid, status)
+        self._stored = {}
+
+    def store(self, oid: bytes, oldserial: bytes, data: bytes, version: str, transaction: Any) -> None:
+        super().store(oid, oldserial, data, version, transaction)
+        self._stored[oid] = data
+
+    def tpc_finish(self, transaction: Any, f: Any = None) -> bytes:
+        stored = self._stored
+        tid: bytes = super().tpc_finish(transaction, f)
+        self._world.witnessed[tid] = stored
+        return tid
+
+
 class Service:
     """A server process."""
 
@@ -81,7 +105,7 @@ class Service:
                 fill(self._mapping, self.world)
             return self._mapping
         assert self.process is not None
-        storage = GroupCommitStorage(DATA, runtime=self.process.runtime)
+        storage = Witnessed(self.world, self.process.runtime)
         if not len(storage):
             fill(storage, self.world)
         return storage
@@ -128,6 +152,18 @@ class Service:
         return done[0] if done else None
 
 
+class Relay(Service):
+    """A server in front of the server: its storage is a client (fan-out)."""
+
+    def _open(self) -> Any:
+        plan, process = self.world.plan, self.process
+        assert process is not None
+        return ClientStorage(
+            (self.world.service.machine.name, PORT), world=ClientWorld(process.runtime), wait=False,
+            wait_timeout=plan.wait_timeout_s, cache_size=plan.cache_size, client_label='relay',
+            heartbeat=plan.heartbeat_s)
+
+
 class Client:
     """A client process, and the next one if that was killed."""
 
@@ -135,6 +171,8 @@ class Client:
         self.world = world
         self.machine = machine
         self.name = name
+        relay = world.relay
+        self.service: Service = world.service if relay is None or machine.dice.chance(0.4) else relay
         self.process: Process | None = None
         self.storage: Any = None
         self.workers: list[Worker] = []
@@ -165,7 +203,7 @@ class Client:
         while storage is None:
             try:
                 storage = ClientStorage(
-                    (world.service.machine.name, PORT), world=own, wait_timeout=plan.wait_timeout_s,
+                    (self.service.machine.name, PORT), world=own, wait_timeout=plan.wait_timeout_s,
                     cache=f'/var/{self.name}.zec' if plan.persistent else None, cache_size=plan.cache_size,
                     client_label=self.name, io_thread=plan.io_thread, server_sync=plan.server_sync,
                     heartbeat=plan.heartbeat_s, wait=process.machine.dice.chance(0.7))
@@ -183,7 +221,8 @@ class Client:
         tasks = []
         for number in range(plan.threads):
             worker = Worker(world, f'{process.name}/{number}', storage, adapter,
-                            process.machine.dice.fork(f'{process.name}/{number}'))
+                            process.machine.dice.fork(f'{process.name}/{number}'),
+                            self.service is world.service)
             self.workers.append(worker)
             tasks.append(process.spawn(worker.run, f'worker {number}'))
         for task in tasks:

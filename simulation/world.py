@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from functools import partial
 from typing import Any
 
 from simulation.book import Book
@@ -20,7 +21,7 @@ from simulation.machine import Machine, Process
 from simulation.network import Network
 from simulation.oracles import judge
 from simulation.plan import Plan
-from simulation.service import Client, Service
+from simulation.service import Client, Relay, Service
 
 #: Within so many seconds after the end of all faults each client must commit.
 PATIENCE_S = 120.0
@@ -41,13 +42,18 @@ class World:
         self.healed = False  # nothing goes wrong any more
         self.closing = False
         self.handed_out: dict[bytes, int] = {}  # oids, and by which server
+        self.witnessed: dict[bytes, dict[bytes, bytes]] = {}  # what was committed to a file, by tid
+        self.packed_until = b''  # a pack may have removed what is not later
         self.history: list[Any] = []  # (tid, {oid: record or None})
-        self.caches: list[tuple[str, bytes, list[Any]]] = []  # client, last tid, entries
+        #: Client, last tid, whether it knows when revisions ended, entries.
+        self.caches: list[tuple[str, bytes, bool, list[Any]]] = []
         oids = (number.to_bytes(8, 'big') for number in itertools.count(1))
         self.accounts = [next(oids) for _ in range(plan.accounts)]
         self.registers = [next(oids) for _ in range(3)]
         self.lists = [next(oids) for _ in range(2)]
         self.service = Service(self, self._machine('server'))
+        self.relay = Relay(self, self._machine('relay')) if plan.relay else None
+        self.services = [self.service] if self.relay is None else [self.service, self.relay]
         hosts = [self._machine(f'host-{number}') for number in range(1 + self.dice.below(plan.clients))]
         self.clients = [Client(self, self.dice.choice(hosts), f'client-{number}')
                         for number in range(plan.clients)]
@@ -92,6 +98,8 @@ class World:
             return
         for machine in self.machines:
             machine.disk.settle()
+        if self.relay is not None:
+            self.relay.start()
         for client in self.clients:
             client.start()
         self.faults.start()
@@ -107,8 +115,8 @@ class World:
         before = {worker: worker.commits for client in self.clients for worker in client.workers}
 
         def everybody() -> bool:
-            if not self.service.running:
-                self.service.start()
+            for service in self.services:
+                service.start()
             for client in self.clients:
                 client.start()
             return self._broken() or all(
@@ -134,29 +142,45 @@ class World:
         self.kernel.run(lambda: False, 2.0)
         # Connections of which one end has gone without a word are noticed by their silence.
         self.kernel.run(self._only_clients, 60.0)
-        self.service.call(self._look_at_server)
+        for service in self.services:
+            service.call(partial(self._look_at_server, service))
+        self.service.call(self._look_at_history)
         return not self._broken()
 
     def _only_clients(self) -> bool:
-        return not self.service.running or len(self.service.server._sessions) == len(self.clients)
+        return all(not service.running or len(service.server._sessions) == self._guests(service)
+                   for service in self.services)
 
-    def _look_at_server(self) -> None:
-        """In a thread of the server: is it free, and what is the history?"""
-        server = self.service.server
+    def _guests(self, service: Service) -> int:
+        """How many clients `service` should have: a server in front of another one is its client, too."""
+        relays = self.relay is not None and service is self.service
+        return sum(client.service is service for client in self.clients) + relays
+
+    def _look_at_server(self, service: Service) -> None:
+        """In a thread of the server: is it free?"""
+        server, guests = service.server, self._guests(service)
         for _ in range(100):  # a part of a heartbeat may just have arrived
             status = server.server_status('1')
             if not status['memory']:
                 break
             self.kernel.sleep(0.1)
         for key, wanted in (('waiting', 0), ('active_txns', 0), ('lock_time', None), ('lock_holder', None),
-                            ('connections', len(self.clients)), ('all_connections', len(self.clients)),
+                            ('connections', guests), ('all_connections', guests),
                             ('memory', 0)):
             if status.get(key) != wanted:
                 self.book.blame(f'at rest the status of the server says {key}: {status.get(key)!r}, not '
                                 f'{wanted!r}')
-        storage = server.storages['1']
-        for transaction in storage.iterator():
-            self.history.append((transaction.tid, {record.oid: record.data for record in transaction}))
+
+    def _look_at_history(self) -> None:
+        """... and what is the history?"""
+        storage = self.service.server.storages['1']
+        there = {transaction.tid: {record.oid: record.data for record in transaction}
+                 for transaction in storage.iterator()}
+        if self.plan.packs:
+            self._compare(there)
+            there = {**self.witnessed, **{tid: records for tid, records in there.items()
+                                          if tid not in self.witnessed}}
+        self.history += sorted(there.items())
         for name in self._left_over():
             self.book.blame(f'at rest the server has left {name}')
 
@@ -168,11 +192,11 @@ class World:
         self.closing = True
         if not self.kernel.run(lambda: self._broken() or all(client.done for client in self.clients), 60.0):
             self.book.blame(f'clients do not close: {[self._describe(one.process) for one in self.clients]}')
-        service = self.service
-        service.stop()
-        process = service.process
-        if process is not None and not self.kernel.run(lambda: self._broken() or process.dead, 60.0):
-            self.book.blame(f'the server does not close: {self._describe(process)}')
+        for service in reversed(self.services):
+            service.stop()
+            process = service.process
+            if not self.kernel.run(lambda process=process: self._broken() or process.dead, 60.0):  # type: ignore
+                self.book.blame(f'the server does not close: {self._describe(process)}')
 
     def _broken(self) -> bool:
         return bool(self.book.faults or self.kernel.died)
@@ -191,6 +215,32 @@ class World:
         self.kernel.end(tasks)
         for task, _, text in self.kernel.died:
             self.book.blame(f'a thread died: {task.process.name}/{task.name}: {text}')
+
+    def _compare(self, there: dict[bytes, Any]) -> None:
+        """What packs have left, and what they must have left."""
+        newest: dict[bytes, bytes] = {}
+        for tid, records in sorted(self.witnessed.items()):
+            newest.update(dict.fromkeys(records, tid))
+            if tid > self.packed_until and tid not in there:
+                self.book.blame(f'transaction {tid.hex()} is not in the file any more')
+        for oid in (*self.accounts, *self.registers, *self.lists):
+            tid = newest[oid]
+            if there.get(tid, {}).get(oid) != self.witnessed[tid][oid]:
+                self.book.blame(f'after packs the file does not have {oid.hex()} of {tid.hex()}')
+        for tid, records in there.items():
+            known = self.witnessed.get(tid, records)
+            if any(known.get(oid) != data for oid, data in records.items()):
+                self.book.blame(f'after packs transaction {tid.hex()} is not what it was')
+
+    def witness(self, storage: Any) -> None:
+        """The file was opened: what a killed server has still written counts, what was lost does not.
+
+        A pack never removes the last transaction, for all objects that are written can be reached.
+        """
+        there = {transaction.tid: {record.oid: record.data for record in transaction}
+                 for transaction in storage.iterator()}
+        last = max(there, default=b'')
+        self.witnessed = {**there, **{tid: records for tid, records in self.witnessed.items() if tid <= last}}
 
     # ---- what others ask for ----------------------------------------------------------------------
 
@@ -211,4 +261,5 @@ class World:
             found = cache.loadBefore(oid, (int.from_bytes(start, 'big') + 1).to_bytes(8, 'big'))
             if found is not None and found[1] == start:
                 entries.append((oid, start, end, found[0]))
-        self.caches.append((client.name, cache.getLastTid(), entries))
+        exact = client.service is self.service
+        self.caches.append((client.name, cache.getLastTid(), exact, entries))
