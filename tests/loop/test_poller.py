@@ -71,6 +71,23 @@ def test_number_of_a_closed_descriptor_can_be_used_again_at_once(poller, pair):
         assert poller.poll(0) == [(fd, READ)]
 
 
+def test_a_descriptor_that_another_thread_closes_just_then_ends_nothing():
+    """Between the look at the changes and their registration, which is not that of epoll."""
+    poller = SelectorPoller(REAL)
+    ours, theirs = socket.socketpair()
+    poller.set_interest(ours.fileno(), READ)
+    fd = ours.fileno()
+    ours.close()
+    assert poller.poll(0) == []
+    poller.set_interest(fd, 0)
+    theirs.close()
+    other, peer = socket.socketpair()
+    with other, peer:
+        poller.set_interest(other.fileno(), WRITE)
+        assert poller.poll(0) == [(other.fileno(), WRITE)]
+    poller.close()
+
+
 def test_answers_of_one_turn_are_limited():
     runtime = Virtual()
     EpollPoller(runtime).poll(0)

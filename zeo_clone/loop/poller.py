@@ -6,6 +6,7 @@ really changes, so a quiet connection costs nothing per turn.
 """
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from zeo_clone.loop.eagerness import Eagerness
@@ -102,7 +103,8 @@ class SelectorPoller:
             if fd in registered:
                 self._selector.unregister(fd)
             if events:
-                self._selector.register(fd, events)
+                with contextlib.suppress(OSError):  # another thread has closed it since; the next turn hears
+                    self._selector.register(fd, events)
         return [(key.fd, (READ if events & 1 else 0) | (WRITE if events & 2 else 0))
                 for key, events in self._selector.select(timeout)]
 
