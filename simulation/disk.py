@@ -81,9 +81,13 @@ class Node:
         elif how == 2:
             self.sync(dice.below(len(self.pending) + 1))
         elif how == 3:
+            lost = False
             for step in self.pending:
-                if dice.chance(0.5):
+                grows = isinstance(step, tuple) and step[0] + len(step[1]) > len(self.sure)
+                if dice.chance(0.5) and not (grows and lost):
                     _apply(self.sure, _torn(step, dice))
+                else:
+                    lost = lost or grows  # a file grows from front to back, as on ext4 and its kin
         self.pending = []
         self.data = bytearray(self.sure)
         self.forgotten = False

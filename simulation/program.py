@@ -301,6 +301,9 @@ class Worker:
         except (StorageError, UnrecognizedResult) as error:
             if 'pack' not in str(error):
                 raise
+        except OSError:
+            if 'sync_error' not in self.world.plan.faults:
+                raise
 
     def _ask(self) -> None:
         self._storage.ping()

@@ -245,8 +245,12 @@ class World:
     # ---- what others ask for ----------------------------------------------------------------------
 
     def look_for_leaks(self, process: Process, what: str) -> None:
-        """In its last task: nothing else may be left of `process`."""
-        others = [task for task in process.tasks if task is not self.kernel.current]
+        """In its last task: nothing else may be left of `process`, after a moment."""
+        for _ in range(100):
+            others = [task for task in process.tasks if task is not self.kernel.current]
+            if not others:
+                break
+            self.kernel.sleep(0.01)
         if others:
             self.book.blame(f'{what} has threads left: {others}')
         left = [f'{fd}: {thing!r}' for fd, thing in process.fds.items() if thing is not None]
