@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.forks import in_a_process_that_is_killed, told_by_child
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.loop.shareddir import LEFT_OVER_AGE_S, Scratch, left_over, locked, make_directory
+from zeo_clone.loop.shareddir import LEFT_OVER_AGE_S, Scratch, left_over, locked, make_directory, move
 
 
 class WithoutLocks(Runtime):
@@ -125,3 +125,16 @@ def test_a_directory_is_for_those_who_may_write_above(tmp_path, permissions, exp
         os.umask(before)
     for path in (tmp_path / 'top' / 'a', tmp_path / 'top' / 'a' / 'b'):
         assert path.stat().st_mode & 0o7777 == expected
+
+
+def test_a_file_is_moved_from_another_file_system(tmp_path):
+    """B1: an application's blob may lie anywhere."""
+    class Partitions(Runtime):
+        def rename(self, old, new):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    source, path = tmp_path / 'source', tmp_path / 'path'
+    source.write_bytes(b'blob')
+    move(Partitions(), str(source), str(path))
+    assert path.read_bytes() == b'blob'
+    assert not source.exists()

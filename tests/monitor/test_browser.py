@@ -112,7 +112,11 @@ class Page:
 
     def number(self, key):
         """The large number of a chart's card."""
-        return float(self.text(f'[data-key={key}] .value').replace(',', '').replace('–', '0'))
+        return self.number_at(f'[data-key={key}] .value')
+
+    def number_at(self, selector):
+        """The number there; no number while the page has no such place."""
+        return float(self.text(selector).replace(',', '').replace('–', '0') or 'nan')
 
     def curve(self, key):
         """The corners of a chart's first line."""
@@ -346,7 +350,6 @@ def test_who_loads_what_is_shown_with_classes_and_sizes(browser, troubled):
         page.wait(lambda: page.text('details[data-storage=a] .hot td:nth-child(2)')
                   == 'persistent.mapping.PersistentMapping')
         assert page.text('details[data-storage=a] .hot td') == '0x0'
-        page.wait(lambda: float(page.text('details[data-storage=a] .clients td:nth-child(5)').replace(',', '')
-                                .replace('–', '0')) > 0)
+        page.wait(lambda: page.number_at('details[data-storage=a] .clients td:nth-child(5)') > 0)
     assert 'database' in page.text('details[data-storage=a] .more')
     assert 'No conflicts' in page.text('details[data-storage=a] .more')

@@ -10,7 +10,6 @@ behind that, and a pack leaves an open file as it is.  Other storages are asked 
 from __future__ import annotations
 
 import sys
-from base64 import decodebytes
 from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
@@ -18,6 +17,7 @@ from persistent.TimeStamp import TimeStamp
 from ZODB.FileStorage.FileStorage import UndoSearch
 from ZODB.FileStorage.format import FileStorageFormatter
 from ZODB.POSException import POSError, StorageError
+from ZODB.utils import maxtid, u64
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend.abilities import Abilities
@@ -30,6 +30,8 @@ from zeo_clone.zrpc.slices import in_slices
 
 #: Bytes of a log in one message at most, for clients that do not ask for it in batches.
 MAX_ANSWER = 64 << 20
+#: Where the first transaction of a FileStorage begins.
+FIRST = 4
 
 Entry = dict[str, Any]
 
@@ -88,16 +90,31 @@ def _undoable_in_file(runtime: Runtime, storage: Any, first: int, last: int, spe
     with storage._lock:
         file, position = runtime.open(storage._file_name, 'rb'), storage._pos
     with file:
-        search = UndoSearch(file, position, first, last, _matching(specification, hides))
+        position = _end_of_what_is_shown(file, position, hides)
+        search = UndoSearch(file, position, first, last, _matching(specification))
         while not search.finished():
             search.search()
             yield search.results.pop() if search.results else None
 
 
-def _matching(specification: Entry | None, hides: Callable[[bytes], bool]) -> Callable[[Entry], bool]:
-    wanted = list((specification or {}).items())
-    return lambda entry: not (any(entry.get(key) != value for key, value in wanted)
-                              or hides(decodebytes(entry['id'] + b'\n')))
+def _end_of_what_is_shown(file: IO[bytes], position: int, hides: Callable[[bytes], bool]) -> int:
+    """Where the last transaction ends that is not hidden.  An entry does not tell which one it is: an
+    extension may have an ``id`` of its own."""
+    while hides(maxtid) and position > FIRST:
+        file.seek(position - 8)
+        start = position - 8 - u64(file.read(8))  # a transaction ends with its length
+        file.seek(start)
+        if not hides(file.read(8)):  # and begins with its tid
+            break
+        position = start
+    return position
+
+
+def _matching(specification: Entry | None) -> Callable[[Entry], bool] | None:
+    if not specification:
+        return None
+    wanted = list(specification.items())
+    return lambda entry: not any(entry.get(key) != value for key, value in wanted)
 
 
 class _Reader(FileStorageFormatter):  # type: ignore[misc]
