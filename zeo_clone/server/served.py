@@ -111,6 +111,8 @@ class ServedStorage:
     def new_commit(self, client: Client, meta: Meta) -> StorageCommit:
         """A commit of `client`, which holds the lock."""
         self.backend.failures.check()
+        if self._unsettled is not None:
+            self._unsettled.check()
         self.audience.drain()
         early = client.wants_early_tid
         return self.backend.new_commit(meta, self._last_finished(), early,

@@ -152,6 +152,16 @@ def test_nothing_is_durable_after_a_sync_that_failed(storage, disk):
     assert storage.loadBefore(p64(1), b'\x7f' + b'\xff' * 7)[1] == tid  # readers go on
 
 
+def test_a_sync_without_a_descriptor_of_its_own(storage, disk):
+    """D2: when the process has no more of them."""
+    def dup(fd):
+        raise OSError(24, 'Too many open files')
+
+    disk.dup = dup
+    tid = storage.finish_later(vote(storage))
+    assert storage.sync() == storage.durable == tid
+
+
 def test_index_names_nothing_that_is_not_durable(storage, disk, tmp_path):
     """D4: FileStorage believes it when it opens the file."""
     tid = storage.finish_later(vote(storage))

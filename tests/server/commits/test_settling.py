@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+from ZODB.POSException import StorageError
 from ZODB.utils import p64
 
 from zeo_clone.Exceptions import CommitOutcomeUnknown
@@ -132,3 +133,29 @@ def test_what_could_not_be_synced_stays_hidden():
     world.settling.begin(p64(3))
     world.settling.cancel()
     assert world.hidden == [p64(2)]
+
+
+def test_nothing_is_told_after_an_error_whatever_later_syncs_say():
+    """D3, C3: of what could not be synced nobody was told, so nobody may see it, nor what came after it."""
+    world = World()
+    world.finish(1)
+    world.settling.synced(None, OSError(5, 'Input/output error'))
+    with pytest.raises(StorageError, match='takes no more transactions.*Input/output error.*restart'):
+        world.settling.check()
+    late = world.finish(2)  # which had voted before
+    world.settling.synced(p64(2), None)
+    assert isinstance(late.reply.error, CommitOutcomeUnknown)
+    assert world.told == []
+    assert world.hidden == [p64(1)]
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_of_the_sync():
+    """C24: not one that looks as if nothing had been committed."""
+    world = World()
+
+    def fail():
+        raise RuntimeError("can't start new thread")
+
+    world.syncs.request = fail
+    finished = world.finish(1)
+    assert isinstance(finished.reply.error, CommitOutcomeUnknown)

@@ -98,7 +98,10 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                     tid, file = self._ltid, self._file
                     if tid == self.durable:
                         return tid
-                    fd = self._runtime.dup(file.fileno())  # a pack may close the file meanwhile
+                    try:
+                        fd = self._runtime.dup(file.fileno())  # a pack may close the file meanwhile
+                    except OSError:  # there is no descriptor left
+                        return self.sync_at_once()
                 try:
                     self._sync_file(file, fd)
                 finally:

@@ -390,10 +390,10 @@ class Voted(_InStorage):
         try:
             settled = owner.served.committed(tid, list(commit.written), owner.client)
         except BaseException:
-            after.abort()
+            owner.settled(after)
             raise
         if not isinstance(settled, Deferred):
-            after.abort()
+            owner.settled(after)
         return settled
 
 
@@ -406,8 +406,7 @@ class Settling(Phase):
         raise self._impossible('tpc_finish')  # which has been done
 
     def abort(self) -> None:
-        if self.owner.phase is self:
-            self.owner.move(self.owner.idle)  # nobody waits any more
+        pass  # nothing can; it is over when it is on the disk
 
 
 class Doomed(Phase):

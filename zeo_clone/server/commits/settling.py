@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from ZODB.POSException import StorageError
+
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.server.deferred import Deferred
 
@@ -50,7 +52,8 @@ class Unsettled:
         self._failed = failed
         self._finished: deque[Finished] = deque()
         self._waiting: list[Deferred] = []  # for what has been finished to be settled
-        self._broken = False  # after an error
+        self._hidden: bytes | None = None  # the first transaction that nobody may see
+        self._error: Exception | None = None  # since it nothing is durable any more
         self.latest: bytes | None = None  # the last transaction that was finished here
 
     def __repr__(self) -> str:
@@ -62,41 +65,53 @@ class Unsettled:
     @property
     def hides_some(self) -> bool:
         """Is there a transaction that nobody may see?  Any thread."""
-        return bool(self._finished) or self._broken
+        return self._hidden is not None
+
+    def check(self) -> None:
+        """May a transaction begin?  Raises StorageError after an error (D3)."""
+        if self._error is not None:
+            raise StorageError(
+                f'the storage takes no more transactions, for it could not be synced to the disk: '
+                f'{self._error}. Look after the disk, then restart the server')
 
     def begin(self, tid: bytes) -> None:
         """The storage is about to finish transaction `tid`."""
-        if not self._finished and not self._broken:
-            self._hide(tid)
+        if self._hidden is None:
+            self._hide_from(tid)
 
     def cancel(self) -> None:
         """It did not."""
-        if not self._finished and not self._broken:
-            self._hide(None)
+        if not self._finished and self._error is None:
+            self._hide_from(None)
+
+    def _hide_from(self, tid: bytes | None) -> None:
+        self._hidden = tid
+        self._hide(tid)
 
     def add(self, finished: Finished) -> None:
         """It did.  If syncs are quick the transaction is settled at once."""
         self.latest = finished.tid
         self._finished.append(finished)
-        if len(self._finished) == 1 and self._syncs.quick:
-            try:
-                tid = self._syncs.sync_at_once()
-            except Exception as error:
-                self.synced(None, error)
-            else:
-                self.synced(tid, None)
+        try:
+            if len(self._finished) > 1 or not self._syncs.quick:
+                self._syncs.request()
+                return
+            tid = self._syncs.sync_at_once()
+        except Exception as error:  # the disk's; or no thread can be started
+            self.synced(None, error)
         else:
-            self._syncs.request()
+            self.synced(tid, None)
 
     def synced(self, tid: bytes | None, error: Exception | None) -> None:
         """All up to `tid` is on the disk; or there was an error, and nothing more will ever be."""
+        error = error if self._error is None else self._error
         if error is not None:
             self._break(error)
         elif tid is not None and self._finished and self._finished[0].tid <= tid:
             group = []
             while self._finished and self._finished[0].tid <= tid:
                 group.append(self._finished.popleft())
-            self._hide(self._finished[0].tid if self._finished else None)
+            self._hide_from(self._finished[0].tid if self._finished else None)
             self._tell(group)
         if not self._finished:
             waiting, self._waiting = self._waiting, []
@@ -104,10 +119,11 @@ class Unsettled:
                 deferred.succeed(None)
 
     def _break(self, error: Exception) -> None:
-        """What is hidden stays so."""
-        self._broken = True
+        """What is hidden stays so: nobody was told of it."""
         finished, self._finished = self._finished, deque()
-        self._failed(error)
+        if self._error is None:
+            self._error = error
+            self._failed(error)
         for one in finished:
             one.reply.fail(unknown(error))
 

@@ -251,11 +251,15 @@ class Transactor:
             self._laps.finished(since)
         self.client.note_outcome(transaction_id, tid)
 
+    def settled(self, settling: Phase) -> None:
+        """The transaction that was in the phase `settling` is over."""
+        if self.phase is settling and settling is not self.idle:
+            self.move(self.idle)
+
     def _settled(self, settling: Phase, transaction_id: object, since: float, settled: Deferred, tid: Any,
                  error: BaseException | None) -> None:
         """The transaction is on the disk, or it is not known whether it ever will be."""
-        if self.phase is settling:
-            self.move(self.idle)
+        self.settled(settling)
         self._ended(COMMITTED if error is None else UNKNOWN)
         if error is None:
             self._finished(transaction_id, since, tid)
