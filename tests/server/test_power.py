@@ -62,6 +62,7 @@ class Site:
 def site(tmp_path, monkeypatch, request):
     site = Site(tmp_path, monkeypatch, request.param)
     yield site
+    site.desk.served['1'].close(None)  # the thread that syncs
     monkeypatch.undo()
     site.storage.close()
     (tmp_path / 'images').mkdir()
