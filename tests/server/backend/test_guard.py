@@ -446,6 +446,7 @@ def test_a_storage_that_transforms_records_hands_them_out_while_a_commit_is_unde
     assert reading.call('iterator_record_next', records)[2] == length(1)
     assert reading.call('loadBefore', OID, maxtid)[0] == length(1)
     committing.call('tpc_finish', 7)
+    reading.hang_up()
     storage.close()
 
 
