@@ -11,12 +11,10 @@ from zeo_clone.server.backend import commit
 from zeo_clone.server.backend.backend import Backend
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
-from zeo_clone.server.commits.commit_queue import CommitQueue
-from zeo_clone.server.commits.lock import CommitLock
+from zeo_clone.server.commits.lock import CommitLock, CommitQueue, Watchdog
 from zeo_clone.server.commits.outcomes import NOT_COMMITTED, Outcomes
 from zeo_clone.server.commits.settling import Unsettled
 from zeo_clone.server.commits.transactor import Transactor
-from zeo_clone.server.commits.watchdog import Watchdog
 
 
 @plant('A client that has gone keeps the commit lock (C16).')

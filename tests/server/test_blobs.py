@@ -12,7 +12,7 @@ from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
 from zeo_clone.server.clients import downloads
-from zeo_clone.server.commits import uploads
+from zeo_clone.server.commits import operations
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.vocabulary import TooBusy
 
@@ -145,7 +145,7 @@ class FullFile:
 def test_no_space_for_a_blob_is_told_at_the_vote_with_the_directory(client, storage, monkeypatch):
     """B4, L7: and nothing is left."""
     fdopen = os.fdopen
-    monkeypatch.setattr(uploads.os, 'fdopen', lambda *args: FullFile(fdopen(*args)))
+    monkeypatch.setattr(operations.os, 'fdopen', lambda *args: FullFile(fdopen(*args)))
     client.begin()
     upload(client, b'too much', b'far too much')
     assert temporary_files(storage) == [], 'it is given up at once'

@@ -29,7 +29,7 @@ from zeo_clone.server.audience import audience
 from zeo_clone.server.clients import downloads
 from zeo_clone.server.clients.heartbeat import Heartbeat
 from zeo_clone.server.commits import operations
-from zeo_clone.server.commits.watchdog import Watchdog
+from zeo_clone.server.commits.lock import Watchdog
 from zeo_clone.server.server import StorageServer
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.connection import ServerCore

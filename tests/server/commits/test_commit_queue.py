@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from zeo_clone.server.commits.commit_queue import CommitQueue
+from zeo_clone.server.commits.lock import CommitQueue
 
 
 class Member:

@@ -9,8 +9,7 @@ from ZODB.utils import p64, z64
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.commits import operations
-from zeo_clone.server.commits.operations import Operations
-from zeo_clone.server.commits.uploads import Uploads
+from zeo_clone.server.commits.operations import Operations, Uploads
 from zeo_clone.server.vocabulary import Operation
 from zeo_clone.zrpc.channel.memory import Share, unlimited
 

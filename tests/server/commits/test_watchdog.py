@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests.server.desk import ClockRuntime, HandLoop
-from zeo_clone.server.commits.watchdog import Watchdog
+from zeo_clone.server.commits.lock import Watchdog
 
 
 class Holder:

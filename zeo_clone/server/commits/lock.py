@@ -2,24 +2,131 @@
 
 In: transactors that want it and leave, for whatever reason.  Out: grants, one at a time, first come first
 served (L2); word to a holder that takes its time (L1, L10).  Loop thread only, apart from what the status
-reads.
+reads; the watchdog goes by the loop's monotonic clock.
 """
 from __future__ import annotations
 
 import logging
+import math
+from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server.commits.commit_queue import CommitQueue
-from zeo_clone.server.commits.watchdog import Watchdog
 from zeo_clone.server.stats import Stats
-from zeo_clone.thresholds import WAITING
+from zeo_clone.thresholds import HELD_S, WAITING
 
 if TYPE_CHECKING:
     from zeo_clone.server.commits.transactor import Client, Transactor
 
 log = logging.getLogger(__name__)
+
+#: Whoever holds the lock for long (`HELD_S`) is named in the log, and again each time so much later.
+WARN_INTERVAL_S = 10.0
+
+Member = TypeVar('Member')
+
+
+class CommitQueue(Generic[Member]):
+    """Who holds the lock and who is next: first come, first served.
+
+    Members are compared by identity and never called: it knows neither sockets nor threads, nor what a commit
+    is.  Bounded by its members: each can stand in it once.
+    """
+
+    def __init__(self) -> None:
+        self.holder: Member | None = None
+        self._waiting: deque[Member] = deque()
+
+    def __repr__(self) -> str:
+        return f'<CommitQueue {"locked" if self.holder is not None else "free"}, {self.waiting} waiting>'
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the lock."""
+        return len(self._waiting)
+
+    def in_line(self) -> list[Member]:
+        """Who waits for the lock, the next one first."""
+        return list(self._waiting)
+
+    def request(self, member: Member) -> bool:
+        """Queue `member`; True if it holds the lock now."""
+        if member is self.holder or member in self._waiting:
+            raise ValueError(f'{member!r} is in the queue already')
+        if self.holder is None:
+            self.holder = member
+            return True
+        self._waiting.append(member)
+        return False
+
+    def leave(self, member: Member) -> Member | None:
+        """Take `member` out: it has finished, or vanished.  The new holder, if that changed, else None.
+        """
+        if member is self.holder:
+            self.holder = self._waiting.popleft() if self._waiting else None
+            return self.holder
+        if member in self._waiting:
+            self._waiting.remove(member)
+        return None
+
+
+class Holder(Protocol):
+    """Who is watched."""
+
+    def held_long(self, held_s: float) -> None:
+        """It takes its time: seconds so far."""
+
+    def timed_out(self, timeout_s: float) -> None:
+        """It took too long."""
+
+
+class Watchdog:
+    """The watch over whoever holds the lock: one timer, however many commits, which looks when it rings.
+
+    `timeout_s` None or 0: nobody takes too long.
+    """
+
+    def __init__(self, loop: Loop, timeout_s: float | None) -> None:
+        self._loop = loop
+        self._timeout_s = timeout_s or math.inf
+        self._holder: Holder | None = None
+        self._since = 0.0  # when it got the lock
+        self._warn_s = HELD_S  # when it has held the lock so long, it is named
+        self._ticking = False
+
+    def start(self, holder: Holder) -> None:
+        """`holder` has `timeout_s` from now."""
+        self._holder = holder
+        self._since = self._loop.runtime.monotonic()
+        self._warn_s = HELD_S
+        if not self._ticking:
+            self._tick(0.0)
+
+    def stop(self) -> None:
+        """It is done."""
+        self._holder = None
+
+    def _tick(self, held_s: float) -> None:
+        self._ticking = True
+        self._loop.call_later(min(self._warn_s, self._timeout_s) - held_s, self._ring)
+
+    def _ring(self) -> None:
+        self._ticking = False
+        holder = self._holder
+        if holder is None:
+            return
+        held_s = self._loop.runtime.monotonic() - self._since
+        if held_s >= self._timeout_s:
+            self._holder = None
+            holder.timed_out(self._timeout_s)
+            return
+        try:
+            if held_s >= self._warn_s:
+                self._warn_s = held_s + WARN_INTERVAL_S
+                holder.held_long(held_s)
+        finally:
+            self._tick(held_s)
 
 
 class CommitLock:

@@ -16,9 +16,8 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.commits.lock import CommitLock
-from zeo_clone.server.commits.operations import Operations, Share
+from zeo_clone.server.commits.operations import Operations, Share, Uploads
 from zeo_clone.server.commits.phases import Idle, Phase
-from zeo_clone.server.commits.uploads import Uploads
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.latency import Laps, Latency
 from zeo_clone.server.slowlog import SlowLog
