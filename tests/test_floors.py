@@ -41,8 +41,8 @@ WINGS = {
                        'loop.transport', 'loop.dispatcher', 'loop.poller', *_OUT_OF_WINGS},
     'server.audience': {'server.backend', 'server.commits', 'server.clients', 'zrpc.channel', *_OUT_OF_WINGS},
     'server.clients': {'server.backend.commit', 'server.backend.backend', 'server.commits.phases',
-                       'server.commits.lock', 'server.commits.commit_queue', 'server.commits.operations',
-                       'server.commits.uploads', 'server.commits.outcomes', *_OUT_OF_WINGS},
+                       'server.commits.lock', 'server.commits.operations', 'server.commits.outcomes',
+                       *_OUT_OF_WINGS},
 }
 
 #: Modules that the examples below import.

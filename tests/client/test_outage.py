@@ -25,6 +25,9 @@ class Owner:
     def manager_starts(self):
         """The loop is a hand's."""
 
+    def link_info(self, link, info):
+        """No link gets so far."""
+
 
 def searching(loop, monkeypatch, *errors, **keywords):
     """A manager whose attempts all end at once in these errors, one for each address; its pauses."""

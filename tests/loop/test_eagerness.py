@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from tests.loop.runtimes import Clock
-from zeo_clone.loop.eagerness import CROWDED_S, LONG_S, MAX_LOOKS, MAX_REST, Eagerness
+from zeo_clone.loop.poller import CROWDED_S, LONG_S, MAX_LOOKS, MAX_REST, Eagerness
 from zeo_clone.loop.runtime import Runtime
 
 

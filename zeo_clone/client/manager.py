@@ -46,8 +46,8 @@ class ManagerOwner(Protocol):
     def manager_lost(self, link: Link) -> None:
         """The link in use has gone.  In the reader's role."""
 
-    def manager_info(self, info: dict[str, Any]) -> None:
-        """New facts about the storage."""
+    def link_info(self, link: Link, info: dict[str, Any]) -> None:
+        """New facts about the storage, straight from `link`, which need not be the one in use."""
 
 
 class Manager:
@@ -62,6 +62,7 @@ class Manager:
         self._effects = effects
         self._identity = identity
         self._owner = owner
+        self.link_info = owner.link_info
         self._start_lock = loop.runtime.lock()  # protects the next one
         self._started = False
         self._throttle = Throttle(loop.runtime.monotonic)
@@ -202,11 +203,6 @@ class Manager:
         log.log(logging.DEBUG if more is None else logging.INFO,
                 'connected to the server at %s, storage %r%s%s', link.target, self._options.storage,
                 ', read-only' if link.read_only else '', more or '')
-
-    def link_info(self, link: Link, info: dict[str, Any]) -> None:
-        """Reader's role: new facts."""
-        if link is self.places.ready:
-            self._owner.manager_info(info)
 
     def link_lost(self, link: Link, error: Exception) -> None:
         """Reader's role, or the loop's thread for one that was never in use."""

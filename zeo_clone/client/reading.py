@@ -203,7 +203,7 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
 
     def manager_ready(self, link: Link) -> None:
         """Of the manager: `link` will be used from now on."""
-        self.manager_info(link.info)
+        self._learn(link.info)
         names = {tuple(name) for name in link.info.get('interfaces', ())
                  if type(name) in (tuple, list) and all(type(part) is str for part in name)}
         found = [interface for name, interface in OPTIONAL_INTERFACES.items() if name in names]
@@ -214,8 +214,12 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def manager_lost(self, link: Link) -> None:
         """Of the manager: `link` has gone."""
 
-    def manager_info(self, info: dict[str, Any]) -> None:
-        """Of the manager: new facts about the served storage."""
+    def link_info(self, link: Link, info: dict[str, Any]) -> None:
+        """Of a link, in the reader's role: new facts about the served storage."""
+        if link is self._engine.places.ready:
+            self._learn(info)
+
+    def _learn(self, info: dict[str, Any]) -> None:
         with self._engine.info_lock:
             self._info.update(info)
 

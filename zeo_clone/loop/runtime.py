@@ -274,7 +274,7 @@ class Runtime:
         """The pending error number of a socket whose connect was under way; 0 when connected."""
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
-    #: How long a thread looks for input before it sleeps, in seconds; see `eagerness`.  With a single
+    #: How long a thread looks for input before it sleeps, in seconds; see `Eagerness`.  With a single
     #: processor whoever looks would keep the peer from answering; under a virtual clock 0, too.
     eager_s = EAGER_S if usable_processors() > 1 else 0.0
     give_way = staticmethod(getattr(os, 'sched_yield', lambda: None))

@@ -110,7 +110,8 @@ class ServedStorage:
 
     def new_commit(self, client: Client, meta: Meta) -> StorageCommit:
         """A commit of `client`, which holds the lock."""
-        self.backend.failures.check()
+        if self.backend.failures.stuck is not None:
+            self.backend.failures.check()
         if self._unsettled is not None:
             self._unsettled.check()
         self.audience.drain()

@@ -6,7 +6,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64
 
 from tests.server.desk import Desk
-from zeo_clone.server.clients import calls
+from zeo_clone.server.clients import session
 from zeo_clone.server.deferred import Deferred
 
 OID = p64(1)
@@ -71,7 +71,7 @@ def test_a_load_that_waits_is_counted_and_dropped_with_its_client(client, slow):
     """S12, C16."""
     before = client.channel.share.size
     client.start('loadBefore', OID, maxtid)
-    assert client.channel.share.size >= before + calls.CALL_OVERHEAD
+    assert client.channel.share.size >= before + session.CALL_OVERHEAD
     client.start('loadBefore', OID, maxtid)
     slow.answers[0].succeed(None)
     client.hang_up()

@@ -6,12 +6,15 @@ DemoStorage, when it gets its first blob.  Any thread.
 """
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 from ZODB.BaseStorage import BaseStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCStorage
 from ZODB.POSException import Unsupported
+from ZODB.utils import load_current
 from zope.interface import providedBy
 
 #: Methods that not every storage has.
@@ -65,6 +68,14 @@ class Abilities:
         self._locks = hasattr(getattr(storage, '_commit_lock', None), 'locked')  # as all of ZODB's own
         #: Is it known after ``tpc_begin`` which tid a transaction will get?
         self.tells_tids = isinstance(storage, BaseStorage)
+        #: Of a storage in a transaction: the tid that it will get; None if that is not known before the end.
+        self.coming_tid: Callable[[Any], bytes | None] = (
+            operator.attrgetter('_tid') if self.tells_tids else lambda _: None)
+        #: The serial of an oid's current revision.  Raises POSKeyError.
+        self.serial_of: Callable[[Any], bytes] = (
+            storage.getTid if self.has('getTid') else lambda oid: load_current(storage, oid)[1])
+        #: Does it resolve conflicts?
+        self.resolves = self.has('tryToResolveConflict')
         self._has_changes = hasattr(storage, 'changes')  # a DemoStorage
 
     def __repr__(self) -> str:
@@ -121,13 +132,6 @@ class Abilities:
     def transaction(self) -> Any:
         """The transaction that it is in, where it says."""
         return self._storage.tpc_transaction() if self.has('tpc_transaction') else None
-
-    def coming_tid(self) -> bytes | None:
-        """In a transaction: the tid that it will get; None if that is not known before the end."""
-        if self.tells_tids:
-            tid: bytes = self._storage._tid  # what all of its kind go by
-            return tid
-        return None
 
     def is_packing(self) -> bool:
         """Is it a pack, perhaps, that holds its lock?  At times a FileStorage's does."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from ZODB.utils import z64
+from ZODB.utils import maxtid, z64
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend import numbers, past
@@ -223,7 +223,8 @@ class Backend:
         are told instead of raised.
         """
         now = self._runtime.time()
-        numbers.check_tid(meta.tid, last_tid, now)
+        if meta.tid is not None or last_tid >= maxtid:
+            numbers.check_tid(meta.tid, last_tid, now)
         tid = numbers.later_tid(last_tid, now) if meta.tid is None and early_tid else meta.tid
         if tid is None and self._first and self.abilities.tells_tids:
             tid = numbers.first_tid(last_tid, now, self._runtime.random)

@@ -21,7 +21,7 @@ from ZODB.POSException import (
     StorageTransactionError,
     UndoError,
 )
-from ZODB.utils import load_current, z64
+from ZODB.utils import z64
 
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles, Plan
@@ -42,7 +42,6 @@ class StorageCommit:
         self._storage = storage
         self._abilities = abilities
         self._guard = guard
-        self._resolves = abilities.has('tryToResolveConflict')
         self._files = files
         self._transaction = TransactionMetaData(meta.user, meta.description, meta.extension)
         self._collect_conflicts = collect_conflicts
@@ -121,7 +120,7 @@ class StorageCommit:
     @property
     def coming_tid(self) -> bytes | None:
         """After `begin`: the tid that it will get; None if the storage cannot tell before the end."""
-        return self._abilities.coming_tid() if self.tid is None else self.tid
+        return self._abilities.coming_tid(self._storage) if self.tid is None else self.tid
 
     def finish(self) -> Any:
         """``tpc_finish``; the tid.  If it raises, the storage may or may not have committed."""
@@ -162,7 +161,7 @@ class StorageCommit:
     def _store(self, operation: Operation) -> None:
         _, oid, serial, data, _ = operation
         try:
-            if not self._resolves:
+            if not self._abilities.resolves:
                 self._check_unclear(oid, serial, data)
             self._storage.store(oid, serial, data, '', self._transaction)
         except ReadConflictError:
@@ -176,7 +175,7 @@ class StorageCommit:
 
     def _store_blob(self, operation: Operation) -> None:
         _, oid, serial, data, path = operation
-        if not self._resolves:
+        if not self._abilities.resolves:
             self._check_unclear(oid, serial, data)
         assert oid is not None
         self._notes += self._files.note(path, oid)
@@ -189,9 +188,8 @@ class StorageCommit:
         """Find the conflict of an unusual record here: the storage's exception would unpickle it (S9)."""
         if has_plain_class(data):
             return
-        storage = self._storage
         try:
-            current = storage.getTid(oid) if self._abilities.has('getTid') else load_current(storage, oid)[1]
+            current = self._abilities.serial_of(oid)
         except POSKeyError:
             return
         if current != serial:

@@ -55,16 +55,17 @@ class Failures:
         self.latest: str | None = None  # what the storage failed in; until its next success
         self.has_other_writers = abilities.has_many_writers  # a new tid need not be one of ours
         self.unfinished: bytes | None = None  # as `past.unfinished`
-        self._stuck: InStorage | None = None  # what it could not abort: tpc_begin would wait for ever
+        #: What it could not abort: tpc_begin would wait for ever.
+        self.stuck: InStorage | None = None
 
     def __repr__(self) -> str:
         return f'<Failures of {self._name!r}: {self.latest}>'
 
     def check(self) -> None:
         """May a commit begin?  Raises StorageError."""
-        if self._stuck is not None:
-            self._recover(self._stuck)  # perhaps it lets go by now
-        if self._stuck is not None:
+        if self.stuck is not None:
+            self._recover(self.stuck)  # perhaps it lets go by now
+        if self.stuck is not None:
             raise StorageError(f'storage {self._name!r} has failed and is stuck in a transaction, which each '
                                f'commit tries to end; if it stays so, restart the server: {self.latest}')
 
@@ -100,7 +101,7 @@ class Failures:
                     commit.abort()
                 except Exception as error:
                     self._failed('tpc_abort', error)
-        self._stuck = commit if abilities.would_wait() else None
+        self.stuck = commit if abilities.would_wait() else None
 
     def sync_failed(self, error: Exception) -> None:
         """What was committed cannot be brought to the disk (D3)."""

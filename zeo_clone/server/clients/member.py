@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from zeo_clone.loop.transport import LARGE_PIECE
 from zeo_clone.server.backend.iterators import Iterators
-from zeo_clone.server.clients.calls import Method, Refused
 from zeo_clone.server.clients.downloads import Downloads
 from zeo_clone.server.clients.limits import check_room
 from zeo_clone.server.clients.longcalls import LongCalls
@@ -21,6 +20,7 @@ from zeo_clone.server.clients.methods import METHODS, find
 from zeo_clone.server.clients.peer import BURST
 from zeo_clone.server.commits.transactor import Transactor
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import Method, Refused
 from zeo_clone.zrpc import faults, marshal
 from zeo_clone.zrpc.frames import frame
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from zeo_clone.server.clients import arguments as a
 from zeo_clone.server.clients import reading as r
 from zeo_clone.server.clients import writing as w
-from zeo_clone.server.clients.calls import Kind, Method, Refused
 from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import Kind, Method, Refused
 from zeo_clone.zrpc.connection import Call
 from zeo_clone.zrpc.offers import OFFERS
 

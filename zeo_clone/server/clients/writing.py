@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ZODB.POSException import ReadOnlyError
 
 from zeo_clone.server.clients.arguments import is_usual_begin, is_usual_store
-from zeo_clone.server.clients.calls import Kind
 from zeo_clone.server.deferred import Deferred
-from zeo_clone.server.vocabulary import Meta, Operation
+from zeo_clone.server.vocabulary import Kind, Meta, Operation
 from zeo_clone.zrpc.connection import Call
 from zeo_clone.zrpc.offers import MAX_NEW_OIDS
 

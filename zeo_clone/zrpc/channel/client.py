@@ -16,8 +16,7 @@ from typing import Any
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Dispatcher
-from zeo_clone.loop.eagerness import Eagerness
-from zeo_clone.loop.poller import READ, WRITE
+from zeo_clone.loop.poller import READ, WRITE, Eagerness
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel.calls import (
     GONE,
