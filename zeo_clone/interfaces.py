@@ -81,7 +81,8 @@ class IClientCache(Interface):
         """Forget all revisions and set the last tid to zero.  If that raises, they are forgotten still."""
 
     def stats():
-        """A dict: ``size``, ``used`` (bytes), ``objects``, ``hits``, ``misses``, ``stores``,
+        """A dict: ``size``, ``used`` and ``memory`` (bytes; of the records that
+        are in memory), ``objects``, ``hits``, ``misses``, ``stores``,
         ``evictions``, ``invalidations``, ``hit_bytes``, ``path`` (str or None)."""
 
     def close():

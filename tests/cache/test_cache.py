@@ -325,7 +325,7 @@ def test_the_numbers_tell_what_happened(cache):
     cache.load(B)
     cache.invalidate(A, p64(6))
     assert cache.stats() == {
-        'path': None, 'size': 100_000, 'capacity': 99_984, 'used': 48, 'objects': 1, 'hits': 2,
+        'path': None, 'size': 100_000, 'capacity': 99_984, 'used': 48, 'memory': 48, 'objects': 1, 'hits': 2,
         'misses': 1, 'hit_bytes': 10, 'stores': 1, 'evictions': 0, 'invalidations': 1}
 
 

@@ -225,6 +225,11 @@ class CacheFile:
     def memory_full(self) -> bool:
         return self._filled > self._memory_bound
 
+    @property
+    def in_memory(self) -> int:
+        """Bytes of the file that are in memory, at most."""
+        return 0 if self.memory is None else min(self._filled, self.header.size)
+
     def empty_memory(self) -> None:
         """Begin anew; nobody may trust it for what was in it."""
         self.memory, self._filled = self._runtime.memory(self.header.size), 0
