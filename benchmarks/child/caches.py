@@ -16,7 +16,7 @@ TID = (5).to_bytes(8, 'big')
 
 
 def records_in_memory(cache):
-    """Bytes of the records that a cache keeps in memory of its own; one that maps its file keeps none there."""
+    """Bytes of the records that a cache keeps in memory of its own; ZEO's keeps none there."""
     return cache.stats()['memory'] if hasattr(cache, 'stats') else 0
 
 

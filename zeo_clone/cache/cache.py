@@ -505,15 +505,15 @@ class ClientCache:
                 return []
 
     def stats(self) -> dict[str, Any]:
-        """Numbers since the start; ``capacity``: what records and their heads may take of ``size``; ``memory``:
-        bytes of them that are in memory of this process.
+        """Numbers since the start; ``capacity``: what records and their heads may take of ``size``;
+        ``memory``: bytes of them that are in memory of this process.
         """
         book = self._book
         with self._lock:
             self._settle()
             return {
                 'path': self.path, 'size': self.size, 'capacity': book.ring.capacity,
-                'used': book.ring.used, 'memory': book.file.in_memory, 'objects': len(book), 'hits': self._hits,
-                'misses': self._misses, 'hit_bytes': self._hit_bytes, 'stores': book.stores,
-                'evictions': book.ring.evictions, 'invalidations': book.invalidations,
+                'used': book.ring.used, 'memory': book.file.in_memory, 'objects': len(book),
+                'hits': self._hits, 'misses': self._misses, 'hit_bytes': self._hit_bytes,
+                'stores': book.stores, 'evictions': book.ring.evictions, 'invalidations': book.invalidations,
             }
