@@ -42,11 +42,11 @@ class SlowDisk(Gate, ClockRuntime):
 class SlowSite:
     """A desk over a storage on such a disk, with two clients, and an object that is settled."""
 
-    def __init__(self, path):
+    def __init__(self, path, **options):
         self.disk = SlowDisk()
         self.disk.open_.set()
         self.storage = GroupCommitStorage(str(path / 'Data.fs'), runtime=self.disk)
-        self.desk = Desk({'1': self.storage}, runtime=self.disk)
+        self.desk = Desk({'1': self.storage}, runtime=self.disk, **options)
         self.came = threading.Semaphore(0)
         door = self.desk.loop.door
 
@@ -195,12 +195,42 @@ def test_replies_and_invalidations_of_one_sync_come_in_the_order_of_tids(site):
 
 
 def test_a_later_commit_is_checked_against_an_earlier_one_that_is_not_on_the_disk(site):
-    """D2: or one of the two would be lost."""
-    site.finish(site.writer, ONE, serial=site.first)
+    """D2, C12: or one of the two would be lost.
+
+    It is told of the conflict when it can see what it is in conflict with: or each try would end like this one.
+    """
+    finishing = site.finish(site.writer, ONE, serial=site.first)
     site.reader.begin()
     site.reader.store(ONE, NEW, site.first)
+    voting = site.reader.start('vote', 7)
+    assert not site.reader.has_reply(voting)
+    other = site.finish(site.desk.connect(), TWO)  # has the lock meanwhile
+    site.settle()
+    tid = site.writer.result(finishing)
     with pytest.raises(ConflictError):
-        site.reader.call('vote', 7)
+        site.reader.result(voting)
+    assert invalidations(site.reader)[0] == tid
+    assert site.reader.call('loadBefore', ONE, maxtid) == (NEW, tid, None)
+    assert other is not None
+
+
+def test_a_client_that_resolves_conflicts_is_told_of_them_when_it_can_load_them(tmp_path, monkeypatch):
+    """D2, C12: until then it keeps the lock."""
+    monkeypatch.setattr(groupcommit, 'QUICK_S', -1.0)
+    site = SlowSite(tmp_path, client_conflict_resolution=True)
+    try:
+        finishing = site.finish(site.writer, ONE, serial=site.first)
+        site.reader.begin()
+        site.reader.store(ONE, NEW, site.first)
+        voting = site.reader.start('vote', 7)
+        assert not site.reader.has_reply(voting)
+        site.settle()
+        tid = site.writer.result(finishing)
+        (conflict,) = site.reader.result(voting)
+        assert conflict['serials'] == (tid, site.first)
+        assert site.reader.call('loadSerial', ONE, tid) == NEW
+    finally:
+        site.close()
 
 
 def test_an_error_of_the_disk(site):

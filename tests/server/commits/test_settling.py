@@ -97,16 +97,20 @@ def test_error_is_for_all_that_wait(quick):
 
 
 def test_who_asks_for_an_outcome_waits_until_it_is_known():
-    """C11, D2: also if another commit has ended meanwhile."""
+    """C11, D2: and no longer, however many commits come after it."""
     world = World()
     assert world.settling.when_settled().settled
     world.finish(1)
-    asked = world.settling.when_settled()
     world.finish(2)
+    asked = world.settling.when_settled()
+    world.finish(3)
+    later = world.settling.when_settled()
     world.settling.synced(p64(1), None)
     assert not asked.settled
     world.settling.synced(p64(2), None)
-    assert asked.settled
+    assert asked.settled and not later.settled
+    world.settling.synced(p64(3), None)
+    assert later.settled
 
 
 def test_what_is_not_durable_is_hidden():

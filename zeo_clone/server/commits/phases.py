@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ZODB.POSException import StorageTransactionError
 
@@ -300,7 +300,7 @@ class Replaying(_InStorage):
         if conflicts:
             for conflict in conflicts:
                 self.owner.served.stats.count_conflict(class_name(conflict['data']))
-            self._go_on(Resolving(self.owner, self.meta, self.commit), conflicts)
+            self.owner.served.when_settled(partial(self._resolve, conflicts))  # it will ask for what it met
         elif sync is not None:
             self._sync(sync)
         else:
@@ -333,6 +333,10 @@ class Replaying(_InStorage):
         self.owner.served.stats.conflicts_resolved += len(self.commit.resolved)
         self._go_on(Voted(self.owner, self.meta, self.commit), result)
 
+    def _resolve(self, conflicts: list[dict[str, Any]]) -> None:
+        if self.owner.phase is self:  # and was not aborted meanwhile
+            self._go_on(Resolving(self.owner, self.meta, self.commit), conflicts)
+
     def _go_on(self, phase: _InStorage, result: object) -> None:
         self.owner.move(phase)
         self._clean_up(partial(self.reply.succeed, result))
@@ -342,8 +346,10 @@ class Replaying(_InStorage):
         self.reply = Deferred()
         self.abort()
         owner.move(Doomed(owner, error))
-        self._clean_up(partial(owner.note_failure, error), partial(self._tell_failure, error, reply),
-                       partial(reply.fail, error))
+        self._clean_up(partial(owner.note_failure, error))
+        # Who met a transaction that nobody sees yet would meet it again, at once, in each try until then.
+        owner.served.when_settled(partial(self._clean_up, partial(self._tell_failure, error, reply),
+                                          partial(reply.fail, error)))
 
     def _tell_failure(self, error: Exception, reply: Deferred) -> None:
         if self.owner.client.report_failed_store(self.commit, error):

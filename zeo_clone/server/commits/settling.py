@@ -51,7 +51,7 @@ class Unsettled:
         self._tell = tell
         self._failed = failed
         self._finished: deque[Finished] = deque()
-        self._waiting: list[Deferred] = []  # for what has been finished to be settled
+        self._waiting: deque[tuple[bytes, Deferred]] = deque()  # until this transaction is settled
         self._hidden: bytes | None = None  # the first transaction that nobody may see
         self._error: Exception | None = None  # since it nothing is durable any more
         self.latest: bytes | None = None  # the last transaction that was finished here
@@ -113,10 +113,8 @@ class Unsettled:
                 group.append(self._finished.popleft())
             self._hide_from(self._finished[0].tid if self._finished else None)
             self._tell(group)
-        if not self._finished:
-            waiting, self._waiting = self._waiting, []
-            for deferred in waiting:
-                deferred.succeed(None)
+        while self._waiting and (not self._finished or self._waiting[0][0] < self._finished[0].tid):
+            self._waiting.popleft()[1].succeed(None)
 
     def _break(self, error: Exception) -> None:
         """What is hidden stays so: nobody was told of it."""
@@ -128,10 +126,12 @@ class Unsettled:
             one.reply.fail(unknown(error))
 
     def when_settled(self) -> Deferred:
-        """Settled as soon as nothing is on its way to the disk."""
+        """Settled as soon as nothing is on its way to the disk of what is now; what comes later is not waited
+        for, as there may be no end of it.
+        """
         deferred = Deferred()
         if self._finished:
-            self._waiting.append(deferred)
+            self._waiting.append((self._finished[-1].tid, deferred))
         else:
             deferred.succeed(None)
         return deferred

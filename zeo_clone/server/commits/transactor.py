@@ -108,6 +108,9 @@ class Served(Protocol):
     def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> bytes | Deferred:
         """The storage has finished a transaction: tell everybody, now or when it is on the disk; the tid."""
 
+    def when_settled(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, now or as a `Deferred` when what has been finished is on the disk."""
+
 
 class Transactor:
     """The transactions of `client` in `served`."""
