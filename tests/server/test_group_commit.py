@@ -197,7 +197,7 @@ def test_replies_and_invalidations_of_one_sync_come_in_the_order_of_tids(site):
 def test_a_later_commit_is_checked_against_an_earlier_one_that_is_not_on_the_disk(site):
     """D2, C12: or one of the two would be lost.
 
-    It is told of the conflict when it can see what it is in conflict with: or each try would end like this one.
+    It is told when it can see what it is in conflict with: or each try would end like this one.
     """
     finishing = site.finish(site.writer, ONE, serial=site.first)
     site.reader.begin()
