@@ -41,8 +41,10 @@ def test_names_are_those_of_nobody_else(tmp_path):
 def test_older_clients_do_not_take_them_for_left_over(tmp_path):
     """C26: they look for a process id after the "zeo-"."""
     for _ in range(1000):
-        name = os.path.basename(Scratch(REAL, str(tmp_path)).take('part'))
-        assert not name.split('-')[1].isdigit()
+        scratch = Scratch(REAL, str(tmp_path))
+        path = scratch.take('part')
+        assert not os.path.basename(path).split('-')[1].isdigit()
+        scratch.give_back(path)
 
 
 def test_files_of_a_process_that_was_killed_are_left_over(tmp_path):
@@ -75,8 +77,9 @@ def test_old_files_are_left_over_whatever_is_locked(tmp_path):
             old.append(str(tmp_path / name))
     assert found(tmp_path, WithoutLocks()) == sorted(old)
     held = Scratch(REAL, str(tmp_path))
-    held.take('part')
+    path = held.take('part')
     assert found(tmp_path) == sorted(old)
+    held.give_back(path)
 
 
 def test_nothing_is_held_when_nothing_is_there(tmp_path):
