@@ -22,7 +22,8 @@ version = release = re.search(r"^__version__ = '(.+)'$", (CHECKOUT / 'zeo_clone'
 
 extensions = ['myst_parser']
 root_doc = 'README'
-include_patterns = ['README.md', 'CHANGES.md', 'SECURITY.md', 'docs/*.md', 'examples/README.md']
+include_patterns = ['README.md', 'CHANGES.md', 'CONTRIBUTING.md', 'SECURITY.md', 'docs/*.md',
+                    'examples/README.md']
 myst_heading_anchors = 4
 html_theme = 'alabaster'
 html_theme_options = {'description': 'Many processes share one ZODB', 'page_width': '1100px'}
@@ -36,6 +37,7 @@ MENU = {
     'Servers': ['docs/server', 'docs/operations', 'docs/tls', 'docs/troubleshooting', 'docs/performance'],
     'Exactly': ['docs/guarantees', 'docs/simulation', 'docs/protocol', 'docs/reference', 'docs/support',
                 'SECURITY', 'CHANGES'],
+    'Contributors': ['CONTRIBUTING', 'docs/internals', 'docs/requirements'],
 }
 #: What blocks of code are called here that pygments does not know.
 PLAIN = ('conf', 'cron', 'logrotate', 'unit', 'wire')

@@ -211,7 +211,7 @@ def test_readme_opens_with_a_line_that_serves_and_a_line_that_tests():
     serve, tests = commands()[:2]
     assert re.fullmatch(r'python3 -m venv \S+ && \S+/pip install \S+ && '
                         r'\S+/zeo-clone serve -a localhost:9100 -f Data.fs', serve)
-    assert re.fullmatch(r'python3 -m venv .* -m pytest', tests)
+    assert re.fullmatch(r'python3 -m venv .* -m pytest -n 4 --dist loadscope', tests)
     assert serve.split(' && ')[0] == tests.split(' && ')[0]
 
 

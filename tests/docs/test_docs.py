@@ -32,10 +32,10 @@ from zeo_clone.thresholds import (
 PAGES = sorted(path.name for path in DOCS.glob('*.md'))
 #: The same, and what people read outside of docs/.
 TEXTS = [*sorted(DOCS.glob('*.md')), *(CHECKOUT / name for name in (
-    'README.md', 'CHANGES.md', 'SECURITY.md', 'examples/README.md'))]
+    'README.md', 'CHANGES.md', 'CONTRIBUTING.md', 'SECURITY.md', 'examples/README.md'))]
 KINDS = ['What you must do', 'Added', 'Changed', 'Fixed']
 #: Pages whose blocks are all followed, one after the other.
-FOLLOWED = [page for page in PAGES if page not in {'client.md', *RECIPES} and blocks(page)]
+FOLLOWED = [page for page in PAGES if page not in {'client.md', 'internals.md', *RECIPES} and blocks(page)]
 #: Blocks that are for other machines, or not for any; tests of their own look at them.
 ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml', 'text'}
 #: Commands that are not ours, which pages need.

@@ -5,6 +5,7 @@ import ast
 import inspect
 import re
 
+import pytest
 import ZODB.POSException
 
 from tests.docs.pages import CHECKOUT, DOCS
@@ -57,3 +58,11 @@ def test_every_environment_variable_is_on_the_page():
     told = {cell.strip('`') for cell in table('reference.md', 'variable')}
     support = (CHECKOUT / 'tests' / 'support' / 'peer_env.py').read_text(encoding='utf-8')
     assert {name for source in [*SOURCES, support] for name in VARIABLE.findall(source)} == told
+
+
+@pytest.mark.parametrize('page', ['docs/internals.md', 'CONTRIBUTING.md'])
+def test_files_that_contributors_are_sent_to_are_there(page):
+    named = set(re.findall(r'`([\w/.]+\.(?:py|md))`', (CHECKOUT / page).read_text(encoding='utf-8')))
+    places = [CHECKOUT, *(CHECKOUT / 'zeo_clone' / room for room in ('', 'server', 'server/clients'))]
+    assert len(named) > 10
+    assert {name for name in named if not any((place / name).is_file() for place in places)} == set()

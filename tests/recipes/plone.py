@@ -1,6 +1,6 @@
 """The recipe with Plone, which takes minutes and much of PyPI; so it is run only if somebody asks for it:
 
-    python -m pytest -n 0 tests/recipes/plone.py
+    python -m pytest tests/recipes/plone.py
 """
 from __future__ import annotations
 
