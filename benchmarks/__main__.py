@@ -6,6 +6,7 @@
     python -m benchmarks --peer zeo6               against one peer that it knows how to get
     python -m benchmarks --peer mine=PATH          against what the interpreter PATH has installed
     python -m benchmarks --sync 4                  as on a disk that takes 4 ms for each sync
+    python -m benchmarks --crowd 2                 beside two processes that compute all the time
     python -m benchmarks --scale                   how costs grow with ten times as much of everything
 
 The peers it knows: zeo6 is ZEO 6.2 with uvloop; relstorage is RelStorage on PostgreSQL, where that is
@@ -22,6 +23,7 @@ import os
 import platform
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -32,8 +34,10 @@ from benchmarks.runner import Suite
 from benchmarks.sides import DEFAULT_PEERS, RELSTORAGE, SideError, find, ours
 
 MEMORY = '/dev/shm'
+BUSY = Path(__file__).with_name('busy.py')
 SHOWN_CHARACTERS = 2000
 LONGEST_SYNC_MS = 1000
+LARGEST_CROWD = 100
 
 
 def make_parser():
@@ -59,6 +63,8 @@ def make_parser():
     parser.add_argument('--sync', type=float, default=0.0, metavar='MS',
                         help='let each sync of the file take so much longer, on all sides; RelStorage, whose '
                              'files are written by PostgreSQL, is left out')
+    parser.add_argument('--crowd', type=int, default=0, metavar='N',
+                        help='beside N processes that compute all the time')
     parser.add_argument('--json', metavar='FILE', help='write medians, ratios and all rounds there')
     parser.add_argument('--plot', metavar='FILE', help='draw the ratios as bars there (PNG)')
     return parser
@@ -72,11 +78,12 @@ def conditions(options):
     """Under which conditions the figures were made, in one paragraph."""
     load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
     syncs = f' Each sync takes {options.sync:g} ms longer.' if options.sync else ''
+    crowd = f' Beside {options.crowd} processes that compute.' if options.crowd else ''
     where = 'in memory' if options.directory == MEMORY else 'on a file system'
     return (f'Python {platform.python_version()}, {platform.system()} {platform.release()}, '
             f'{os.cpu_count()} cores, load average at the start {load}.\n'
             f'Data in {options.directory} ({where}), {options.objects:,} objects of '
-            f'{options.object_size:,} bytes.{syncs}\n'
+            f'{options.object_size:,} bytes.{syncs}{crowd}\n'
             f'Median (lowest-highest) of {options.rounds} rounds of {options.seconds:g} s per workload.\n'
             'TCP on loopback unless the line says otherwise; RelStorage always on a unix socket, FileStorage '
             'in the client.')
@@ -91,6 +98,17 @@ def many_files():
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+@contextlib.contextmanager
+def crowd(count):
+    """So many processes compute meanwhile."""
+    busy = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            busy.append(stack.enter_context(subprocess.Popen([sys.executable, BUSY, str(os.getpid())])))
+            stack.callback(busy[-1].kill)
+        yield busy
 
 
 def compare(workloads, sides, sizes, options):
@@ -117,7 +135,8 @@ def write_json(options, sides, found):
     if options.json:
         conditions = {'python': platform.python_version(), 'cores': os.cpu_count(), 'rounds': options.rounds,
                       'seconds': options.seconds, 'directory': options.directory,
-                      'objects': options.objects, 'object_size': options.object_size}
+                      'objects': options.objects, 'object_size': options.object_size,
+                      'crowd': options.crowd}
         document = {'conditions': conditions, 'sides': {side.name: side.label for side in sides}, **found}
         Path(options.json).write_text(json.dumps(document, indent=2) + '\n', encoding='utf-8')
 
@@ -129,6 +148,8 @@ def prepare(parser, options):
             parser.error(f'{path}: there is no such directory')
     if not 0 <= options.sync <= LONGEST_SYNC_MS:
         parser.error(f'--sync {options.sync:g}: it must be 0 to {LONGEST_SYNC_MS} milliseconds')
+    if not 0 <= options.crowd <= LARGEST_CROWD:
+        parser.error(f'--crowd {options.crowd}: it must be 0 to {LARGEST_CROWD} processes')
     alone = options.alone or options.scale and not options.peer
     if options.plot:
         if options.scale or alone:
@@ -157,7 +178,7 @@ def main(args=None):
     sides = prepare(parser, options)
     sizes = Sizes(options.objects, options.object_size, seconds=options.seconds, sync_ms=options.sync)
     print(conditions(options), end='\n\n', flush=True)
-    with many_files():
+    with many_files(), crowd(options.crowd):
         failures = (scale if options.scale else compare)(workloads, sides, sizes, options)
     for workload, side, text in failures:
         print(f'{workload.name}, {side.label}, failed: {text[-SHOWN_CHARACTERS:]}', file=sys.stderr)

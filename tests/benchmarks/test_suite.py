@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import sys
 
 import pytest
 
 from benchmarks import catalog, growth, load, plot, table
-from benchmarks.__main__ import main
+from benchmarks.__main__ import BUSY, crowd, main
 from benchmarks.arena import Arena, Sizes
 from benchmarks.dataset import Dataset
 from benchmarks.runner import Results, Suite
@@ -150,6 +152,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     (['--peer', 'zeo7'], "unknown peer 'zeo7': give NAME=PATH, or one of zeo6, relstorage, filestorage"),
     (['--peer', 'mine=/no/such/python'], '/no/such/python: '),
     (['--json', '/no/such/found.json'], '/no/such/found.json: there is no such directory'),
+    (['--crowd', '-1'], '--crowd -1: it must be 0 to 100 processes'),
     (['--scale', '--plot', 'x.png'], '--plot draws ratios to peers: not with --scale'),
     (['--alone', '--plot', 'x.png'], '--plot draws ratios to peers: '),
 ])
@@ -158,6 +161,19 @@ def test_command_refuses(arguments, complaint, capsys):
         main(arguments)
     assert refused.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_crowd_is_there_until_the_end():
+    with crowd(2) as busy:
+        assert [process.poll() for process in busy] == [None, None]
+    assert [process.returncode for process in busy] == [-signal.SIGKILL, -signal.SIGKILL]
+
+
+def test_crowd_goes_when_who_started_it_has_gone():
+    script = ('import os, subprocess, sys; '
+              'subprocess.Popen([sys.executable, sys.argv[1], str(os.getpid())])')
+    subprocess.run([sys.executable, '-c', script, BUSY], stdout=subprocess.PIPE, check=True)
+    # And returned: what it started has closed its end of the pipe, too.
 
 
 def test_plot_needs_matplotlib(monkeypatch):
