@@ -9,6 +9,7 @@ it was before the step, at its highest, and how long the step took.  Linux only.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -84,7 +85,7 @@ def main():
 
 def run(parent, options):
     served = {'kind': 'file', 'path': str(parent / 'Data.fs'), 'blob_dir': str(parent / 'blobs')}
-    with ServerProcess([served]) as server, Console() as up, Console() as down:
+    with ServerProcess([served], python=sys.executable) as server, Console() as up, Console() as down:
         for number, console in enumerate((up, down)):
             console.connect(server.address, blob_dir=str(parent / f'cache-{number}'))
             console.run(PREPARE)

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from ZODB.MappingStorage import MappingStorage
 
+from tests.support import spawner
 from tests.support.console_process import ConsolePool
 from tests.support.leaks import Watch
 from tests.support.peer_env import peer_python as find_peer_python
@@ -27,6 +28,7 @@ def _nothing_left_at_the_end():
     watch = Watch()
     yield
     complaint = watch.complaint()
+    spawner.close()
     assert not complaint, f'left running by the test session:\n{complaint}'
 
 

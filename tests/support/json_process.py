@@ -20,6 +20,9 @@ REPLY_LIMIT_S = 120  # more than any one request takes; only a hanging child mee
 STOP_LIMIT_S = 20
 SHOWN_LOG_CHARACTERS = 4000
 
+#: Options of Python: it tells where it hangs; and complains about what was not closed.
+DUMPS = ('-X', 'faulthandler')
+STRICT = (*DUMPS, '-W', 'error::ResourceWarning')
 #: What Python writes to stderr about errors that nobody could catch.
 UNCAUGHT = ('Exception ignored', 'Exception in thread', 'ResourceWarning')
 
@@ -41,20 +44,23 @@ class JsonProcess:
     """A running script; `call` sends a request and returns the reply.
 
     `python` is an interpreter, `script` a file, `path` a directory for the child's PYTHONPATH.  With
-    `strict`, `stop` fails if the child's Python complained about an error that nobody caught.
+    `strict`, `stop` fails if the child's Python complained about an error that nobody caught.  A `spawner`
+    may start it that has the script's imports done.
     """
 
-    def __init__(self, script, *arguments, python=sys.executable, path=None, strict=True):
+    def __init__(self, script, *arguments, python=sys.executable, path=None, strict=True, spawner=None):
         self._name = Path(script).name
         self._strict = strict
         self._buffer = b''
         self._log = tempfile.TemporaryFile('a+b', prefix='zeo-clone-child-')  # both only append
         self._final_log = ''
-        options = ['-X', 'faulthandler', *(['-W', 'error::ResourceWarning'] if strict else [])]
         try:
-            self._process = subprocess.Popen(
-                [python, *options, str(script), *arguments], env=child_environment(path),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
+            if spawner is not None:
+                self._process = spawner.spawn(arguments, child_environment(path), self._log)
+            else:
+                self._process = subprocess.Popen(
+                    [python, *(STRICT if strict else DUMPS), str(script), *arguments], stderr=self._log,
+                    env=child_environment(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except BaseException:
             self._log.close()  # else the collector complains later, in a test that has nothing to do with it
             raise

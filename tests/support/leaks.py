@@ -9,13 +9,24 @@ import os
 import threading
 from pathlib import Path
 
+from tests.support import spawner
+
 JOIN_LIMIT_S = 5
 
 
 def children():
-    """The process ids of our children, ended but not waited for included; Linux only, else empty."""
+    """The process ids of our children, ended but not waited for included; Linux only, else empty.  In place
+    of a spawner those that it has forked for us."""
+    found = children_of('self')
+    for pid in spawner.pids():
+        found.discard(pid)
+        found |= children_of(pid)
+    return found
+
+
+def children_of(process):
     found = set()
-    for thread in Path('/proc/self/task').glob('*/children'):
+    for thread in Path(f'/proc/{process}/task').glob('*/children'):
         with contextlib.suppress(OSError):  # the thread has just ended
             found.update(int(pid) for pid in thread.read_text().split())
     return found

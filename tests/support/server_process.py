@@ -17,8 +17,9 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.json_process import ChildError, JsonProcess
+from tests.support.json_process import STRICT, ChildError, JsonProcess, child_environment
 from tests.support.peer_env import import_name, python_of
+from tests.support.spawner import spawner
 
 SERVE = Path(__file__).with_name('serve.py')
 MAPPING = ({'kind': 'mapping'},)
@@ -61,10 +62,13 @@ class ServerHost:
 
     def __init__(self, package='zeo_clone', python=None):
         ours = package == 'zeo_clone'
+        path = package_path() if ours else None
+        spawn = None
         if python is None:
             python = sys.executable if ours else python_of(package)
-        path = package_path() if ours else None
-        self.process = JsonProcess(SERVE, import_name(package), python=python, path=path, strict=ours)
+            spawn = spawner(STRICT, child_environment(path)) if ours else None
+        self.process = JsonProcess(SERVE, import_name(package), python=python, path=path, strict=ours,
+                                   spawner=spawn)
 
     def __enter__(self):
         return self

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from tests.support.leaks import Watch, children
+from tests.support.server_process import ServerProcess
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='children are read from /proc')
@@ -17,6 +18,15 @@ def test_a_child_process_is_seen_until_it_was_waited_for():
         assert process.pid in children()
         assert f'child process {process.pid} ' in watch.complaint()
         assert watch.complaint(permitted=[process.pid]) == ''
+    assert watch.complaint() == ''
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='children are read from /proc')
+def test_a_server_that_a_spawner_has_forked_is_seen_until_it_has_ended():
+    ServerProcess().start().stop()  # from now on there is a spawner
+    watch = Watch()
+    with ServerProcess() as server:
+        assert f'child process {server.pid} ' in watch.complaint()
     assert watch.complaint() == ''
 
 

@@ -31,6 +31,19 @@ def test_sigterm_ends_it_in_good_order():
     assert ServerProcess().start().terminate() == 0
 
 
+def test_it_begins_where_its_starter_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ServerProcess([{'kind': 'file', 'path': 'Data.fs'}]):
+        assert (tmp_path / 'Data.fs').exists()
+
+
+def test_it_has_no_file_open_but_its_own():
+    """What others were given when they were started is none of its business."""
+    with ServerProcess() as first, ServerProcess() as second:
+        open_files = [len(os.listdir(f'/proc/{server.pid}/fd')) for server in (first, second)]
+        assert open_files[0] == open_files[1]
+
+
 def test_it_listens_at_a_unix_socket(tmp_path, console):
     path = str(tmp_path / 'zeo')
     with ServerProcess(address=path) as server:
