@@ -9,15 +9,19 @@ from typing import Any
 
 import ZODB.config
 
+from zeo_clone.configuration.packer import pack
+
 #: Keys of the section that FileStorage knows under the same names.
 KEYWORDS = ('blob_dir', 'create', 'read_only', 'quota', 'pack_gc', 'pack_keep_old')
 
 
 def open_file(path: str, group_commit: bool = True, **keywords: Any) -> Any:
-    """The FileStorage at `path`, made if need be; with `group_commit` its commits can share syncs."""
+    """The FileStorage at `path`, made if need be; with `group_commit` its commits can share syncs, and it
+    is packed by a process of its own.
+    """
     if group_commit:
         from zeo_clone.server.backend.groupcommit import GroupCommitStorage
-        return GroupCommitStorage(path, **keywords)
+        return GroupCommitStorage(path, **{'packer': pack, **keywords})
     from ZODB.FileStorage import FileStorage
     return FileStorage(path, **keywords)
 

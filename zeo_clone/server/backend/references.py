@@ -57,10 +57,11 @@ _CLOSING = {ord('u'): None, ord('e'): None, 0x90: None, ord('1'): None, ord('d')
 
 
 class UnreadableRecord(StorageError):  # type: ignore[misc]
-    """A record whose references cannot be found.  `record` is that record."""
+    """A record whose references cannot be found.  `why` not, and that record."""
 
     def __init__(self, why: str, record: bytes) -> None:
         super().__init__(f'a record cannot be read: {why}')
+        self.why = why
         self.record = record
 
 
