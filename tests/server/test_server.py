@@ -231,7 +231,7 @@ class Slow(MappingStorage):
         self.go = threading.Event()
         self.thread = None
 
-    def _take_long(self, *_):
+    def _take_long(self, *_, **__):
         assert self.go.wait(20)
         self.thread = threading.current_thread().name
         return []

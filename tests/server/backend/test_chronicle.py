@@ -101,6 +101,25 @@ def test_a_history_of_nothing_is_an_unknown_key(storage):
         list(chronicle_of(storage).revisions(p64(77), 5))
 
 
+class Versions(MappingStorage):
+    """Still has, where others have the size, what ZODB had once."""
+
+    iterator = None  # there is no other way to its history
+
+    def history(self, oid, version=None, size=1):
+        assert version is None
+        return super().history(oid, size)
+
+
+def test_the_size_of_a_history_is_not_taken_for_something_else():
+    """RelStorage has such a one."""
+    desk = Desk({'1': Versions()})
+    client = desk.connect()
+    serial = client.commit(OID)
+    client.commit(OID, serial=serial)
+    assert len(client.call('history', OID, 2)) == 2
+
+
 def test_what_a_pack_left_is_told(storage):
     """The log ends where the storage was packed."""
     times = [entry['time'] for entry in storage.undoLog(10, 12)]

@@ -150,6 +150,25 @@ def test_the_vote_answers_with_the_oids_that_undo_changed(file_desk):
     assert client.call('loadBefore', OID, maxtid)[0] == b'data'
 
 
+class WritesMore(MappingStorage):
+    """Says at the vote only which objects it has written besides."""
+
+    def tpc_vote(self, transaction):
+        super().tpc_vote(transaction)
+        return [OIDS[1]]
+
+
+def test_what_a_storage_says_at_the_vote_that_it_has_written_is_invalidated():
+    """C3: some undo like that, RelStorage for one."""
+    desk = Desk({'1': WritesMore()})
+    writer, listener = desk.connect(), desk.connect()
+    writer.begin()
+    writer.store(OIDS[0])
+    assert writer.call('vote', 7) == [OIDS[1]]
+    tid = writer.call('tpc_finish', 7)
+    assert invalidations(listener) == [(tid, [OIDS[0], OIDS[1]])]
+
+
 def test_a_transaction_may_bring_its_own_tid_and_status(file_desk):
     client = file_desk.connect()
     file_desk.runtime.now = time.time()

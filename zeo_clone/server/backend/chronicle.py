@@ -70,7 +70,7 @@ class Chronicle:
         """As the storage tells it, or read from its transactions if it cannot: for an extension that is an
         object it would need the object's class."""
         try:
-            found: list[Entry] = self._storage.history(oid, size)
+            found: list[Entry] = self._storage.history(oid, size=size)
         except (POSError, OSError):
             raise
         except Exception:

@@ -102,6 +102,8 @@ class StorageCommit:
             raise
         finally:
             self._guard.stop()
+        for oid in self.resolved:  # a storage may write more than it was asked to, if it undoes for instance
+            self.written[oid] = None
         self.expected = self.coming_tid
 
     def plan_syncs(self) -> Callable[[], None] | None:
