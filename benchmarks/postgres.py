@@ -50,9 +50,13 @@ def lesser_user():
 
 
 class Cluster:
-    """A running cluster below `directory`, which that user must be able to enter.  A context manager."""
+    """A running cluster below `directory`, which that user must be able to enter.  A context manager.
 
-    def __init__(self, directory):
+    `settings` are other than PostgreSQL's own: ``fsync=off``.
+    """
+
+    def __init__(self, directory, settings=()):
+        self._settings = settings
         self._programs = find_programs()
         if self._programs is None:
             raise PostgresError('there is no initdb, neither in $PATH nor below /usr/lib/postgresql')
@@ -68,19 +72,28 @@ class Cluster:
         try:
             self._step('initdb', '-D', self._data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8',
                        '--no-locale')
-            self._step('pg_ctl', '-D', self._data, '-l', os.path.join(self._directory, 'log'), '-w',
-                       '-o', f"-k {self._directory} -c listen_addresses=''", 'start')
-            self._running = True
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_):
+        self.crash()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def start(self):
+        """Let it run, again after a `crash`."""
+        settings = ''.join(f' -c {setting}' for setting in self._settings)
+        self._step('pg_ctl', '-D', self._data, '-l', os.path.join(self._directory, 'log'), '-w',
+                   '-o', f"-k {self._directory} -c listen_addresses=''{settings}", 'start')
+        self._running = True
+
+    def crash(self):
+        """Stop it at once, as a crash would, if it runs."""
         if self._running:
             self._running = False
             self._step('pg_ctl', '-D', self._data, '-m', 'immediate', '-w', 'stop')
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def pid(self):

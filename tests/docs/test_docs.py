@@ -35,7 +35,9 @@ TEXTS = [*sorted(DOCS.glob('*.md')), *(CHECKOUT / name for name in (
     'README.md', 'CHANGES.md', 'CONTRIBUTING.md', 'SECURITY.md', 'examples/README.md'))]
 KINDS = ['What you must do', 'Added', 'Changed', 'Fixed']
 #: Pages whose blocks are all followed, one after the other.
-FOLLOWED = [page for page in PAGES if page not in {'client.md', 'internals.md', *RECIPES} and blocks(page)]
+#: tests/postgresql follows scale-out.md.
+FOLLOWED = [page for page in PAGES
+            if page not in {'client.md', 'internals.md', 'scale-out.md', *RECIPES} and blocks(page)]
 #: Blocks that are for other machines, or not for any; tests of their own look at them.
 ELSEWHERE = {'unit', 'dockerfile', 'cron', 'logrotate', 'py', 'wire', 'yaml', 'text'}
 #: Commands that are not ours, which pages need.

@@ -34,9 +34,11 @@ from zeo_clone.commands.startup import (
     open_storages,
     raise_descriptor_limit,
     start_monitor,
+    try_storage,
 )
 from zeo_clone.configuration import zconfig
 from zeo_clone.configuration.filestorage import open_file
+from zeo_clone.server.backend.database.relstorage import try_section
 
 PROGRAM = 'runzeo'
 DEFAULT_ADDRESS = ('localhost', 9100)
@@ -81,7 +83,8 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
                              'the default is 30; 0 is no limit')
     parser.add_argument('--pid-file', metavar='PATH', help='where to write the process id while serving')
     parser.add_argument('--check', action='store_true',
-                        help='only say whether options and configuration are right; open nothing')
+                        help='only say whether options and configuration are right; open nothing, but ask '
+                             'databases whether they are there')
     add_version(parser)
     return parser
 
@@ -109,7 +112,7 @@ def _from_configuration(url: str, filenames: list[str]) -> Settings:
         raise StartError(f'bad configuration: {error}', USAGE_ERROR) from error
     zeo = configuration.zeo
     sources = _file_sources(filenames, zeo.group_commit) or [
-        StorageSource(name, _place(factory), factory.open)
+        StorageSource(name, _place(factory), factory.open, partial(try_section, factory))
         for name, factory in configuration.storages.items()]
     if not sources:
         raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '
@@ -193,6 +196,8 @@ def describe(settings: Settings) -> str:
     check_pid_file(settings.pid_file)
     lines = [f'would serve storage {source.name!r} ({source.place}) at {place}'
              for source in settings.sources]
+    lines += [f'storage {source.name!r}: {found}' for source in settings.sources
+              if (found := try_storage(source)) is not None]
     count, options = len(settings.sources), settings.options
     lines.append('would have ' + describe_limits(coming_limits(options, count), options, count))
     if settings.metrics_address is not None:

@@ -44,11 +44,15 @@ logger = logging.getLogger('zeo_clone')
 
 
 class StorageSource(NamedTuple):
-    """A storage to be opened: the name clients ask for, where it is, and the function that opens it."""
+    """A storage to be opened: the name clients ask for, where it is, and the function that opens it.
+
+    `check` says in a line what is there, without opening it; None if there is nothing to say.
+    """
 
     name: str
     place: str
     open: Callable[[], Any]
+    check: Callable[[], str | None] = lambda: None
 
 
 class AddressInUse(StartError):
@@ -147,6 +151,16 @@ def patience(what: str, interval_s: float, runtime: Runtime = REAL) -> Iterator[
     finally:
         done.set()
         thread.join()
+
+
+def try_storage(source: StorageSource) -> str | None:
+    """What is where the storage is, in a line, if that is to be tried.  Raises `StartError`."""
+    try:
+        return source.check()
+    except Exception as error:  # drivers of databases have errors of their own
+        raise StartError(f'cannot serve storage {source.name!r} ({source.place}): {type(error).__name__}: '
+                         f'{" ".join(str(error).split())}; check its section, and that the database runs and '
+                         f'lets this user in') from error
 
 
 def _open_storage(source: StorageSource) -> Any:

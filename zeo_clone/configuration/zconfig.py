@@ -60,6 +60,14 @@ def count(text: str) -> int:
     return number
 
 
+def positive(text: str) -> int:
+    """A whole number, 1 or greater."""
+    number = count(text)
+    if not number:
+        raise ValueError('0 is less than 1')
+    return number
+
+
 def boolean(text: str) -> bool:
     """``yes``, ``no``, ``true``, ``false``, ``on`` or ``off``."""
     try:
@@ -208,6 +216,10 @@ class ServerSection:
             'slow_commit_s': section.slow_commit,
             'slow_load_s': section.slow_load,
             'measure': section.metrics_address is not None,
+            'poll_interval_s': section.poll_interval,
+            'read_connections': section.read_connections,
+            'server_cache_size': section.server_cache_size,
+            'database_patience_s': section.database_patience,
         }
 
 

@@ -61,7 +61,7 @@ class ServedStorage:
         measure = measure or slow_commit_s is not None or slow_load_s is not None
         self.latency = Latency(loop.runtime.monotonic) if measure else None
         guard = Guard(name, resolvable or Resolvable(), client_conflict_resolution, loop.runtime)
-        self.backend = backend = Backend(loop, name, storage, guard, self.stats)
+        self.backend = backend = self._make_backend(storage, guard)
         self.lock = CommitLock(loop, name, self.stats, timeout_s)
         self.outcomes: Outcomes[Listener] = Outcomes()
         recent = backend.recent(history_size)
@@ -74,6 +74,14 @@ class ServedStorage:
         self._unsettled = None if self._syncer is None else Unsettled(
             self._syncer, backend.hide, self._settled, backend.failures.sync_failed)
         backend.start(self.audience.heard, self.audience.lost_track)
+
+    #: Are the steps of a commit carried out elsewhere, so that their results come later?
+    is_distant = False
+    #: By which clients know the storage again at another server, where that can tell outcomes (C11).
+    instance: str | None = None
+
+    def _make_backend(self, storage: Any, guard: Guard) -> Backend:
+        return Backend(self.loop, self.name, storage, guard, self.stats)
 
     def __repr__(self) -> str:
         return f'<ServedStorage {self.name!r}: {len(self.audience)} sessions, {self.lock!r}>'
@@ -206,6 +214,22 @@ class ServedStorage:
         answer = Deferred()
         self._unsettled.when_settled().when_settled(lambda _, error: answer.succeed(function()))
         return answer
+
+    def when_fresh(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, when all has been told that is committed by now."""
+        return function()
+
+    def commit_outcome(self, token: bytes, number: int) -> Any:
+        """What became of transaction `number` of the client `token`; later if that is not settled."""
+        return self.when_settled(partial(self.outcomes.find, token, number))
+
+    def load_batch(self, oids: list[bytes], tid: bytes) -> Deferred:
+        """If it is distant: the revisions of `oids` before `tid`."""
+        raise NotImplementedError
+
+    def replay(self, owner: Any, meta: Meta, commit: Any, operations: Any, reply: Deferred) -> None:
+        """If it is distant: carry out the operations and vote."""
+        raise NotImplementedError
 
     def close(self, timeout_s: float) -> None:
         """At the end: what is on its way to the disk gets there, in that time, and its clients are told."""

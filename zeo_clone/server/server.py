@@ -21,6 +21,8 @@ from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
 from zeo_clone.server.alarm import Alarm
+from zeo_clone.server.backend.database.backend import Tuning
+from zeo_clone.server.backend.database.relstorage import is_database
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat
@@ -30,6 +32,7 @@ from zeo_clone.server.clients.operator import Wish
 from zeo_clone.server.clients.operator import find as find_client
 from zeo_clone.server.clients.session import Session
 from zeo_clone.server.clients.strangers import Strangers
+from zeo_clone.server.distant import ServedDatabase
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.steps import take_steps
 from zeo_clone.version import __version__
@@ -53,6 +56,24 @@ SETTLE_S = 5.0
 PACK_THREADS = 2
 #: Threads that wait for the disk, for all clients: a disk syncs several files at once faster than one by one.
 SYNC_THREADS = 4
+
+
+#: Names of arguments that only databases need, as in zeo.conf.
+DATABASE_KEYS = {'poll_interval_s': 'poll-interval', 'read_connections': 'read-connections',
+                 'server_cache_size': 'server-cache-size', 'patience_s': 'database-patience'}
+
+
+def _kinds(storages: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Callable[..., ServedStorage]]:
+    """What serves each storage; `given` concerns databases.  Raises ValueError."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    databases = [name for name, storage in storages.items() if is_database(storage)]
+    if chosen and not databases:
+        keys = ', '.join(DATABASE_KEYS[key] for key in chosen)
+        raise ValueError(f'{keys}: for databases only, and no storage here is one (RelStorage on '
+                         f'PostgreSQL); remove it')
+    tuning = Tuning(**chosen)
+    return {name: partial(ServedDatabase, tuning=tuning) if name in databases else ServedStorage
+            for name in storages}
 
 
 class Serving:
@@ -92,6 +113,10 @@ class StorageServer:
     same user through a unix socket; ``slow_commit_s`` and ``slow_load_s``: what takes so many seconds is in
     the log, and all is measured; ``resolve``: classes that may resolve conflicts besides the known ones,
     as in ``zeo.conf``.
+
+    For a RelStorage on PostgreSQL only, other servers beside: ``poll_interval_s``: the database is asked for
+    what is new so often at least; ``read_connections`` to it, for loads; ``server_cache_size``: bytes of
+    current records that are kept; ``database_patience_s``: what is asked while the database is away waits.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
@@ -104,15 +129,21 @@ class StorageServer:
                  output_limit: int = OUTPUT_LIMIT, memory_limit: int | None = None,
                  socket_mode: int | None = None, measure: bool = False,
                  allow_disconnect: bool = False, resolve: Sequence[str] = (),
-                 slow_commit_s: float | None = None, slow_load_s: float | None = None) -> None:
+                 slow_commit_s: float | None = None, slow_load_s: float | None = None,
+                 poll_interval_s: float | None = None, read_connections: int | None = None,
+                 server_cache_size: int | None = None, database_patience_s: float | None = None) -> None:
         address = parse_address(addr)
+        storages = dict(storages)
+        serve = _kinds(storages, {
+            'poll_interval_s': poll_interval_s, 'read_connections': read_connections,
+            'server_cache_size': server_cache_size, 'patience_s': database_patience_s})
         resolvable = Resolvable(resolve)
         if not client_conflict_resolution:
             resolvable.import_named()
         if transaction_timeout is None:
             transaction_timeout = DEFAULT_TRANSACTION_TIMEOUT_S
         self.runtime = runtime
-        self.storages = dict(storages)
+        self.storages = storages
         self.read_only = bool(read_only)
         #: By which clients know it again at another address of its own (C11).
         self.instance = runtime.randbytes(8).hex()
@@ -142,11 +173,11 @@ class StorageServer:
         self._measurers = Workers(self._loop, 'zeo-server-measure', 1)
         try:
             self.served = {
-                name: ServedStorage(self._loop, name, storage, history_size=invalidation_queue_size,
-                                    timeout_s=transaction_timeout, history_age_s=invalidation_age,
-                                    client_conflict_resolution=client_conflict_resolution, measure=measure,
-                                    of_server=self._status, resolvable=resolvable,
-                                    slow_commit_s=slow_commit_s, slow_load_s=slow_load_s)
+                name: serve[name](self._loop, name, storage, history_size=invalidation_queue_size,
+                                  timeout_s=transaction_timeout, history_age_s=invalidation_age,
+                                  client_conflict_resolution=client_conflict_resolution, measure=measure,
+                                  of_server=self._status, resolvable=resolvable,
+                                  slow_commit_s=slow_commit_s, slow_load_s=slow_load_s)
                 for name, storage in self.storages.items()}
             self._start_looking(heartbeat_s)
             if ssl is None:

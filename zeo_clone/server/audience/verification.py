@@ -38,6 +38,10 @@ class Searched(Protocol):
         """Can it look for what has changed?"""
 
     @property
+    def searches_any_age(self) -> bool:
+        """Does it find what has changed since any transaction, without reading all that came after?"""
+
+    @property
     def has_past(self) -> bool:
         """Can it tell whether there was a transaction?"""
 
@@ -96,8 +100,9 @@ class Verification:
         return result
 
     def _may_search(self, tid: bytes) -> bool:
-        return self._searched.can_search and tid < self._audience.history.last_tid and is_recent(
-            tid, self._age_s, self._loop.runtime.time())
+        return self._searched.can_search and tid < self._audience.history.last_tid and (
+            self._searched.searches_any_age and tid != z64
+            or is_recent(tid, self._age_s, self._loop.runtime.time()))
 
     def _answer(self, asker: Asker, tid: bytes, parts: Generator[None, None, Any]
                 ) -> Generator[None, None, Any]:

@@ -17,6 +17,8 @@ from ZODB.POSException import Unsupported
 from ZODB.utils import load_current
 from zope.interface import providedBy
 
+from zeo_clone.server.backend.database.relstorage import is_database
+
 #: Methods that not every storage has.
 OPTIONAL = ('deleteObject', 'getExtensionMethods', 'getTid', 'is_connected', 'iterator', 'lastInvalidations',
             'loadBlob', 'record_iternext', 'restore', 'supportsUndo', 'tpc_transaction',
@@ -34,8 +36,9 @@ def check_safe(storage: Any) -> None:
 
     An IMVCCStorage shows a snapshot of a database to which others may write.  This server has but one
     instance of it, which only its own commits bring up to date, and which judges conflicts by that snapshot.
+    One kind it knows how to ask (`database`).
     """
-    if IMVCCStorage.providedBy(storage):
+    if IMVCCStorage.providedBy(storage) and not is_database(storage):
         raise ValueError(
             f'a {type(storage).__module__}.{type(storage).__qualname__} shows each connection a snapshot of '
             f'its own (IMVCCStorage): this server would never hear of what others write to the database, and '

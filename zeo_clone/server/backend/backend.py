@@ -160,6 +160,9 @@ class Backend:
         """Can it look for what has changed?"""
         return self.abilities.has('iterator')
 
+    #: What has changed is found by reading all that came after.
+    searches_any_age = False
+
     @property
     def has_past(self) -> bool:
         """Can it tell whether there was a transaction?"""

@@ -86,6 +86,11 @@ class Member:
         return self._token is not None
 
     @property
+    def token(self) -> bytes | None:
+        """Who the client is, over several connections and servers; None: it does not say."""
+        return self._token
+
+    @property
     def with_rich(self) -> bool:
         """Does the client take values of `rich`?"""
         return self.core.with_rich
@@ -200,7 +205,7 @@ class Member:
         """What became of the client's transaction `number`; later if it is on its way to the disk."""
         if self._token is None:
             raise Refused('this connection has not said who it is')
-        return self.served.when_settled(partial(self.served.outcomes.find, self._token, number))
+        return self.served.commit_outcome(self._token, number)
 
     # ---- what it is told ----------------------------------------------------------------------------
 

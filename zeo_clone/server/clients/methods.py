@@ -46,7 +46,7 @@ def _buffered(function: Callable[..., Any], *checks: Check, usual: Usual | None 
 
 # ---- before it has a storage ----------------------------------------------------------------------
 
-def register(newcomer: Newcomer, storage_id: str, read_only: bool = False) -> bytes | None:
+def register(newcomer: Newcomer, storage_id: str, read_only: bool = False) -> Any:
     return newcomer.register(storage_id, read_only)
 
 
@@ -70,8 +70,13 @@ def set_client_label(member: Member, label: str) -> None:
     member.peer.set_label(label)
 
 
-def ping(member: Member) -> None:
-    """That it is answered is the answer."""
+def ping(member: Member) -> Any:
+    """That it is answered is the answer: all that was committed before has been told."""
+    return member.served.when_fresh(_pong)
+
+
+def _pong() -> None:
+    """The answer."""
 
 
 def identify(member: Member, token: bytes, number: int) -> None:
@@ -97,7 +102,7 @@ def get_info(member: Member) -> dict[str, Any]:
     if member.is_z4:
         info['extensionMethods'] = get_extension_methods(member)
     info['extensions'] = OFFERS
-    info['instance'] = member.server.instance
+    info['instance'] = member.served.instance or member.server.instance
     info['frame_limit'] = member.server.frame_limit
     database = member.backend.database
     if database is not None:

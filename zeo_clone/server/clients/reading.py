@@ -29,6 +29,8 @@ MAX_LOAD_BATCH = 16 << 20
 LOAD_BATCH_S = 0.001
 #: ... and the clock is looked at after so many loads: a quarter of that time.
 LOADS_PER_LOOK = 50
+#: Objects of one reply where each load may have to be waited for.
+LOADS_AT_ONCE = 100
 #: A longer history is looked up in a worker thread.
 SHORT_HISTORY = 10
 
@@ -66,12 +68,14 @@ def usual_load(member: Member, call: Call) -> bool:
     return True
 
 
-def load_batch(member: Member, oids: bytes, tid: bytes, size: int) -> tuple[bytes, bytes]:
+def load_batch(member: Member, oids: bytes, tid: bytes, size: int) -> Any:
     """The revisions of one object at least, and of more until there are `size` bytes or the time is over, as
     in `batches`.
 
     Not in parts: a revision that is read in one turn need not be current in the next (C1).
     """
+    if member.served.is_distant:
+        return _load_batch_later(member, oids, tid, size)
     load = member.reader.loadBefore
     clock = member.server.runtime.monotonic
     until = clock() + LOAD_BATCH_S
@@ -94,6 +98,27 @@ def load_batch(member: Member, oids: bytes, tid: bytes, size: int) -> tuple[byte
     return batches.join(revisions)
 
 
+def _load_batch_later(member: Member, oids: bytes, tid: bytes, size: int) -> Deferred:
+    some = [oids[at:at + 8] for at in range(0, min(len(oids), 8 * LOADS_AT_ONCE), 8)]
+    for oid in some:
+        _count_load(member, oid)
+    result = Deferred()
+
+    def join(revisions: list[Any] | None, error: BaseException | None) -> None:
+        used, count = 0, 0
+        for revision in revisions or ():
+            used += 0 if revision is None else len(revision[0])
+            if used > MAX_LOAD_BATCH and count:
+                break  # what is so large travels alone
+            count += 1
+            if used >= min(size, MAX_LOAD_BATCH):
+                break
+        result.settle(None if revisions is None else batches.join(revisions[:count]), error)
+
+    member.served.load_batch(some, tid).when_settled(join)
+    return result
+
+
 def load_serial(member: Member, oid: bytes, serial: bytes) -> Any:
     _count_load(member, oid)
     return member.backend.load_serial(oid, serial)
@@ -109,12 +134,13 @@ def record_iternext(member: Member, start: bytes | None = None) -> Any:
 
 # ---- what has changed ---------------------------------------------------------------------------
 
-def last_transaction(member: Member) -> bytes:
-    return member.served.audience.last_tid()
+def last_transaction(member: Member) -> Any:
+    return member.served.when_fresh(member.served.audience.last_tid)
 
 
 def get_invalidations(member: Member, tid: bytes) -> Any:
-    return member.served.verification.changes_since(member, tid, member.long_calls.run)
+    return member.served.when_fresh(
+        partial(member.served.verification.changes_since, member, tid, member.long_calls.run))
 
 
 def has_transaction(member: Member, tid: bytes) -> Any:
@@ -124,7 +150,7 @@ def has_transaction(member: Member, tid: bytes) -> Any:
 # ---- logs ---------------------------------------------------------------------------------------
 
 def history(member: Member, oid: bytes, size: int = 1) -> Any:
-    if size <= SHORT_HISTORY:
+    if size <= SHORT_HISTORY and not member.served.is_distant:
         try:
             return list(described(member.with_rich, member.backend.chronicle.history, oid, size))
         except POSError:

@@ -32,6 +32,7 @@ from zeo_clone.zrpc.channel.server import ServerChannel, describe
 from zeo_clone.zrpc.connection import Administered, Agreed, Call, HealthChecked
 
 if TYPE_CHECKING:
+    from zeo_clone.server.served import ServedStorage
     from zeo_clone.server.server import StorageServer
 
 log = logging.getLogger(__name__)
@@ -175,10 +176,9 @@ class Newcomer:
     def __repr__(self) -> str:
         return f'<Newcomer {self._session.name}>'
 
-    def register(self, storage_id: str, read_only: bool) -> bytes | None:
+    def register(self, storage_id: str, read_only: bool) -> Any:
         """Join a storage; its last tid, which Z4 clients do not expect."""
-        tid = self._session.register(storage_id, read_only)
-        return None if self._session.is_z4 else tid
+        return self._session.register(storage_id, read_only)
 
     def find(self, name: str) -> Method | None:
         """There are no others."""
@@ -270,8 +270,8 @@ class Session:
             self.channel.tell_health(self._administer(event.request))
         return None
 
-    def register(self, storage_id: str, read_only: bool) -> bytes:
-        """Join a storage; its last tid."""
+    def register(self, storage_id: str, read_only: bool) -> Any:
+        """Join a storage; its last tid, which Z4 clients do not expect.  Perhaps later."""
         served = self.server.served.get(storage_id)
         if served is None:
             known = ', '.join(map(repr, self.server.served))
@@ -280,6 +280,14 @@ class Session:
             raise Refused(refusal)
         if not read_only and (self.server.read_only or served.backend.is_read_only):
             raise ReadOnlyError()
+        if self.is_z4 and served.is_distant:
+            raise Refused(f'storage {storage_id!r} is in a database, where a transaction gets its tid when '
+                          f'it is finished: clients of ZEO 4, which want it at the vote, cannot use it')
+        return served.when_fresh(partial(self._join, storage_id, served, read_only))
+
+    def _join(self, storage_id: str, served: ServedStorage, read_only: bool) -> bytes | None:
+        if self.channel.closed or self.member is not None:
+            raise Refused('the connection has gone, or has registered already')
         tid = served.audience.last_tid()
         if tid == z64 and not served.backend.is_connected:
             raise StorageError(f'storage {storage_id!r} has not found its own server yet')  # C23
@@ -291,7 +299,7 @@ class Session:
         self.peer.report(logging.INFO, 'connected', '%s: connected to storage %r%s, protocol %s', self.name,
                          served.name, ' for reading' if read_only else '', self.channel.core.protocol,
                          burst=BURST)
-        return tid
+        return None if self.is_z4 else tid
 
     def _administer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what the operator at the other end says, if he may."""

@@ -110,8 +110,8 @@ def tpc_finish(member: Member, transaction_id: Any) -> bytes | Deferred:
     return member.transactor.finish(transaction_id)
 
 
-def tpc_abort(member: Member, transaction_id: Any) -> None:
-    member.transactor.abort(transaction_id)
+def tpc_abort(member: Member, transaction_id: Any) -> Deferred | None:
+    return member.transactor.abort(transaction_id)
 
 
 def pack(member: Member, time: float, wait: bool = True) -> Deferred | None:

@@ -44,6 +44,8 @@ class Phase:
 
     #: Is the transaction one that nothing can abort any more, or none at all?
     is_over = False
+    #: Settled when it has been aborted; None: that is done.
+    ending: Deferred | None = None
 
     @property
     def name(self) -> str:
@@ -230,6 +232,9 @@ class Waiting(Phase):
             commit = owner.served.new_commit(owner.client, self.meta)
         except Exception as error:
             self._give_up(error)
+            return
+        if owner.served.is_distant:
+            owner.served.replay(owner, self.meta, commit, self.operations, self.reply)
             return
         try:
             commit.begin()

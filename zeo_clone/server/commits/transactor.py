@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 #: How a ``tpc_finish`` has ended, in the log.
 COMMITTED, UNKNOWN = 'committed', 'it is not known whether it was committed'
+NOTHING = 'nothing was committed'
 #: So many time-outs of a storage are told in a minute, and how many there were (S16).
 MAX_TIMEOUTS = 10
 
@@ -87,6 +88,13 @@ class Served(Protocol):
     latency: Latency | None
     slow: SlowLog
     lock: CommitLock
+
+    #: Are the steps of a commit carried out elsewhere, so that their results come later?
+    is_distant: bool
+
+    def replay(self, owner: Transactor, meta: Meta, commit: Any, operations: Operations,
+               reply: Deferred) -> None:
+        """If it is distant: carry out the operations and vote."""
 
     @property
     def shares_syncs(self) -> bool:
@@ -231,7 +239,7 @@ class Transactor:
             tid = self.phase.finish()
             how = COMMITTED
         except NothingCommitted as error:
-            how = 'nothing was committed'
+            how = NOTHING
             self.client.note_nothing(transaction_id)
             raise error.cause from None
         finally:
@@ -262,15 +270,20 @@ class Transactor:
                  error: BaseException | None) -> None:
         """The transaction is on the disk, or it is not known whether it ever will be."""
         self.settled(settling)
-        self._ended(COMMITTED if error is None else UNKNOWN)
+        self._ended(COMMITTED if error is None else
+                    NOTHING if isinstance(error, NothingCommitted) else UNKNOWN)
         if error is None:
             self._finished(transaction_id, since, tid)
+        elif isinstance(error, NothingCommitted):
+            self.client.note_nothing(transaction_id)
+            error = error.cause
         settled.settle(tid, error)
 
-    def abort(self, transaction_id: object) -> None:
-        """``tpc_abort``.  Nothing happens for a transaction that is not under way."""
+    def abort(self, transaction_id: object) -> Deferred | None:
+        """``tpc_abort``.  Nothing happens for a transaction that is not under way.  Perhaps later."""
         if self.meta is not None and self.meta.id == transaction_id and self.phase is not self.idle:
             self._abort()
+        return self.phase.ending
 
     def close(self) -> None:
         """The session ends: whatever is under way is aborted."""

@@ -1,0 +1,485 @@
+"""Several servers in front of one RelStorage on a real PostgreSQL (X1 to X3)."""
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+
+import pytest
+import transaction
+from BTrees.Length import Length
+from ZODB import DB
+from ZODB.blob import Blob
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
+from ZODB.utils import maxtid, p64, u64, z64
+
+from tests.server.test_server import Wire
+from zeo_clone.ClientStorage import ClientStorage
+from zeo_clone.Exceptions import ClientDisconnected
+
+OID, OTHER = p64(1), p64(2)
+LIMIT_S = 120  # only what hangs meets it
+
+
+@pytest.fixture
+def servers(new_database_server):
+    """They wait for a database for longer than any machine takes to start one."""
+    return [new_database_server(database_patience_s=LIMIT_S) for _ in range(2)]
+
+
+@pytest.fixture
+def wire():
+    """Connect to a server, by frames."""
+    wires = []
+
+    def connect(server, token=None):
+        made = Wire(server.addr)
+        wires.append(made)
+        made.socket.settimeout(LIMIT_S)
+        made.register()
+        if token is not None:
+            made.call('identify', token, 0)
+        return made
+
+    yield connect
+    for each in wires:
+        each.socket.close()
+
+
+@pytest.fixture
+def client():
+    """Open a ClientStorage of a server."""
+    opened = []
+
+    def connect(server, **options):
+        opened.append(ClientStorage(server.addr, wait_timeout=LIMIT_S, **options))
+        return opened[-1]
+
+    yield connect
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
+def databases(servers, client):
+    """A ZODB.DB at each server; a transaction begins with what anybody has committed."""
+    opened = [DB(client(server, server_sync=True)) for server in servers]
+    yield opened
+    for database in opened:
+        database.close()
+
+
+def store(wire, number, *oids, serial=z64, data=b'data'):
+    """A transaction up to its vote, of which the reply is returned."""
+    wire.oneway('tpc_begin', number, b'', b'', {}, None, ' ')
+    for oid in oids:
+        wire.oneway('storea', oid, serial, data, number)
+    return wire.call('vote', number)
+
+
+def notice(wire):
+    """The next one-way call that is not about sizes."""
+    while True:
+        message_id, flag, name, args = pickle.loads(wire.receive())
+        if (message_id, flag) == (0, 1) and name != 'info':
+            return name, args
+
+
+def fresh(database):
+    """A transaction that begins with all that anybody has committed."""
+    database.storage.sync()
+    return database.transaction()
+
+
+def add_to(database, name, count):
+    """Commit `count` changes of the Length `name`; how often that was tried again."""
+    again = 0
+    for _ in range(count):
+        while True:
+            manager = transaction.TransactionManager()
+            connection = database.open(manager)
+            try:
+                connection.root()[name].change(1)
+                manager.commit()
+                break
+            except ConflictError:
+                manager.abort()
+                again += 1
+            finally:
+                connection.close()
+    return again
+
+
+# ---- one order for all --------------------------------------------------------------------------
+
+def test_a_commit_at_one_server_is_told_at_the_other(servers, wire):
+    """X1."""
+    here, there = map(wire, servers)
+    tid = here.commit(OID)
+    assert notice(there) == ('invalidateTransaction', (tid, [OID]))
+    assert there.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+    assert there.call('lastTransaction') == here.call('lastTransaction') == tid
+    later = there.commit(OID, serial=tid)
+    assert notice(here) == ('invalidateTransaction', (later, [OID]))
+    assert there.call('getInvalidations', tid) == (later, [OID])
+
+
+def test_all_hear_all_transactions_once_in_the_order_of_their_tids(servers, wire):
+    """X1: whoever commits where."""
+    listeners = [wire(server) for server in servers]
+    tids = []
+
+    def work(server, number):
+        committer = wire(server)
+        tids.extend(committer.commit(p64(100 * number + step)) for step in range(15))
+
+    threads = [threading.Thread(target=work, args=(server, number))
+               for number, server in enumerate((*servers, *servers), 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tids) == 60
+    for listener in listeners:
+        assert [notice(listener)[1][0] for _ in tids] == sorted(tids)
+
+
+def test_conflicts_are_resolved_across_servers_by_the_guard(databases):
+    """S9, X1: nothing that was added is lost."""
+    first, second = databases
+    with first.transaction() as connection:
+        connection.root()['sum'] = Length()
+    second.storage.sync()
+    threads = [threading.Thread(target=add_to, args=(database, 'sum', 20)) for database in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with fresh(second) as connection:
+        assert connection.root()['sum']() == 40
+    assert sum(server.storage.server_status()['conflicts_resolved'] for server in databases)
+
+
+def test_a_plain_conflict_is_one_and_the_next_commit_goes_through(servers, wire):
+    """L3, L4."""
+    here, there = map(wire, servers)
+    tid = here.commit(OID)
+    assert notice(there)[1] == (tid, [OID])
+    later = there.commit(OID, serial=tid)
+    with pytest.raises(AssertionError, match='ConflictError'):
+        store(here, 8, OID, serial=tid)
+    here.call('tpc_abort', 8)
+    assert here.commit(OID, serial=later) > later
+
+
+def test_a_read_that_was_relied_on_is_checked(servers, wire):
+    """A serial that is not current any more is a conflict at the vote."""
+    here, there = map(wire, servers)
+    tid = here.commit(OID)
+    assert notice(there)[1] == (tid, [OID])
+    assert there.commit(OID, serial=tid)
+    here.oneway('tpc_begin', 8, b'', b'', {}, None, ' ')
+    here.oneway('checkCurrentSerialInTransaction', OID, tid, 8)
+    here.oneway('storea', OTHER, z64, b'data', 8)
+    with pytest.raises(AssertionError, match='ReadConflictError'):
+        here.call('vote', 8)
+
+
+def test_a_direct_client_of_the_database_is_heard_within_the_interval(new_database_server, new_storage, wire):
+    """X1: nobody notifies of what RelStorage itself commits."""
+    server = new_database_server(poll_interval_s=0.05)
+    here, direct = wire(server), new_storage()
+    transaction_ = TransactionMetaData()
+    direct.tpc_begin(transaction_)
+    direct.store(OID, z64, b'direct', '', transaction_)
+    direct.tpc_vote(transaction_)
+    tid = direct.tpc_finish(transaction_)
+    assert notice(here) == ('invalidateTransaction', (tid, [OID]))
+    assert here.call('loadBefore', OID, maxtid) == (b'direct', tid, None)
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+def test_older_revisions_are_there_as_long_as_the_database_has_them(servers, wire, keep_history):
+    here, there = map(wire, servers)
+    first = here.commit(OID)
+    second = here.commit(OID, serial=first)
+    assert there.call('getTid', OID) == second
+    assert there.call('loadBefore', OID, second) == ((b'data', first, second) if keep_history else None)
+    assert there.call('loadBefore', OID, first) is None
+    assert there.call('loadSerial', OID, second) == b'data'
+    for method in ('loadBefore', 'loadSerial'):
+        with pytest.raises(AssertionError, match='POSKeyError'):
+            there.call(method, p64(77), maxtid)
+
+
+def test_many_objects_come_in_one_answer(databases, servers):
+    """Prefetching goes through the same door."""
+    with databases[0].transaction() as connection:
+        connection.root().update({number: Length(number) for number in range(300)})
+    storage = databases[1].storage
+    oids = [p64(number) for number in range(1, 301)]
+    storage.prefetch(oids, storage.lastTransaction() + b'')
+    with fresh(databases[1]) as connection:
+        assert sum(connection.root()[number]() for number in range(300)) == sum(range(300))
+
+
+def test_a_client_that_was_away_for_long_is_told_what_has_changed(new_database_server, wire):
+    """X1: of any age, without invalidation-age."""
+    server = new_database_server(invalidation_queue_size=2)
+    here = wire(server)
+    first = here.commit(OID)
+    for number in range(5):
+        last = here.commit(p64(10 + number))
+    tid, oids = wire(server).call('getInvalidations', first)
+    assert tid == last and set(oids) == {p64(10 + number) for number in range(5)}
+    assert here.call('getInvalidations', p64(u64(first) + 1)) is None  # no transaction of this database (C22)
+
+
+def test_new_oids_are_given_out_once(servers, wire):
+    """C13."""
+    given = [oid for server in servers for _ in range(3) for oid in wire(server).call('new_oids', 100)]
+    assert len(set(given)) == len(given) == 600
+
+
+def test_objects_are_walked_by_oid(servers, wire):
+    here, there = map(wire, servers)
+    here.commit(OID, OTHER)
+    assert there.call('record_iternext', None)[::3] == (OID, OTHER)
+    assert there.call('record_iternext', OTHER)[::3] == (OTHER, None)
+
+
+# ---- logs, undo, packs, blobs, garbage ------------------------------------------------------------
+
+def test_history_iteration_and_undo(databases, keep_history):
+    first, second = databases
+    for number in range(3):
+        with first.transaction(note=f'number {number}') as connection:
+            connection.root()['number'] = number
+    with fresh(second) as connection:
+        assert connection.root()['number'] == 2
+    assert len(second.storage.history(z64, size=3)) == (3 if keep_history else 1)
+    tids = [entry.tid for entry in second.storage.iterator()]
+    assert tids[-1] == first.storage.lastTransaction() and tids == sorted(tids)
+    assert second.supportsUndo() is keep_history
+    if keep_history:
+        entry = second.undoLog(0, 1)[0]
+        assert entry['description'] == 'number 2'
+        second.undo(entry['id'])
+        transaction.commit()
+        with fresh(first) as connection:
+            assert connection.root()['number'] == 1
+
+
+def test_a_pack_removes_garbage_and_nothing_else(databases):
+    """C15, L5."""
+    first, second = databases
+    with first.transaction() as connection:
+        connection.root()['kept'], connection.root()['dropped'] = Length(1), Length(2)
+        connection.add(connection.root()['dropped'])
+        oid = connection.root()['dropped']._p_oid
+    with first.transaction() as connection:
+        del connection.root()['dropped']
+    second.storage.pack(time.time() + 10)
+    with fresh(second) as connection:
+        assert connection.root()['kept']() == 1
+    with pytest.raises(POSKeyError):
+        second.storage.loadBefore(oid, maxtid)
+
+
+def test_deleted_objects_are_told_everywhere(servers, wire):
+    """C3: external garbage collection."""
+    here, there = map(wire, servers)
+    tid = here.commit(OID)
+    assert notice(there)[1] == (tid, [OID])
+    here.oneway('tpc_begin', 9, b'', b'', {}, None, ' ')
+    here.oneway('deleteObject', OID, tid, 9)
+    here.call('vote', 9)
+    last = here.call('tpc_finish', 9)
+    assert notice(there)[1] == (last, [OID])
+    with pytest.raises(AssertionError, match='POSKeyError'):
+        there.call('loadBefore', OID, maxtid)
+
+
+def test_transactions_are_copied_with_their_tids(servers, wire, keep_history):
+    """C25: a copy through a server; a tid of the past is refused."""
+    here, there = map(wire, servers)
+    last = here.commit(OTHER)
+    assert notice(there)[1] == (last, [OTHER])
+    tid = p64(u64(last) + 1000)
+    here.oneway('tpc_begin', 9, b'', b'copy', {}, tid, ' ')
+    here.oneway('restorea', OID, tid, b'restored', None, 9)
+    here.call('vote', 9)
+    assert here.call('tpc_finish', 9) == tid
+    assert notice(there)[1] == (tid, [OID])
+    assert there.call('loadBefore', OID, maxtid) == (b'restored', tid, None)
+    here.oneway('tpc_begin', 10, b'', b'copy', {}, last, ' ')
+    with pytest.raises(AssertionError, match='cannot have the tid'):
+        here.call('vote', 10)
+
+
+def test_blobs_go_through_the_database(new_database_server, client, tmp_path):
+    """B1, X1."""
+    databases = []
+    for place in 'ab':
+        blobs = {'blob_dir': str(tmp_path / f'server-{place}'), 'shared_blob_dir': False}
+        server = new_database_server(blobs)
+        databases.append(DB(client(server, server_sync=True, blob_dir=str(tmp_path / f'client-{place}'))))
+    try:
+        with databases[0].transaction() as connection:
+            connection.root()['blob'] = Blob(b'content' * 30_000)
+        with fresh(databases[1]) as connection, connection.root()['blob'].open() as file:
+            assert file.read() == b'content' * 30_000
+    finally:
+        for database in databases:
+            database.close()
+
+
+# ---- exactly once ---------------------------------------------------------------------------------
+
+def test_what_another_server_has_called_not_committed_never_is(servers, wire):
+    """X2, C11: the client asks elsewhere, then the first server goes on."""
+    here, there = (wire(server, b'a client' * 2) for server in servers)
+    store(here, 5, OID)
+    assert there.call('commit_outcome', 5) == ('not committed', None)
+    with pytest.raises(AssertionError, match='asked another server'):
+        here.call('tpc_finish', 5)
+    with pytest.raises(AssertionError, match='POSKeyError'):
+        there.call('loadBefore', OID, maxtid)
+    assert store(here, 6, OID) == []
+    assert here.call('tpc_finish', 6) == there.call('getTid', OID)
+
+
+def test_what_was_committed_is_known_at_every_server(servers, wire):
+    """X2, C11."""
+    here, there = (wire(server, b'a client' * 2) for server in servers)
+    store(here, 5, OID)
+    tid = here.call('tpc_finish', 5)
+    assert there.call('commit_outcome', 5) == here.call('commit_outcome', 5) == ('committed', tid)
+    assert there.call('commit_outcome', 6) == ('not committed', None)
+    assert there.call('commit_outcome', 4) == ('unknown', None)
+    info = [one.call('get_info') for one in (here, there)]
+    assert info[0]['instance'] == info[1]['instance'] == info[0]['database']
+
+
+def test_a_connection_that_is_lost_after_the_vote_costs_that_transaction_only(servers, wire, query):
+    """X3, C24: nothing was committed, and it can be tried again."""
+    here, there = map(wire, servers)
+    store(here, 5, OID)
+    query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' "
+          'AND datname = current_database()')
+    with pytest.raises(AssertionError, match='ReadConflictError'):
+        here.call('tpc_finish', 5)
+    with pytest.raises(AssertionError, match='POSKeyError'):
+        there.call('loadBefore', OID, maxtid)
+    tid = here.commit(OID)
+    assert there.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+
+
+def test_a_lost_reply_to_commit_is_looked_up(servers, wire, monkeypatch):
+    """X2, X3, C24: COMMIT was carried out, but the connection broke before it said so."""
+    from relstorage.storage import RelStorage
+    here, there = map(wire, servers)
+    finish = RelStorage.tpc_finish
+
+    def commit_and_fail(self, transaction_):
+        finish(self, transaction_)
+        raise Exception('Failed to close one or more resources: connection lost')
+
+    monkeypatch.setattr(RelStorage, 'tpc_finish', commit_and_fail)
+    tid = here.commit(OID)
+    assert there.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+
+
+# ---- the database goes and comes --------------------------------------------------------------------
+
+def test_all_goes_on_after_the_database_was_stopped_at_once(servers, wire, cluster):
+    """X3: loads wait, and commits that were acknowledged are there."""
+    here, there = map(wire, servers)
+    tid = here.commit(OID)
+    assert notice(there)[1] == (tid, [OID])
+    cluster.crash()
+    try:
+        waiting = threading.Thread(target=lambda: found.append(there.call('loadBefore', OID, maxtid)))
+        found = []
+        waiting.start()
+    finally:
+        cluster.start()
+    waiting.join()
+    assert found == [(b'data', tid, None)]
+    while True:  # what was under way may have to be tried again
+        try:
+            later = here.commit(OTHER)
+            break
+        except AssertionError as error:
+            assert 'ReadConflictError' in str(error)
+            here.call('tpc_abort', 7)
+    assert notice(there)[1] == (later, [OTHER])
+    assert there.call('loadBefore', OTHER, maxtid) == (b'data', later, None)
+
+
+def test_the_status_says_that_the_database_is_away(new_database_server, wire, cluster):
+    """X3: and loads fail with an error that can be tried again."""
+    server = new_database_server(database_patience_s=0.5)
+    here = wire(server)
+    here.commit(OID)
+    cluster.crash()
+    try:
+        with pytest.raises(AssertionError, match='ReadConflictError'):
+            here.call('loadBefore', OTHER, maxtid)
+        assert 'the database is away' in server.server_status('1')['failed']
+        assert server.server_status('1')['database']['away'] is not None
+    finally:
+        cluster.start()
+    while True:
+        try:
+            here.call('ping')
+            break
+        except AssertionError as error:
+            assert 'the database of the server is away' in str(error)
+    assert server.server_status('1')['failed'] is None
+
+
+def test_a_database_that_went_back_sends_all_away(servers, wire, query, keep_history):
+    """X3: a fail-over to a server that lagged behind, a restored backup."""
+    here, there = map(wire, servers)
+    first = here.commit(OID)
+    second = here.commit(OTHER)
+    assert [notice(there)[1][0] for _ in range(2)] == [first, second]
+    tables = ('current_object', 'object_state', 'transaction') if keep_history else ('object_state',)
+    for table in (*tables, 'zeo_clone_log'):
+        query(f'DELETE FROM {table} WHERE tid = %s', u64(second))
+    with pytest.raises((EOFError, ConnectionResetError)):
+        while True:
+            there.call('ping')
+    assert wire(servers[1]).call('lastTransaction') == first
+
+
+# ---- what is refused ------------------------------------------------------------------------------
+
+def test_keys_of_databases_are_refused_for_others(new_server):
+    with pytest.raises(ValueError, match='poll-interval: for databases only'):
+        new_server(poll_interval_s=5.0)
+
+
+def test_what_is_not_served_is_refused_in_one_line(new_storage, new_server, tmp_path):
+    """X4."""
+    with pytest.raises(ValueError, match='resolved by the server: remove client-conflict-resolution'):
+        new_server({'1': new_storage()}, client_conflict_resolution=True)
+    with pytest.raises(ValueError, match='set shared-blob-dir false'):
+        new_server({'1': new_storage(blob_dir=str(tmp_path), shared_blob_dir=True)})
+
+
+def test_a_client_of_zeo_4_is_refused(servers):
+    with Wire(servers[0].addr) as client:
+        assert client.receive() == b'Z5'
+        client.send(b'Z4')
+        assert 'clients of ZEO 4' in str(client.call('register', '1', False))
+
+
+def test_errors_can_be_tried_again():
+    """What clients are told while the database is away."""
+    from zeo_clone.server.backend.database.reader import DatabaseAway
+    assert issubclass(DatabaseAway, ReadConflictError)
+    assert not issubclass(DatabaseAway, ClientDisconnected)

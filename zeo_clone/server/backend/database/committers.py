@@ -1,0 +1,227 @@
+"""Commits in the database: each step in a thread, the order and the outcome from the database.
+
+In: the operations of a transaction; word to finish or to abort it.  Out: `Deferred`s: of the vote when the
+thread is done, of the finish when the feed has told the transaction to everybody.  In a thread everything of
+one transaction happens one after the other.
+
+    loop      vote ...            finish                          feed: the transaction is there
+                 \\                     \\                            -> invalidations, then the reply
+    thread        tpc_begin, ...        tid chosen, noted as ours,
+                  tpc_vote              outcome written, COMMIT ----> told by the database
+
+What fails before COMMIT is certainly not committed.  If COMMIT fails, the outcome says what happened.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from ZODB.POSException import StorageTransactionError
+
+from zeo_clone.Exceptions import CommitOutcomeUnknown
+from zeo_clone.server.backend.abilities import Abilities
+from zeo_clone.server.backend.blobfiles import BlobFiles
+from zeo_clone.server.backend.commit import StorageCommit
+from zeo_clone.server.backend.database.feed import Feed
+from zeo_clone.server.backend.database.outcomes import Settler
+from zeo_clone.server.backend.database.reader import DatabaseAway
+from zeo_clone.server.backend.database.records import Records
+from zeo_clone.server.backend.database.relstorage import Database
+from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.workers import Workers
+from zeo_clone.server.backend.wrapper import StorageWrapper
+from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
+from zeo_clone.steps import take_steps
+
+log = logging.getLogger(__name__)
+
+#: Operations that are carried out at once: in a thread all of them may be.
+ALL = 1 << 60
+
+
+class Committer:
+    """An instance of the storage of its own, with a guard of its own, for one transaction at a time."""
+
+    def __init__(self, database: Database, guard: Guard) -> None:
+        self._database = database
+        self._guard = guard
+        self._instance: Any = None
+
+    @property
+    def instance(self) -> Any:
+        """The storage that is committed to.  Raises what the database raises."""
+        if self._instance is None:
+            instance = self._database.new_instance()
+            instance.registerDB(StorageWrapper(self._guard, _nothing, _nothing))
+            self._instance = instance
+        return self._instance
+
+    def drop(self) -> None:
+        """It is not good any more, or not wanted.  Never raises."""
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            take_steps('dropping an instance of the storage', instance.release)
+
+
+class DatabaseCommit(StorageCommit):
+    """One transaction.  `key`: token and number under which its outcome is kept."""
+
+    def __init__(self, committer: Committer, parts: Parts, meta: Meta, key: tuple[bytes, int],
+                 client: Any) -> None:
+        super().__init__(None, parts.abilities, parts.guard, parts.files, meta, meta.tid,
+                         collect_conflicts=False, keep_stores=False)
+        self._committer = committer
+        self._parts = parts
+        self._database = parts.database
+        self._token, self._number = key
+        self._deleted: list[bytes] = []
+        self._chosen: bytes | None = None  # its tid
+        self._reply = Deferred()
+        self._free: Callable[[], object] = _nothing
+        #: Who commits: is told by the reply.
+        self.client = client
+
+    # ---- loop thread ------------------------------------------------------------------------------
+
+    def replay(self, operations: Iterator[Operation]) -> Deferred:
+        """Begin, carry out all `operations`, and vote."""
+        return self._run(partial(self._replay, operations))
+
+    def conclude(self, free: Callable[[], object]) -> Deferred:
+        """Finish: the tid, when it has been told; `free` is called when the next transaction can begin.
+
+        Fails with `NothingCommitted` or `CommitOutcomeUnknown`.
+        """
+        self._free = free
+        self._run(self._conclude).when_settled(self._concluded)
+        return self._reply
+
+    def give_up(self) -> Deferred:
+        """Abort; never fails."""
+        return self._run(self._give_up)
+
+    def _run(self, function: Callable[[], Any]) -> Deferred:
+        return self._parts.workers.run(self._committer, function)
+
+    def _concluded(self, tid: Any, error: BaseException | None) -> None:
+        self._let_go()
+        if error is None:
+            self._parts.feed.look()  # that tells everybody, and then the client
+        else:
+            if self._chosen is not None:
+                self._parts.feed.forget(self._chosen)
+            self._reply.fail(error)
+
+    def told(self, tid: bytes) -> None:
+        """Everybody knows."""
+        self._let_go()  # the thread may not have come back yet: what is next waits for it there
+        self._reply.succeed(tid)
+
+    def _let_go(self) -> None:
+        free, self._free = self._free, _nothing
+        take_steps('the end of a commit', free)
+
+    # ---- a thread ---------------------------------------------------------------------------------
+
+    def _replay(self, operations: Iterator[Operation]) -> None:
+        try:
+            self._begin()
+            self.carry_out(self._noting_deletes(operations), ALL)
+            self.vote()
+        except Exception as error:
+            self._fail(error)
+
+    def _noting_deletes(self, operations: Iterator[Operation]) -> Iterator[Operation]:
+        for operation in operations:
+            if operation.verb == 'delete' and operation.oid is not None:
+                self._deleted.append(operation.oid)
+            yield operation
+
+    def _begin(self) -> None:
+        storage = self._committer.instance
+        self._storage, self._abilities = storage, Abilities(storage)
+        self._guard.begin()
+        self._database.begin(storage, self._transaction, self._parts.records.old)
+        if self.tid is not None:
+            self._database.begin_given(storage, self._transaction, self.tid, self._status)
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing is committed: the nearest error that clients know."""
+        self._give_up()
+        if self._database.is_away(error):
+            self._committer.drop()
+            raise DatabaseAway(f'the database of the server is away, and nothing was committed; try again '
+                               f'later ({_line(error)})') from error
+        raise self._database.translate(error) from error
+
+    def _give_up(self) -> None:
+        if self._storage is None:
+            return
+        try:
+            self.abort()
+        except Exception as error:
+            level = logging.DEBUG if self._database.is_away(error) else logging.ERROR
+            log.log(level, 'a transaction could not be aborted in the database: %s', error)
+            self._committer.drop()
+
+    def _conclude(self) -> bytes:
+        try:
+            tid, cursor = self._database.choose_tid(self._storage)
+            if not self._database.write_outcome(cursor, self._token, self._number, tid, self._deleted):
+                raise StorageTransactionError('the client has asked another server what became of this '
+                                              'transaction, and was told that nothing was committed')
+            self._chosen = tid
+            self._parts.feed.expect(tid, self)
+        except Exception as error:
+            try:
+                self._fail(error)
+            except Exception as told:
+                raise NothingCommitted(told) from error
+        try:
+            self._storage.tpc_finish(self._transaction)
+        except Exception as error:
+            return self._find_out(error)
+        finally:
+            self._guard.end()
+        return tid
+
+    def _find_out(self, error: Exception) -> bytes:
+        """COMMIT has failed, or it only seems so."""
+        self._committer.drop()
+        log.warning('it is being found out whether a transaction was committed: %s', _line(error))
+        try:
+            found = self._parts.settler.fence(self._token, self._number)
+        except Exception as failure:
+            raise CommitOutcomeUnknown(
+                f'the database went away while it committed the transaction, which may or may not be there '
+                f'when it is back. Look at the data before you repeat it ({_line(failure)})') from error
+        if found.number == self._number and found.tid is not None:
+            return found.tid
+        away = DatabaseAway('the database of the server went away, and nothing was committed; try again')
+        raise NothingCommitted(away) from error
+
+
+class Parts:
+    """What all commits of a storage share."""
+
+    def __init__(self, database: Database, abilities: Abilities, guard: Guard, files: BlobFiles, feed: Feed,
+                 records: Records, settler: Settler, workers: Workers) -> None:
+        self.database = database
+        self.abilities = abilities
+        self.guard = guard
+        self.files = files
+        self.feed = feed
+        self.records = records
+        self.settler = settler
+        self.workers = workers
+
+
+def _line(error: BaseException) -> str:
+    return ' '.join(str(error).split())[:200]
+
+
+def _nothing(*_: object) -> None:
+    """What others change the feed tells."""

@@ -1,0 +1,194 @@
+"""What the database has committed, in its order: the one source of order (X1).
+
+In: word that there may be something new, from the database, a clock, or whoever wants to be sure; what this
+server itself is about to commit.  Out: ``tell(tid, oids, own)`` for each transaction, in the order of tids,
+once; ``went_back()`` if the database is not any more what it was (a fail-over to a server that lags, a
+restored backup).  Loop thread only, apart from `expect` and `forget`.
+
+A transaction that this server commits is told when it is seen here, and at no other moment: another server's
+later one may be seen first by whoever waits for his own COMMIT to return.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ZODB.utils import p64, u64
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.server.backend.database.line import Line, Rows
+from zeo_clone.server.backend.database.reader import DatabaseAway
+from zeo_clone.server.backend.database.relstorage import CHANNEL, Database
+from zeo_clone.server.deferred import Deferred
+
+log = logging.getLogger(__name__)
+
+#: Rows of one answer, unless one transaction has more.
+MOST_AT_ONCE = 20_000
+
+
+class Feed:
+    """Of `database`, later than the transaction `last`; asked every `interval_s` at least."""
+
+    def __init__(self, loop: Loop, name: str, database: Database, last: bytes, interval_s: float,
+                 patience_s: float, tell: Callable[[bytes, list[bytes], Any], object],
+                 went_back: Callable[[], object]) -> None:
+        self._loop = loop
+        self._name = name
+        self._clock = loop.runtime.monotonic
+        self._database = database
+        self._statements = database.statements
+        self._interval_s = interval_s
+        self._patience_s = patience_s
+        self._tell = tell
+        self._went_back = went_back
+        self._line = Line(loop, database, self, max(patience_s, 2 * interval_s), f'LISTEN {CHANNEL}')
+        self._limit = MOST_AT_ONCE
+        self._stale = False  # there may be something new
+        self._waiting: list[tuple[float, Deferred]] = []  # for a question that is yet to be asked ...
+        self._asked: list[tuple[float, Deferred]] = []  # ... and for the answer to the one under way
+        self._own: dict[bytes, Any] = {}  # transactions of ours: noted before their COMMIT
+        self._closed = False
+        #: The last transaction that was told.
+        self.last = last
+        #: Since when the database is away, in monotonic seconds; None: it is there.
+        self.away_since: float | None = loop.runtime.monotonic()
+        #: What was wrong last.
+        self.trouble = 'it has not been asked yet'
+        #: When an answer came, last.
+        self.heard = loop.runtime.monotonic()
+
+    def __repr__(self) -> str:
+        return f'<Feed of {self._name!r} at {self.last.hex()}>'
+
+    def open(self) -> None:
+        """From now on."""
+        self._line.open()
+        self._tick()
+
+    def close(self) -> None:
+        """At the end."""
+        self._closed = True
+        self._line.close()
+
+    # ---- any thread -------------------------------------------------------------------------------
+
+    def expect(self, tid: bytes, own: Any) -> None:
+        """`own` is about to be committed as `tid`."""
+        self._own[tid] = own
+
+    def forget(self, tid: bytes) -> None:
+        """It was not, or nobody knows."""
+        self._own.pop(tid, None)
+
+    # ---- asking -----------------------------------------------------------------------------------
+
+    def when_fresh(self) -> Deferred:
+        """Settled when all has been told that is committed at this moment.  Fails with `DatabaseAway`."""
+        answer = Deferred()
+        self._waiting.append((self._clock(), answer))
+        self.look()
+        return answer
+
+    def look(self) -> None:
+        """There may be something new."""
+        self._stale = True
+        if self._line.is_ready:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._stale = False
+        self._asked, self._waiting = self._waiting, []
+        self._line.ask(self._statements.since, {'tid': u64(self.last), 'limit': self._limit}, self._got)
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        self._loop.call_later(self._interval_s, self._tick)
+        self.look()
+        since = self._clock() - self._patience_s
+        for queue in (self._waiting, self._asked):
+            while queue and queue[0][0] < since:
+                queue.pop(0)[1].fail(DatabaseAway('the database of the server is away; try again later'))
+
+    # ---- of `line.User` -----------------------------------------------------------------------------
+
+    def ready(self) -> None:
+        """The line is free."""
+        if self.away_since is not None:
+            log.info('storage %r: the database is there', self._name)
+            self.away_since = None
+            self._stale = True
+        if self._stale:
+            self._ask()
+
+    def notified(self) -> None:
+        """The database says that there is something new."""
+        self.look()
+
+    def lost(self, error: Exception) -> None:
+        """The database is away: what was asked is asked again."""
+        self._waiting = self._asked + self._waiting
+        self._asked = []
+        self._stale = True
+        self.trouble = ' '.join(str(error).split())[:300] or type(error).__name__
+        if self.away_since is None:
+            self.away_since = self._clock()
+            log.error('storage %r: the database is away: %s', self._name, self.trouble)
+
+    def failed(self, error: Exception) -> None:
+        """The database refuses to tell."""
+        self.lost(error)
+
+    # ---- what is new ------------------------------------------------------------------------------
+
+    def _got(self, rows: Rows) -> None:
+        self.heard = self._clock()
+        last = u64(self.last)
+        if last and (not rows or rows[0][0] != last and self._database.keeps_history):
+            self._start_anew()
+            return
+        groups: dict[int, list[bytes]] = {}
+        for tid, oid, deleted in rows:
+            if tid != last:
+                oids = groups.setdefault(tid, [])
+                if oid is not None:
+                    oids.append(p64(oid))
+                elif deleted is not None:
+                    data = bytes(deleted)
+                    oids += [data[at:at + 8] for at in range(0, len(data), 8)]
+        is_whole = len(rows) < self._limit
+        if not is_whole and groups:
+            groups.pop(max(groups))  # perhaps not all of it is here
+        if not is_whole and not groups:
+            self._limit *= 2  # one transaction with more rows
+        else:
+            self._limit = MOST_AT_ONCE
+        for number, oids in groups.items():
+            tid_told = p64(number)
+            self.last = tid_told
+            self._tell(tid_told, oids, self._own.pop(tid_told, None))
+        asked, self._asked = self._asked, []
+        if is_whole:
+            for _, answer in asked:
+                answer.succeed(None)
+        else:
+            self._waiting = asked + self._waiting
+            self._stale = True
+
+    def _start_anew(self) -> None:
+        """The last transaction that was told is not there any more."""
+        self._line.ask(self._statements.last, None, partial(self._got_last, self._asked))
+
+    def _got_last(self, asked: list[tuple[float, Deferred]], rows: Rows) -> None:
+        before, self.last = self.last, p64(rows[0][0])
+        self._waiting = asked + self._waiting
+        self._asked = []
+        self._stale = True
+        log.critical('storage %r: the database has lost transaction %s, which clients were told of, and is '
+                     'at %s now (a fail-over to a server that lagged behind, or a restored backup, or a pack '
+                     'up to this moment): all clients are sent away and verify their caches', self._name,
+                     before.hex(), self.last.hex())
+        self._went_back()

@@ -1,0 +1,117 @@
+"""Loads under way, and what was changed meanwhile (C1).
+
+A record is read at one moment and sent at a later one; in between others may be told that it has changed:
+
+    client A   load(oid) ----------------------------------------> reply: what it was, until T
+    database              reads revision s
+    feed                               oid changed in T: told to A, and noted on the load
+
+So an answer never says "current" of a revision that ended before it is sent.  In: loads, and word of changes.
+Out: equal loads joined; what a row of the database means for each of those who wait.  Loop thread only; no
+database here.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from zeo_clone.server.deferred import Deferred
+
+Revision = tuple[bytes, bytes, 'bytes | None']
+
+
+class Waiting(NamedTuple):
+    """Somebody wants the revision before the transaction `before`; `since`: monotonic seconds."""
+
+    before: bytes
+    answer: Deferred
+    since: float
+
+
+class Flight:
+    """The load of the current record of one object."""
+
+    __slots__ = ('changed', 'waiting')
+
+    def __init__(self) -> None:
+        self.waiting: list[Waiting] = []
+        self.changed: bytes | None = None  # by this transaction, the last one that was told
+
+
+class Flights:
+    """All of one storage."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[bytes, Flight] = {}
+        self._batches: dict[Batch, None] = {}
+
+    def __repr__(self) -> str:
+        return f'<Flights {len(self._under_way)}>'
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def join(self, oid: bytes, waiting: Waiting) -> bool:
+        """`waiting` waits for `oid`; True if nobody did before, so that it has to be read."""
+        flight = self._under_way.get(oid)
+        is_first = flight is None
+        if flight is None:
+            flight = self._under_way[oid] = Flight()
+        flight.waiting.append(waiting)
+        return is_first
+
+    def land(self, oid: bytes) -> Flight:
+        """The record of `oid` has been read."""
+        return self._under_way.pop(oid)
+
+    def changed(self, tid: bytes, oids: Iterable[bytes]) -> None:
+        """Transaction `tid` wrote `oids`, and this is being told."""
+        if self._under_way or self._batches:
+            for oid in oids:
+                flight = self._under_way.get(oid)
+                if flight is not None:
+                    flight.changed = tid
+                for batch in self._batches:
+                    batch.changed(tid, oid)
+
+    def older_than(self, since: float) -> list[Waiting]:
+        """Takes out who has waited from before `since`."""
+        found: list[Waiting] = []
+        for flight in self._under_way.values():
+            found += [one for one in flight.waiting if one.since < since]
+            flight.waiting = [one for one in flight.waiting if one.since >= since]
+        return found
+
+    # ---- several at once ----------------------------------------------------------------------------
+
+    def open(self, oids: list[bytes]) -> Batch:
+        """An answer with the revisions of several objects is being made."""
+        batch = Batch(oids)
+        self._batches[batch] = None
+        return batch
+
+    def close(self, batch: Batch) -> None:
+        """It is made."""
+        del self._batches[batch]
+
+
+class Batch:
+    """What was changed while answers for `oids` came one after the other."""
+
+    def __init__(self, oids: list[bytes]) -> None:
+        self._changed: dict[bytes, bytes] = dict.fromkeys(oids, b'')
+
+    def __repr__(self) -> str:
+        return f'<Batch {len(self._changed)}>'
+
+    def changed(self, tid: bytes, oid: bytes) -> None:
+        """Transaction `tid` wrote `oid`."""
+        if oid in self._changed:
+            self._changed[oid] = tid
+
+    def as_of_now(self, oid: bytes, revision: Revision | None) -> Revision | None:
+        """`revision` of `oid`, as it is to be sent."""
+        changed = self._changed[oid]
+        if revision is not None and revision[2] is None and revision[1] < changed:
+            return revision[0], revision[1], changed
+        return revision

@@ -1,0 +1,237 @@
+"""A connection to the database that never lets the loop wait: one question at a time, answers when they come.
+
+In: questions, statements with their arguments; readiness of the descriptor.  Out: ``ready()`` when there is
+room for one, ``lost(error)`` when the connection has gone or cannot be made, ``notified()`` when the database
+says that there is something new.  A line that was lost is opened again by itself, with pauses.  Loop thread
+only.  It knows no SQL: what makes a connection and moves it on is given to it.
+"""
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zeo_clone.loop.core import Loop
+from zeo_clone.loop.dispatcher import Dispatcher
+from zeo_clone.loop.poller import READ, WRITE
+
+log = logging.getLogger(__name__)
+
+#: Pauses between attempts to connect, in seconds: the first, and the longest.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+#: It is looked at so often, in seconds, whether an answer or a connection takes too long.
+TICK_S = 1.0
+
+Rows = list[tuple[Any, ...]]
+Done = Callable[[Rows], object]
+
+
+class Connects(Protocol):
+    """A database."""
+
+    def connect_later(self) -> Any:
+        """A connection that is being made."""
+
+    def advance(self, connection: Any) -> str:
+        """Go on: 'read', 'write' or 'done'."""
+
+    def is_away(self, error: BaseException) -> bool:
+        """Has the database gone?"""
+
+
+class User(Protocol):
+    """Who has a line."""
+
+    def ready(self) -> None:
+        """The line is there, and nothing is under way."""
+
+    def lost(self, error: Exception) -> None:
+        """The connection has gone, with what was under way."""
+
+    def failed(self, error: Exception) -> None:
+        """The database refuses what was asked; the connection is good."""
+
+    def notified(self) -> None:
+        """The database has something new."""
+
+
+class _Wire(Dispatcher):
+    """The descriptor of a connection."""
+
+    def __init__(self, line: Line, connection: Any) -> None:
+        super().__init__(line.loop, connection)
+        self._line = line
+
+    def handle_read(self) -> None:
+        self._line.advance()
+
+    handle_write = handle_read
+
+    def handle_close(self) -> None:
+        self._line.close()
+
+    def handle_error(self, error: Exception) -> None:
+        self._line.broke(error)
+
+
+class Line:
+    """Of `user`, to `database`; `opening` is said first each time.  An answer may take `patience_s`."""
+
+    def __init__(self, loop: Loop, database: Connects, user: User, patience_s: float,
+                 opening: str = '') -> None:
+        self.loop = loop
+        self._database = database
+        self._user = user
+        self._patience_s = patience_s
+        self._opening = opening
+        self._connection: Any = None
+        self._wire: _Wire | None = None
+        self._cursor: Any = None  # of the question that is under way
+        self._done: Done | None = None
+        self._since = 0.0  # when that, or the connection, was begun
+        self._connected = False
+        self._pause_s = FIRST_PAUSE_S
+        self._closed = False
+        #: Can a question be asked?
+        self.is_ready = False
+
+    def __repr__(self) -> str:
+        return f'<Line {"ready" if self.is_ready else "busy" if self._connected else "not connected"}>'
+
+    @property
+    def is_connected(self) -> bool:
+        """Is there a connection?"""
+        return self._connected
+
+    # ---- opening and closing ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, now and whenever the connection is lost."""
+        self._connect()
+        self.loop.call_later(TICK_S, self._tick)
+
+    def _connect(self) -> None:
+        if self._closed:
+            return
+        self._since = self.loop.runtime.monotonic()
+        try:
+            self._connection = self._database.connect_later()
+            self.advance()
+        except Exception as error:
+            self.broke(error)
+
+    def close(self) -> None:
+        """For good.  May be called twice."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
+        self.is_ready = self._connected = False
+        self._cursor = self._done = None
+        wire, self._wire = self._wire, None
+        connection, self._connection = self._connection, None
+        if wire is not None:
+            with contextlib.suppress(OSError):  # a connection that has failed has no descriptor any more
+                wire.set_interest(0)
+            wire.close()
+        elif connection is not None:
+            connection.close()
+
+    def broke(self, error: Exception) -> None:
+        """The connection is not good any more."""
+        was_connected = self._connected
+        self._drop()
+        if self._closed:
+            return
+        if was_connected:
+            self._pause_s = FIRST_PAUSE_S
+        self.loop.call_later(self._pause_s, self._connect)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._user.lost(error)
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        self.loop.call_later(TICK_S, self._tick)
+        waits = self._connection is not None and not self.is_ready
+        if waits and self.loop.runtime.monotonic() - self._since > self._patience_s:
+            self.broke(TimeoutError('the database does not answer'))
+
+    # ---- questions ----------------------------------------------------------------------------------
+
+    def ask(self, statement: str, arguments: Any, done: Done) -> None:
+        """Have `done` called with the rows.  Only when `is_ready`."""
+        self.is_ready = False
+        self._since = self.loop.runtime.monotonic()
+        self._done = done
+        try:
+            self._cursor = self._connection.cursor()
+            self._cursor.execute(statement, arguments)
+        except Exception as error:
+            self.broke(error)
+            return
+        self.advance()
+
+    def advance(self) -> None:
+        """Go on as far as that is possible without waiting."""
+        connection = self._connection
+        if connection is None:
+            return
+        if not self._connected and self._wire is not None:
+            # While it tries one address after the other it has one descriptor after the other.
+            self._wire.set_interest(0)
+            self.loop.unregister(self._wire)
+            self._wire = None
+        try:
+            state = self._database.advance(connection)
+        except Exception as error:
+            self._refused(error)
+            return
+        if self._wire is None:
+            self._wire = _Wire(self, connection)
+            self._wire.open(0)
+        self._wire.set_interest(WRITE if state == 'write' else READ)
+        told = bool(connection.notifies)
+        if told:
+            connection.notifies.clear()
+        if state == 'done':
+            self._answered()
+        if told:
+            self._user.notified()
+
+    def _refused(self, error: Exception) -> None:
+        cursor = self._cursor
+        if cursor is None or self._connection.closed or self._database.is_away(error):
+            self.broke(error)
+            return
+        cursor.close()
+        self._cursor = self._done = None
+        self.is_ready = True
+        self._user.failed(error)
+        self._tell_ready()
+
+    def _answered(self) -> None:
+        if not self._connected:
+            self._connected = True
+            if self._opening:
+                self.ask(self._opening, None, lambda rows: None)
+                return
+        elif self._cursor is None:
+            return  # nothing was asked: a notice, or nothing at all
+        cursor, done = self._cursor, self._done
+        self._cursor = self._done = None
+        rows: Rows = []
+        if cursor is not None:
+            if cursor.description is not None:
+                rows = cursor.fetchall()
+            cursor.close()
+        self.is_ready = True
+        self._pause_s = FIRST_PAUSE_S
+        if done is not None:
+            done(rows)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        if self.is_ready:
+            self._user.ready()

@@ -1,0 +1,363 @@
+"""RelStorage on PostgreSQL, as far as this server asks it anything: SQL, the driver, private names.
+
+In: a RelStorage that is open.  Out: connections, statements, the steps of a commit that RelStorage does not
+offer.  Nothing else here knows any of that.  What is private in RelStorage may change with each version, so
+it is used with those only that have been tried.
+
+Besides RelStorage's tables there are three of ours:
+
+    zeo_clone_identity  one row: which database this is (C22)
+    zeo_clone_outcome   for each client the number and tid of its last transaction, and up to which number it
+                        can have no more; the row is written in the transaction itself (C11)
+    zeo_clone_log       without history only: the tids of transactions, and what they deleted, of which
+                        RelStorage's tables keep nothing
+"""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from typing import Any
+
+from ZODB.POSException import ConflictError, ReadConflictError, StorageError, StorageTransactionError
+from ZODB.utils import p64, u64
+
+#: The versions of RelStorage whose private names are known here.
+KNOWN = ('4.3',)
+#: The largest number that the database has for a tid or an oid.
+MOST = (1 << 63) - 1
+CHANNEL = 'zeo_clone'
+#: Key of the lock under which our tables are made; RelStorage uses -1 and -2, and oids.
+SETUP_LOCK = -20_119
+#: The lock that each commit takes before it chooses its tid.
+COMMIT_LOCK = -1
+#: Outcomes and the log keep what is so many days old.
+KEEP_DAYS = 30
+#: A server that stops between choosing a tid and COMMIT keeps others from committing no longer, in seconds.
+FINISH_S = 10
+#: What is added to the DSN for connections of our own, unless it is there.
+DSN_DEFAULTS = {'connect_timeout': '10', 'keepalives_idle': '10', 'keepalives_interval': '3',
+                'keepalives_count': '3', 'application_name': 'zeo_clone'}
+
+SETUP = '''
+CREATE TABLE IF NOT EXISTS zeo_clone_identity (identity TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS zeo_clone_outcome (
+    token BYTEA PRIMARY KEY, number BIGINT NOT NULL, tid BIGINT, fenced BIGINT NOT NULL,
+    at TIMESTAMPTZ NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS zeo_clone_log (
+    tid BIGINT PRIMARY KEY, deleted BYTEA, at TIMESTAMPTZ NOT NULL DEFAULT now());
+'''
+PRUNE = '''
+DELETE FROM zeo_clone_outcome WHERE at < now() - %(days)s * INTERVAL '1 day';
+DELETE FROM zeo_clone_log WHERE at < now() - %(days)s * INTERVAL '1 day'
+    AND tid < (SELECT max(tid) FROM zeo_clone_log);
+'''
+TRY = '''
+SELECT current_setting('server_version'), current_database(), to_regclass('object_state') IS NOT NULL,
+    to_regclass('current_object') IS NOT NULL
+'''
+IDENTIFY = '''
+INSERT INTO zeo_clone_identity SELECT %s WHERE NOT EXISTS (SELECT 1 FROM zeo_clone_identity)
+'''
+COMMITTED = '''
+INSERT INTO zeo_clone_outcome AS known (token, number, tid, fenced) VALUES (%(token)s, %(number)s, %(tid)s, 0)
+ON CONFLICT (token) DO UPDATE SET number = excluded.number, tid = excluded.tid, at = now()
+WHERE known.fenced < excluded.number
+'''
+#: Waits for a COMMIT of the same client that is under way.
+FENCE = '''
+INSERT INTO zeo_clone_outcome AS known (token, number, tid, fenced) VALUES (%(token)s, 0, NULL, %(number)s)
+ON CONFLICT (token) DO UPDATE SET fenced = GREATEST(known.fenced, excluded.fenced), at = now()
+RETURNING number, tid
+'''
+
+
+#: Of an oid and a serial, if it is known.
+OldRecord = Callable[[bytes, bytes], 'bytes | None']
+
+
+class Statements:
+    """What differs between databases with and without history."""
+
+    def __init__(self, keeps_history: bool) -> None:
+        current = 'current_object JOIN object_state USING (zoid, tid)' if keeps_history else 'object_state'
+        log = 'transaction' if keeps_history else 'zeo_clone_log'
+        deleted = 'NULL::bytea' if keeps_history else 'deleted'
+        #: Oids -> oid, tid, record.
+        self.current = f'SELECT zoid, tid, state FROM {current} WHERE zoid = ANY(%s)'
+        #: Oids and tids -> oid, tid asked for, tid, record, tid of the next revision; nulls if there is none.
+        self.before = '''
+            SELECT wanted.zoid, wanted.before, found.tid, found.state,
+                   (SELECT min(later.tid) FROM object_state AS later
+                    WHERE later.zoid = wanted.zoid AND later.tid > found.tid)
+            FROM unnest(%s::bigint[], %s::bigint[]) AS wanted (zoid, before)
+            LEFT JOIN LATERAL (SELECT tid, state FROM object_state WHERE object_state.zoid = wanted.zoid
+                AND object_state.tid < wanted.before ORDER BY tid DESC LIMIT 1) AS found ON TRUE'''
+        self.revision = 'SELECT state FROM object_state WHERE zoid = %s AND tid = %s'
+        self.from_oid = (f'SELECT zoid, tid, state FROM {current} WHERE zoid >= %s AND state IS NOT NULL '
+                         f'ORDER BY zoid LIMIT 2')
+        self.new_oids = "SELECT nextval('zoid_seq') FROM generate_series(1, %s)"
+        self.last = f'SELECT GREATEST((SELECT max(tid) FROM object_state), (SELECT max(tid) FROM {log}), 0)'
+        #: Tid, and limit -> tid, oid or null, oids deleted or null: the transaction itself, all later ones.
+        self.since = f'''
+            SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid >= %(tid)s
+            UNION ALL SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= %(tid)s
+            ORDER BY 1 LIMIT %(limit)s'''
+        self.recent = f'''
+            SELECT tid, zoid FROM object_state WHERE tid >= (
+                SELECT COALESCE(min(tid), 0) FROM (
+                    SELECT tid FROM {log} WHERE tid > 0 ORDER BY tid DESC LIMIT %s) AS latest)
+            AND tid > 0'''
+        self.changed = '''SELECT DISTINCT zoid FROM object_state WHERE tid > %s AND tid <= %s'''
+        self.has = (f'SELECT EXISTS (SELECT 1 FROM {log} WHERE tid = %s) OR '
+                    f'EXISTS (SELECT 1 FROM object_state WHERE tid = %s)')
+        self.deleted = ('SELECT deleted FROM zeo_clone_log '
+                        'WHERE tid > %s AND tid <= %s AND deleted IS NOT NULL')
+
+
+def is_database(storage: Any) -> bool:
+    """Is it a RelStorage that can be served with others beside?  Raises ValueError for another RelStorage."""
+    kind = type(storage)
+    if (kind.__module__, kind.__qualname__) != ('relstorage.storage', 'RelStorage'):
+        return False
+    version = metadata.version('RelStorage')
+    if '.'.join(version.split('.')[:2]) not in KNOWN:
+        raise ValueError(f'this server knows RelStorage {" and ".join(KNOWN)}, not {version}: install one '
+                         f"that it knows (pip install 'zeo_clone[postgresql]')")
+    adapter = storage._adapter
+    if type(adapter).__name__ != 'PostgreSQLAdapter' or adapter.driver.__name__ != 'psycopg2':
+        raise ValueError(f'this server knows RelStorage on PostgreSQL with the driver psycopg2, and this one '
+                         f'is on {type(adapter).__name__} with {adapter.driver.__name__}: have the clients '
+                         f'open that storage themselves')
+    return True
+
+
+def try_section(factory: Any) -> str | None:
+    """What RelStorage's section of a configuration leads to, in a line; None if it is another section.
+
+    Raises ValueError for one that cannot be served, and what the driver raises.  Nothing is made there.
+    """
+    if (type(factory).__module__, type(factory).__qualname__) != ('relstorage.config', 'RelStorageFactory'):
+        return None
+    section = factory.config.adapter
+    if type(section).__qualname__ != 'PostgreSQLAdapterFactory':
+        raise ValueError(f'this server knows RelStorage on PostgreSQL, not {type(section).__qualname__}')
+    import psycopg2
+    connection = psycopg2.connect(section.config.dsn, connect_timeout=10)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(TRY)
+            version, name, has_objects, has_history = cursor.fetchone()
+    finally:
+        connection.close()
+    found = 'nothing of RelStorage yet, which is made at the first start'
+    if has_objects:
+        found = f'a RelStorage {"with" if has_history else "without"} history'
+        if has_history is not bool(factory.config.keep_history):
+            raise ValueError(f'the database {name} has {found}, and keep-history says something else')
+    return f'PostgreSQL {version} answers; the database {name} has {found}'
+
+
+class Database:
+    """The database of `storage`, for which `is_database` is true."""
+
+    def __init__(self, storage: Any, instance: str) -> None:
+        import psycopg2
+        import psycopg2.extensions
+        self._driver = psycopg2
+        self._extensions = psycopg2.extensions
+        self._storage = storage
+        self._adapter = storage._adapter
+        self._dsn = self._with_defaults(storage._adapter._dsn)
+        self.keeps_history = bool(storage.keep_history)
+        self.statements = Statements(self.keeps_history)
+        #: Does RelStorage keep blobs in a directory that all servers share?
+        self.shares_blob_dir = bool(storage._options.shared_blob_dir)
+        self.identity = self._set_up(instance)
+        storage.sync()  # no snapshot of it stays open
+
+    def __repr__(self) -> str:
+        return f'<Database {self.identity}, {"with" if self.keeps_history else "without"} history>'
+
+    def _with_defaults(self, dsn: str) -> str:
+        given = self._extensions.parse_dsn(dsn)
+        made: str = self._extensions.make_dsn(**{**DSN_DEFAULTS, **given})
+        return made
+
+    def _set_up(self, instance: str) -> str:
+        with self.connection() as cursor:
+            cursor.execute('BEGIN')
+            cursor.execute('SELECT pg_advisory_xact_lock(%s)', (SETUP_LOCK,))
+            cursor.execute("SELECT to_regclass('zeo_clone_log')")
+            if cursor.fetchone()[0] is None:
+                cursor.execute(SETUP)
+            if not self._storage.isReadOnly():
+                cursor.execute(IDENTIFY, (instance,))
+                cursor.execute(PRUNE, {'days': KEEP_DAYS})
+            cursor.execute('SELECT min(identity) FROM zeo_clone_identity')
+            identity: str = cursor.fetchone()[0]
+            cursor.execute('COMMIT')
+        return identity
+
+    # ---- connections ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def connection(self, timeout_s: float | None = None) -> Iterator[Any]:
+        """The cursor of a connection of its own, each statement a transaction; a statement has that time."""
+        connection = self._driver.connect(self._dsn)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                if timeout_s is not None:
+                    cursor.execute('SELECT set_config(%s, %s, false)',
+                                   ('statement_timeout', str(int(timeout_s * 1000))))
+                yield cursor
+        finally:
+            connection.close()
+
+    def connect_later(self) -> Any:
+        """A connection that is being made, without waiting.  Raises what `is_away` knows."""
+        return self._driver.connect(self._dsn, async_=True)
+
+    def advance(self, connection: Any) -> str:
+        """Go on with what it does: 'read' or 'write' for what it waits, or 'done'."""
+        state = connection.poll()
+        if state == self._extensions.POLL_OK:
+            return 'done'
+        return 'write' if state == self._extensions.POLL_WRITE else 'read'
+
+    def is_away(self, error: BaseException) -> bool:
+        """Does `error` say that the database, or the connection to it, has gone?"""
+        if isinstance(error, (self._driver.OperationalError, self._driver.InterfaceError)):
+            return True
+        if isinstance(error, self._driver.DatabaseError):
+            return getattr(error, 'pgcode', None) is None
+        return type(error) is Exception and str(error).startswith('Failed to close')  # RelStorage's
+
+    def translate(self, error: BaseException) -> Any:
+        """The nearest exception that clients know."""
+        if isinstance(error, self._driver.Error) and not isinstance(error, StorageError):
+            return StorageError(f'the database: {type(error).__name__}: {str(error).strip()[:500]}')
+        kind = type(error)
+        if not isinstance(error, ConflictError) or kind.__module__ == 'ZODB.POSException':
+            return error
+        base = ReadConflictError if isinstance(error, ReadConflictError) else ConflictError
+        text = str(error.message or '').split('\n')[0]
+        told: ConflictError = base(text or kind.__name__, oid=error.oid, serials=error.serials)
+        told.class_name = error.class_name
+        return told
+
+    # ---- the steps of a commit: a committer's thread ------------------------------------------------
+
+    def new_instance(self) -> Any:
+        """Another instance of the storage, for one thread at a time."""
+        return self._storage.new_instance()
+
+    def begin(self, instance: Any, transaction: Any, old_record: OldRecord) -> None:
+        """``tpc_begin``; `old_record` gives a record of the past, if it knows it."""
+        instance.tpc_begin(transaction)
+        state = instance._tpc_phase.shared_state
+        state.cache = state.local_client = Past(self, state, old_record)
+
+    def begin_given(self, instance: Any, transaction: Any, tid: bytes, status: str) -> None:
+        """After `begin`: the transaction gets the tid `tid`.  Raises StorageTransactionError."""
+        from relstorage.storage.tpc.restore import Restore
+        phase = instance._tpc_phase
+        cursor = phase.shared_state.store_connection.cursor
+        cursor.execute('SELECT pg_advisory_xact_lock(%s)', (COMMIT_LOCK,))
+        cursor.execute(self.statements.last)
+        last = cursor.fetchone()[0]
+        if u64(tid) <= last:
+            raise StorageTransactionError(f'the tid {tid.hex()} is not later than the last one, '
+                                          f'{p64(last).hex()}')
+        instance._tpc_phase = Restore(phase, tid, status)
+
+    def choose_tid(self, instance: Any) -> tuple[bytes, Any]:
+        """After ``tpc_vote``: the transaction is whole in the database, but for its COMMIT; its tid, and the
+        cursor of its connection."""
+        phase = instance._tpc_phase
+        state = phase.shared_state
+        cursor = state.store_connection.cursor
+        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{FINISH_S}s'")
+        if not state.prepared_txn:
+            phase._lock_and_move(vote_only=True)
+        tid: bytes = phase.committing_tid_lock.tid
+        return tid, cursor
+
+    def write_outcome(self, cursor: Any, token: bytes, number: int, tid: bytes,
+                      deleted: Iterable[bytes]) -> bool:
+        """In the transaction: transaction `number` of the client `token` is `tid`.  False if that is fenced.
+
+        When it is committed all servers hear of it.
+        """
+        if not self.keeps_history:
+            cursor.execute('INSERT INTO zeo_clone_log (tid, deleted) VALUES (%s, %s)',
+                           (u64(tid), b''.join(deleted) or None))
+        cursor.execute(COMMITTED, {'token': token, 'number': number, 'tid': u64(tid)})
+        if cursor.rowcount != 1:
+            return False
+        cursor.execute(f'NOTIFY {CHANNEL}')
+        return True
+
+    def fence(self, cursor: Any, token: bytes, number: int) -> tuple[int, bytes | None]:
+        """The last transaction of the client that was committed, number and tid; from now on none up to
+        `number` can be."""
+        cursor.execute(FENCE, {'token': token, 'number': number})
+        known, tid = cursor.fetchone()
+        return known, None if tid is None else p64(tid)
+
+    # ---- other work: any thread but the loop's ------------------------------------------------------
+
+    def measure(self) -> tuple[int, int]:
+        """Objects, about, and bytes."""
+        length: int = len(self._storage)
+        return length, int(self._storage.getSize())
+
+
+class Past:
+    """Stands for RelStorage's caches in one transaction: these know a snapshot, and what is older is not in a
+    database without history."""
+
+    def __init__(self, database: Database, state: Any, old_record: OldRecord) -> None:
+        self._database = database
+        self._state = state
+        self._old_record = old_record
+
+    def prefetch_for_conflicts(self, _: object, wanted: Iterable[tuple[int, int]]
+                               ) -> dict[int, tuple[bytes, int]]:
+        """The records on which changes are based, by oid, with their tids.  Raises ConflictError."""
+        cursor = self._state.store_connection.cursor
+        found = {}
+        for oid, tid in wanted:
+            record = self._old_record(p64(oid), p64(tid))
+            if record is None:
+                cursor.execute(self._database.statements.revision, (oid, tid))
+                row = cursor.fetchone()
+                record = bytes(row[0]) if row and row[0] is not None else None
+            if record is None:
+                raise ConflictError(oid=p64(oid), serials=(None, p64(tid)))
+            found[oid] = record, tid
+        return found
+
+    def contains_oid_with_newer_tid(self, oid: int, tid: int) -> None:
+        """The database finds that out at the vote."""
+
+    def after_tpc_finish(self, tid: bytes, temp_storage: Any) -> None:
+        """Nothing is kept."""
+
+    def remove_cached_data(self, oid: int, tid: int) -> None:
+        """Nothing is kept."""
+
+    def remove_all_cached_data_for_oids(self, oids: Iterable[int]) -> None:
+        """Nothing is kept."""
+
+
+def record_of(value: Any) -> bytes | None:
+    """A record as the database gives it."""
+    return None if value is None else bytes(value)
+
+
+def number_of(value: bytes) -> int:
+    """Of an oid or a tid, as far as the database has such numbers."""
+    number: int = u64(value)
+    return min(number, MOST)

@@ -1,0 +1,148 @@
+r"""The phases of a transaction in a database: each of its steps happens in a thread, and takes its time.
+
+    Waiting -> Replaying -> Voted -> Settling -> Idle
+                  |           |
+                  +-----------+-> Ending -> Idle, or Doomed
+
+In: the results of the steps, as `Deferred`s of the commit; what the client asks for meanwhile.  Out: as in
+`phases`.  A step that is in its thread goes to its end: an abort is noted, and carried out then; so long the
+commit lock is held.  ``tpc_finish``, once it is asked for, goes to its end whatever becomes of the client.
+Loop thread only.
+"""
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ZODB.POSException import StorageTransactionError
+
+from zeo_clone.server.commits.operations import Operations
+from zeo_clone.server.commits.phases import Doomed, Phase, Settling
+from zeo_clone.server.deferred import Deferred
+from zeo_clone.server.vocabulary import Meta
+
+if TYPE_CHECKING:
+    from zeo_clone.server.commits.transactor import Transactor
+
+
+class DistantCommit(Protocol):
+    """A transaction whose steps are carried out elsewhere."""
+
+    resolved: list[bytes]
+
+    def replay(self, operations: Any) -> Deferred:
+        """Begin, carry out, vote."""
+
+    def conclude(self, free: Any) -> Deferred:
+        """Finish; the tid."""
+
+    def give_up(self) -> Deferred:
+        """Abort.  Never fails."""
+
+
+class Replaying(Phase):
+    """The operations are carried out, and the storage votes."""
+
+    def __init__(self, owner: Transactor, meta: Meta, commit: Any, operations: Operations,
+                 reply: Deferred) -> None:
+        super().__init__(owner)
+        self.meta = meta
+        self.commit = commit
+        self.operations = operations
+        self.reply = reply
+        self._ending: Ending | None = None
+
+    def start(self) -> None:
+        """Go on without us."""
+        try:
+            replaying = self.commit.replay(iter(self.operations))
+        except Exception as error:
+            self._replayed(None, error)
+        else:
+            replaying.when_settled(self._replayed)
+
+    def _replayed(self, _: object, error: BaseException | None) -> None:
+        owner = self.owner
+        self._clean_up(self.operations.close)
+        if self._ending is not None:
+            self._ending.begin_to_end(give_up=error is None)
+            return
+        if isinstance(error, Exception):
+            self._fail(error)
+            return
+        try:
+            result = owner.client.report_vote(self.commit)
+        except Exception as told:
+            ending = Ending(owner, self.commit, then=Doomed(owner, told))
+            owner.move(ending)
+            ending.begin_to_end(give_up=True)
+            self._clean_up(partial(self.reply.fail, told))
+            return
+        owner.served.stats.conflicts_resolved += len(self.commit.resolved)
+        owner.move(Voted(owner, self.meta, self.commit))
+        self._clean_up(partial(self.reply.succeed, result))
+
+    def _fail(self, error: Exception) -> None:
+        owner = self.owner
+        owner.served.lock.release(owner)
+        owner.move(Doomed(owner, error))
+        self._clean_up(partial(owner.note_failure, error), partial(self.reply.fail, error))
+
+    def abort(self) -> None:
+        self._ending = Ending(self.owner, self.commit, then=self.owner.idle)
+        self.owner.move(self._ending)
+        self._clean_up(partial(self.reply.fail, StorageTransactionError('aborted during the vote')))
+
+
+class Voted(Phase):
+    """The database has voted."""
+
+    def __init__(self, owner: Transactor, meta: Meta, commit: Any) -> None:
+        super().__init__(owner)
+        self.meta = meta
+        self.commit = commit
+
+    def finish(self) -> Deferred:
+        owner = self.owner
+        owner.move(Settling(owner))
+        concluded: Deferred = self.commit.conclude(partial(owner.served.lock.release, owner))
+        return concluded
+
+    def abort(self) -> None:
+        ending = Ending(self.owner, self.commit, then=self.owner.idle)
+        self.owner.move(ending)
+        ending.begin_to_end(give_up=True)
+
+
+class Ending(Phase):
+    """It is being aborted; `done` is settled then, and the commit lock free.  `then` comes after that."""
+
+    is_over = True
+
+    def __init__(self, owner: Transactor, commit: Any, then: Phase) -> None:
+        super().__init__(owner)
+        self._commit = commit
+        self._then = then
+        self._done = self.ending = Deferred()
+
+    def begin_to_end(self, give_up: bool) -> None:
+        """No step is under way any more."""
+        if not give_up:
+            self._ended()
+            return
+        try:
+            giving_up = self._commit.give_up()
+        except Exception as error:
+            self._ended(None, error)
+        else:
+            giving_up.when_settled(self._ended)
+
+    def _ended(self, *_: object) -> None:
+        owner = self.owner
+        owner.served.lock.release(owner)
+        if owner.phase is self:
+            owner.move(self._then)
+        self._done.succeed(None)
+
+    def abort(self) -> None:
+        self._then = self.owner.idle
