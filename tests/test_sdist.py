@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.tool_process import call
 
+pytestmark = pytest.mark.long
+
 CHECKOUT = Path(__file__).parent.parent
 BUILD = 'import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))'
 #: What building adds.

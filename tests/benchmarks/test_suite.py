@@ -18,6 +18,8 @@ from benchmarks.sides import CLIENT, FILE, Side, ours
 from benchmarks.workloads.commits import WRITERS
 from benchmarks.workloads.others import overlapping
 
+pytestmark = pytest.mark.long
+
 TINY = Sizes(objects=40, record_bytes=200, seconds=0.01, blob_mb=1, cache_objects=500, writers=WRITERS)
 PEER = Side('peer', 'a peer', CLIENT, 'python', 'ZEO')
 FAST, SLOW = catalog.Figure('rate', 'fast', 'loads/s', True, 4.0), catalog.Figure('ms', 'slow', 'ms')

@@ -17,6 +17,8 @@ from zeo_clone.cache import ClientCache, recovery
 from zeo_clone.cache import cache as cache_module
 from zeo_clone.cache.format import block_size
 
+pytestmark = pytest.mark.long
+
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 PATH = 'c.zec'
 OIDS = [p64(n) for n in range(40)] + [p64(1 << 40)]

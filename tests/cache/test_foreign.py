@@ -18,6 +18,8 @@ from zeo_clone.cache import file as file_module
 from zeo_clone.cache.format import HEAD_SIZE
 from zeo_clone.cache.index import FLAGS
 
+pytestmark = pytest.mark.long
+
 #: In a process of its own, which a signal may end: a cache in use, and what is done to its file amid that.
 VICTIM = r'''
 import json, logging, os, sys, threading

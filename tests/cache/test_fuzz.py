@@ -14,6 +14,8 @@ from tests.cache.memory import Disk
 from tests.cache.truth import Truth, audit, p64
 from zeo_clone.cache import ClientCache
 
+pytestmark = pytest.mark.long
+
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 ROUNDS = 1000 if HEAVY else 30
 PATH = 'c.zec'

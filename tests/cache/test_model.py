@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -15,6 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.cache.truth import Truth, audit, p64
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache import cache as cache_module
+
+pytestmark = pytest.mark.long
 
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 STEPS = 50

@@ -26,6 +26,8 @@ from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.loop.runtime import REAL, Runtime
 
+pytestmark = pytest.mark.long
+
 #: How to make an error, and whether it comes after the work has been done.
 ERRORS = [(partial(OSError, errno.EIO, 'the disk does not answer'), False),
           (partial(RuntimeError, 'a bug'), True)]

@@ -16,6 +16,8 @@ from tests.client.test_order import Wrapper
 from tests.storage.helpers import store_blob
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
+pytestmark = pytest.mark.long
+
 OID = p64(7)
 #: Calls that ask or change the world outside, of those into C.  How often `poll` is called, time decides.
 SYSTEM = {'send', 'recv', 'modify', 'register', 'unregister', 'pread', 'pwrite', 'fsync', 'shutdown', 'close'}

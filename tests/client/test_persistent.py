@@ -209,6 +209,7 @@ def audit(path, storage):
         cache.close()
 
 
+@pytest.mark.long
 def test_kills_at_any_moment_leave_true_caches(server_process, client, tmp_path):
     """C10: clients are killed with -9 while another one commits; no cache ever shows an untrue record."""
     path = str(tmp_path / 'victim.zec')

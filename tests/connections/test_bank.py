@@ -11,10 +11,13 @@ import random
 import subprocess
 import sys
 
+import pytest
 import ZODB
 
 from tests.connections.bank_client import ACCOUNTS, look, open_accounts
 from tests.support.proxy import AFTER, DOWN, INSIDE, UP, Proxy
+
+pytestmark = pytest.mark.long
 
 #: Ten minutes in the heavy run.
 SECONDS = 600 if os.environ.get('ZEO_CLONE_HEAVY') else 30

@@ -10,6 +10,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 START = '''
 import atexit, ctypes, multiprocessing, os, sys, threading, warnings
 warnings.filterwarnings('ignore', category=DeprecationWarning)  # of fork() itself, since Python 3.12

@@ -12,6 +12,8 @@ from ZODB.utils import maxtid, z64
 from tests.client.fake_server import p64
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
+pytestmark = pytest.mark.long
+
 #: Two thousand in the heavy run.
 CYCLES = 2000 if os.environ.get('ZEO_CLONE_HEAVY') else 60
 OIDS = [p64(1), p64(2)]

@@ -20,6 +20,8 @@ from tests.client.fake_server import p64
 from zeo_clone.client import search
 from zeo_clone.Exceptions import ClientDisconnected
 
+pytestmark = pytest.mark.long
+
 KINDS = ['tcp', 'unix', 'tls', 'unix with tls']
 #: The bytes of a transaction are cut at each place, or where TLS makes it long, in steps of so many.
 STEPS = {'tcp': 2, 'unix': 2, 'tls': 5, 'unix with tls': 5}

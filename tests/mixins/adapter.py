@@ -25,8 +25,9 @@ def method(cls, name):
     raise TypeError(f'{cls.__name__} has no test {name}: correct the table')
 
 
-def collected(left_out=None, real_clock=(), race_rounds=1):
-    """Class decorator: all ``check`` and ``test`` methods are found, each race `race_rounds` times.
+def collected(left_out=None, real_clock=(), race_rounds=1, one_round=()):
+    """Class decorator: all ``check`` and ``test`` methods are found, each race `race_rounds` times, but those
+    in `one_round`.
 
     `left_out` is ``{name: reason}``.  `real_clock` are tests that ZODB runs under a clock faked in this
     process; they compare its times with the server's, so here the real one counts for both.
@@ -38,10 +39,11 @@ def collected(left_out=None, real_clock=(), race_rounds=1):
         for name, reason in (left_out or {}).items():
             full = method(cls, name)
             setattr(cls, full, unittest.skip(reason)(getattr(cls, full)))
+        once = {method(cls, name).removeprefix(CHECK).removeprefix(TEST) for name in one_round}
         for name in methods(cls, CHECK):
             setattr(cls, f'{TEST}_{name}', getattr(cls, name))
         for name in methods(cls, TEST):
-            if RACE in name:
+            if RACE in name and not any(name.endswith(part) for part in once):
                 for number in range(2, race_rounds + 1):
                     setattr(cls, f'{name}_round_{number}', getattr(cls, name))
         return cls

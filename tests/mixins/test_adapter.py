@@ -51,6 +51,10 @@ def test_races_run_as_many_rounds_as_asked():
     assert run(race_rounds=3)[0].count('race') == 3
 
 
+def test_a_long_race_runs_once():
+    assert run(race_rounds=3, one_round=['_race_of_two'])[0].count('race') == 1
+
+
 @pytest.mark.parametrize('name', ['Old', 'New'])
 def test_what_is_left_out_is_skipped_with_its_reason(name):
     ran, reasons = run(left_out={name: 'because'})

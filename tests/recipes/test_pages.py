@@ -8,6 +8,8 @@ import pytest
 from tests.docs.pages import DOCS, RECIPES, blocks
 from tests.recipes import plone
 
+pytestmark = pytest.mark.long
+
 #: What the last lines of output are.
 OUTPUT = {
     'moving.md': '',

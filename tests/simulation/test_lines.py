@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from simulation.lines import NAME, Statements
+
+pytestmark = pytest.mark.long
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SOURCE = '''

@@ -1,6 +1,6 @@
 """Recorded traffic, mutated: whatever arrives is an event or `ProtocolError`, on both sides (S5, S5a, S1).
 
-200,000 messages, always the same ones; ``ZEO_CLONE_HEAVY=1`` tries 5,000,000.
+80,000 messages, always the same ones; ``ZEO_CLONE_HEAVY=1`` tries 5,000,000.
 """
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from zeo_clone.zrpc.allowed import ALLOWED
 from zeo_clone.zrpc.connection import Call, Failure, Result
 from zeo_clone.zrpc.frames import frame
 
-ROUNDS = 2_500_000 if os.environ.get('ZEO_CLONE_HEAVY') else 100_000  # for each side
+pytestmark = pytest.mark.long
+
+ROUNDS = 2_500_000 if os.environ.get('ZEO_CLONE_HEAVY') else 40_000  # for each side
 #: Messages that are tried while the processor's time is watched, and how much of it they get: a hundred
 #: times what they need.
 CHUNK, CHUNK_LIMIT_S = 10_000, 60
