@@ -146,8 +146,12 @@ def test_after_its_wish_an_operator_can_say_nothing_more(desk):
 @pytest.fixture
 def real_client():
     with contextlib.ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(
-            contextlib.closing(zeo_clone.client(*args, **options)))
+        def connect(*args, **options):
+            storage = stack.enter_context(contextlib.closing(zeo_clone.client(*args, **options)))
+            storage.ping()  # the server has read its label, which comes after all else
+            return storage
+
+        yield connect
 
 
 def test_by_a_unix_socket_it_is_always_possible(new_server, real_client, tmp_path):
