@@ -33,7 +33,9 @@ def token(monitor):
 
 @pytest.fixture
 def storage(measured, client):
-    return client(measured.addr, client_label='instance 1')
+    storage = client(measured.addr, client_label='instance 1')
+    storage.ping()  # the server has read its label
+    return storage
 
 
 def test_the_page_disconnects_a_client_and_the_log_says_so(monitor, token, storage, caplog):
