@@ -21,10 +21,10 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Generator
 from typing import IO, Any
 
@@ -34,6 +34,7 @@ from ZODB.FileStorage.fspack import FileStoragePacker, PackCopier
 from ZODB.fsIndex import fsIndex
 from ZODB.POSException import StorageError
 
+from zeo_clone.loop.runtime import REAL
 from zeo_clone.server.backend.references import UnreadableRecord, references
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class File:
         self.name = path
         self.blob_dir = blob_dir
         self.end = end
-        self._lock = self._commit_lock = threading.RLock()
+        self._lock = self._commit_lock = REAL.rlock()
 
     def getSize(self) -> int:
         """Up to where it is read."""
@@ -234,18 +235,16 @@ def main(call: dict[str, Any]) -> None:
         lines.write(json.dumps([kind, value]) + '\n')
         lines.flush()
 
-    ends = threading.Event()
-    answers: list[Any] = []
-    heard = threading.Semaphore(0)
+    ends = REAL.event()
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def hear() -> None:
         for line in sys.stdin:
-            answers.append(json.loads(line))
-            heard.release()
+            answers.put(json.loads(line))
         if not ends.is_set():
             os._exit(1)  # the server has gone
 
-    threading.Thread(target=hear, daemon=True).start()
+    REAL.start_thread(hear, 'zeo_clone pack')
     os.nice(NICE)
     file = File(call['path'], call['blob_dir'], call['end'])
     try:
@@ -254,8 +253,7 @@ def main(call: dict[str, Any]) -> None:
         reached = next(copying, None)
         while reached is not None:
             tell('reached', reached)
-            heard.acquire()
-            end = answers.pop()
+            end = answers.get()
             if end is None:
                 packer.index.save(reached, call['index'])
                 break
