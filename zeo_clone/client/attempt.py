@@ -116,7 +116,7 @@ class _Registration:
         self._early: list[tuple[bytes, list[bytes]]] = []
 
     def handle_agreed(self, protocol: str) -> None:
-        """Of the channel: both speak `protocol`."""
+        """Called by the channel: both speak `protocol`."""
         self._attempt.move(AttemptState.REGISTERING)
         self.channel.send_async(self.channel.core.send_hello())
         self._register()
@@ -139,17 +139,17 @@ class _Registration:
                 Registered(self.channel, self._attempt.target, self._read_only, call.value, self._early))
 
     def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
-        """Of the channel: the server calls one of a client's methods."""
+        """Called by the channel: the server calls one of a client's methods."""
         if name == 'invalidateTransaction' and len(self._early) < MAX_EARLY:
             self._early.append(check_invalidation(args))
         elif name != 'info':  # that will be asked for
             raise ProtocolError(f'the server calls {name!r} before it answers register')
 
     def handle_silence(self) -> None:
-        """Of the channel: nobody waits for a reply yet."""
+        """Called by the channel: nobody waits for a reply yet."""
 
     def handle_lost(self, error: Exception) -> None:
-        """Of the channel: the connection has gone."""
+        """Called by the channel: the connection has gone."""
         self._attempt.failed(error)
 
 
@@ -217,7 +217,7 @@ class Attempt:
         registration.channel.start()
 
     def registered(self, registered: Registered) -> None:
-        """Of the registration: it has come about."""
+        """Called by the registration: it has come about."""
         self.move(AttemptState.REGISTERED)
         self._deadline.cancel()
         self._stage = None

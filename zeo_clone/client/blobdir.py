@@ -182,7 +182,7 @@ class BlobDirectory:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Of a right that is missing it is told which it is, and where (B13)."""
+        """Tell which right is missing, and where (B13)."""
         try:
             yield
         except PermissionError as error:

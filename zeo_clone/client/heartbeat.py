@@ -25,8 +25,8 @@ PATIENCE = 2
 
 
 class Heartbeat:
-    """Of one link.  `announce`: the server knows ``heartbeat`` and will watch this client in turn; `tell`: it
-    wants to know that of the client, too, each time.
+    """The heartbeat of one link.  `announce`: the server knows ``heartbeat`` and will watch this client in
+    turn; `tell`: it wants to know that of the client, too, each time.
     """
 
     def __init__(self, loop: Loop, channel: ClientChannel, interval_s: float, announce: bool,

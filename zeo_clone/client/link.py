@@ -183,10 +183,10 @@ class Link:
     # ---- reader's role --------------------------------------------------------------------------
 
     def handle_agreed(self, protocol: str) -> None:
-        """Of the channel: that was before."""
+        """Called by the channel: that was before."""
 
     def handle_notice(self, name: str, args: tuple[Any, ...]) -> None:
-        """Of the channel: the server calls one of a client's methods."""
+        """Called by the channel: the server calls one of a client's methods."""
         if name == 'invalidateTransaction':
             tid, oids = check_invalidation(args)
             if self.state is LinkState.READY:
@@ -206,12 +206,12 @@ class Link:
             raise ProtocolError(f'the server calls the unknown method {name!r}')
 
     def handle_silence(self) -> None:
-        """Of the channel: the server says nothing."""
+        """Called by the channel: the server says nothing."""
         if self._heartbeat is not None:
             self._heartbeat.beat()
 
     def handle_lost(self, error: Exception) -> None:
-        """Of the channel: the connection has gone."""
+        """Called by the channel: the connection has gone."""
         self._lost(error)
 
     # ---- any thread -----------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Manager:
             self._search.begin()
 
     def _explain(self, elapsed_s: float) -> str | None:
-        """Of the outage: what the log has about it (N13)."""
+        """Called by the outage: what the log has about it (N13)."""
         if self.places.state in (ManagerState.CONNECTED, ManagerState.CLOSED):
             return None
         text = (f'storage {self._options.storage!r}: {self._complaint()} for {format_age(elapsed_s)}'

@@ -46,7 +46,7 @@ TABLE = {
 
 
 class Places:
-    """Of one manager."""
+    """The places of the links of one manager."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

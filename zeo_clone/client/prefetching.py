@@ -45,14 +45,14 @@ class Single(Joinable):
         self.key = key
 
     def take(self, value: Any) -> None:
-        """Of the channel: the reply."""
+        """Called by the channel: the reply."""
         revision = check_revision(value)
         if revision is not None:
             data, start, end = revision
             self._prefetcher.cache.store(self.key[0], start, end, data)
 
     def finish(self) -> None:
-        """Of the channel: no more will come."""
+        """Called by the channel: no more will come."""
         self._prefetcher.pending.pop(self.key, None)
         self.done = True
         if self.joined:
@@ -83,7 +83,7 @@ class Batch(Joinable):
             raise
 
     def take(self, value: Any) -> None:
-        """Of the channel: the reply."""
+        """Called by the channel: the reply."""
         keys, store = self.keys, self._prefetcher.cache.store
         revisions = batches.split(value, len(keys))
         for key, revision in zip(keys, revisions, strict=False):
@@ -96,7 +96,7 @@ class Batch(Joinable):
             self.rest.send()
 
     def finish(self) -> None:
-        """Of the channel: no more will come in this reply."""
+        """Called by the channel: no more will come in this reply."""
         pending = self._prefetcher.pending
         for key in self.keys:
             pending.pop(key, None)

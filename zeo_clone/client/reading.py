@@ -198,11 +198,11 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     # ---- of the manager -----------------------------------------------------------------------------
 
     def manager_starts(self) -> None:
-        """Of the manager: the loop has to run from now on."""
+        """Called by the manager: the loop has to run from now on."""
         self._life.start()
 
     def manager_ready(self, link: Link) -> None:
-        """Of the manager: `link` will be used from now on."""
+        """Called by the manager: `link` will be used from now on."""
         self._learn(link.info)
         names = {tuple(name) for name in link.info.get('interfaces', ())
                  if type(name) in (tuple, list) and all(type(part) is str for part in name)}
@@ -212,10 +212,10 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         zope.interface.directlyProvides(self, found)
 
     def manager_lost(self, link: Link) -> None:
-        """Of the manager: `link` has gone."""
+        """Called by the manager: `link` has gone."""
 
     def link_info(self, link: Link, info: dict[str, Any]) -> None:
-        """Of a link, in the reader's role: new facts about the served storage."""
+        """Called by a link, in the reader's role: new facts about the served storage."""
         if link is self._engine.places.ready:
             self._learn(info)
 

@@ -72,7 +72,7 @@ class Search:
         self._errors[place] = error
 
     def news(self) -> dict[str, str]:
-        """Of each place the last error, in words, or what is waited for."""
+        """The last error of each place, in words, or what is waited for."""
         told = {place: describe(error) for place, error in dict(self._errors).items()}
         for place, doing in self._under_way():
             told.setdefault(place, doing)
@@ -190,7 +190,7 @@ class Search:
             attempt.connect()
 
     def attempt_registered(self, attempt: Attempt, registered: Registered) -> None:
-        """Of an attempt: it has come about."""
+        """Called by an attempt: it has come about."""
         wanted = attempt in self._trying
         self._trying.pop(attempt, None)
         link = self._make_link(registered)
@@ -205,7 +205,7 @@ class Search:
                 self._look_around()
 
     def attempt_failed(self, attempt: Attempt, error: Exception) -> None:
-        """Of an attempt: it has come to nothing."""
+        """Called by an attempt: it has come to nothing."""
         self.note_error(str(attempt.target), error)
         self._loop.door(functools.partial(self._given_up, attempt))
 

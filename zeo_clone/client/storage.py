@@ -67,7 +67,7 @@ class ClientStorage(StorageReader):
         return link
 
     def manager_lost(self, link: Link) -> None:
-        """Of the manager: `link` has gone.  Its server may hand out the same oids again (C13)."""
+        """Called by the manager: `link` has gone.  Its server may hand out the same oids again (C13)."""
         engine = self._engine
         with engine.oids_lock:
             engine.oids.clear()
@@ -205,5 +205,5 @@ class ClientStorage(StorageReader):
         self._loader.link().channel.call('pack', (t - days * 86400, wait))
 
     def cleanup(self) -> None:
-        """Of old tests: a client has nothing to remove."""
+        """For old tests: a client has nothing to remove."""
 

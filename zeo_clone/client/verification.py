@@ -99,7 +99,7 @@ class Verification:
             self._too_old()
 
     def _search(self, tid: bytes, oids: list[bytes]) -> None:
-        """Of a server that knows ranges only: what is the first transaction from the client's last one on?"""
+        """For a server that knows only ranges: which is the first transaction from the client's last on?"""
         def started(call: PendingCall) -> None:
             if call.error is not None or type(call.value) is not int:
                 self._too_old()

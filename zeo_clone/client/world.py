@@ -65,7 +65,7 @@ class World:
     # ---- fork ---------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Of Python: have no transaction's effects half done in the child's memory."""
+        """Called by Python: have no transaction's effects half done in the child's memory."""
         self._by_python = True
         for storage in self._storages():
             effects = storage.effects
@@ -73,13 +73,13 @@ class World:
                 self._still.append(effects)
 
     def after_fork_in_parent(self) -> None:
-        """Of Python: go on."""
+        """Called by Python: go on."""
         self._by_python = False
         while self._still:
             self._still.pop().release()
 
     def after_fork_in_child(self) -> None:
-        """Of Python: begin anew."""
+        """Called by Python: begin anew."""
         self.notice_fork()
         self.after_fork_in_parent()
 

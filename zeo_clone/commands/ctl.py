@@ -77,7 +77,7 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
         self.required_map.pop('program', None)
 
     def load_configfile(self) -> None:
-        """Of zdaemon.  Complaints are those of runzeo."""
+        """Called by zdaemon.  Complaints are those of runzeo."""
         try:
             super().load_configfile()
         except (ZConfig.ConfigurationError, ValueError) as error:
@@ -103,7 +103,7 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
         return True
 
     def print_version(self, _: object) -> None:
-        """Of zdaemon: the version is ours."""
+        """Called by zdaemon: the version is ours."""
         print(f'{self._prog} (zeo_clone) {__version__}')
         sys.exit(0)
 

@@ -43,7 +43,7 @@ class Monitor:
 
     @property
     def url(self) -> str:
-        """Of the page for people; with ``*`` for all interfaces."""
+        """Where the page for people is; with ``*`` for all interfaces."""
         host, port = self.address[0] or '*', self.address[1]
         return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
 

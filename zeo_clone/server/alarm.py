@@ -21,7 +21,7 @@ KINDS = frozenset({'disk', 'stalled', 'pack', 'tls'})
 
 
 class Alarm:
-    """Of a server that is asked by `status`."""
+    """The alarm of a server that is asked by `status`."""
 
     def __init__(self, loop: Loop, status: Callable[[], dict[str, dict[str, Any]]]) -> None:
         self._loop = loop

@@ -201,7 +201,7 @@ class StorageServer:
 
     @property
     def throttle(self) -> Throttle:
-        """Of log lines that a client can have repeated."""
+        """For log lines that a client can have repeated."""
         return self._loop.throttle
 
     # ---- any thread -------------------------------------------------------------------------------

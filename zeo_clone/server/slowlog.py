@@ -28,7 +28,7 @@ WAITS_FOR = {
 
 
 class SlowLog:
-    """Of the storage called `name`; limits in seconds, None: that is not looked at."""
+    """The slow commits and loads of the storage `name`; limits in seconds, None: that is not looked at."""
 
     def __init__(self, loop: Loop, name: str, commit_s: float | None, load_s: float | None) -> None:
         self._throttle = loop.throttle

@@ -52,7 +52,7 @@ class Told(NamedTuple):
 
 
 class Audience:
-    """Of the storage `name`, with its `history`; `where` tells its last tid, and may raise."""
+    """The audience of the storage `name`, with its `history`; `where` tells its last tid, and may raise."""
 
     def __init__(self, loop: Loop, name: str, stats: Stats, history: History,
                  where: Callable[[], bytes]) -> None:

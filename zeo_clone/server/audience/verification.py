@@ -70,7 +70,8 @@ def is_recent(tid: bytes, age_s: float | None, now: float) -> bool:
 
 
 class Verification:
-    """Of the caches of `audience`, which listens to the storage `name`; `age_s`: how far back is searched."""
+    """The verification of the caches of `audience`, which listens to the storage `name`; `age_s`: how far
+    back is searched."""
 
     def __init__(self, loop: Loop, name: str, stats: Stats, audience: Audience, searched: Searched,
                  age_s: float | None) -> None:

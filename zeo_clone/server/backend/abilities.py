@@ -46,7 +46,7 @@ def check_safe(storage: Any) -> None:
 
 
 class Abilities:
-    """Of `storage`."""
+    """The abilities of `storage`."""
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage

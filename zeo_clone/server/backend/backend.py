@@ -40,7 +40,7 @@ Written = tuple[bytes, list[bytes]]
 
 
 class Backend:
-    """Of `storage`, which messages call `name`.  Raises ValueError if it cannot be served."""
+    """What is asked of `storage`, which messages call `name`.  Raises ValueError if it cannot be served."""
 
     def __init__(self, loop: Loop, name: str, storage: Any, guard: Guard,
                  stats: Stats) -> None:

@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
 
 class BlobFiles:
-    """Of `storage`, which need not have blobs."""
+    """The blob files of `storage`, which need not have blobs."""
 
     def __init__(self, runtime: Runtime, storage: Any, abilities: Abilities) -> None:
         self.runtime = runtime

@@ -43,7 +43,7 @@ class InStorage(Protocol):
 
 
 class Failures:
-    """Of `storage`, which the log calls `name`."""
+    """The failures of `storage`, which the log calls `name`."""
 
     def __init__(self, name: str, storage: Any, abilities: Abilities, packing: Packing,
                  throttle: Throttle) -> None:

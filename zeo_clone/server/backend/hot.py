@@ -27,7 +27,8 @@ MAX_CLASSES = 10_000
 
 
 class HotObjects:
-    """Of one storage; `read` is its ``loadBefore`` for worker threads, `clock` monotonic seconds."""
+    """The busiest objects of one storage; `read` is its ``loadBefore`` for worker threads, `clock` tells
+    monotonic seconds."""
 
     def __init__(self, read: Callable[[bytes, bytes], Any], clock: Callable[[], float]) -> None:
         #: Oids of the last loads: append, or extend.

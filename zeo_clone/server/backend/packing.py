@@ -22,7 +22,7 @@ from zeo_clone.wording import format_moment, quoted
 
 
 class Packing:
-    """Of `storage`, which messages call `name`."""
+    """The packs of `storage`, which messages call `name`."""
 
     def __init__(self, name: str, storage: Any, abilities: Abilities, guard: Guard, files: BlobFiles,
                  sizes: Sizes, stats: Stats, runtime: Runtime) -> None:

@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
 
 class Sizes:
-    """Of one `storage`; `blob_dir` None: it has none of its own."""
+    """The sizes of one `storage`; `blob_dir` None: it has none of its own."""
 
     def __init__(self, loop: Loop, storage: Any, blob_dir: str | None) -> None:
         self._loop = loop

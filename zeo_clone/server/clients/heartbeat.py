@@ -30,7 +30,7 @@ STALLED_S = 30.0
 
 
 class Pulse:
-    """Of the client at the other end of `channel`, whose connection ``disconnect(reason)`` closes."""
+    """The pulse of the client at the end of `channel`, whose connection ``disconnect(reason)`` closes."""
 
     def __init__(self, channel: ServerChannel, clock: Callable[[], float],
                  disconnect: Callable[[str], object]) -> None:
@@ -77,7 +77,7 @@ class Beating(Protocol):
 
 
 class Heartbeat:
-    """Of all `sessions` of a server."""
+    """The heartbeat of all `sessions` of a server."""
 
     def __init__(self, loop: Loop, sessions: Iterable[Beating], interval_s: float) -> None:
         self._loop = loop

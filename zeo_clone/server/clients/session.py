@@ -54,7 +54,7 @@ class Callee(Protocol):
 
 
 class Calls:
-    """Of the client `peer` at the other end of `channel`: one call, exactly one reply (S3).
+    """The calls of the client `peer` at the end of `channel`: for each exactly one reply (S3).
 
     Finds the method, checks the arguments, answers now or later, in the words of the client's protocol.  It
     knows no storage: what a method does is its own business.
@@ -240,8 +240,7 @@ class Session:
         return '' if shaken else ': the TLS handshake did not end; perhaps the client does not use TLS'
 
     def beat(self) -> None:
-        """Of the server, every now and then: is the client still there, and is it told that we are (N1)?
-        """
+        """Called by the server now and then: is the client still there, and told that we are (N1)?"""
         member = self.member
         self.pulse.look(answers=member is not None and not self.is_z4,
                         stats=None if member is None else member.stats)

@@ -130,7 +130,7 @@ class Watchdog:
 
 
 class CommitLock:
-    """Of the storage `name`.  `timeout_s` None or 0: a commit may take for ever."""
+    """The commit lock of the storage `name`.  `timeout_s` None or 0: a commit may take for ever."""
 
     def __init__(self, loop: Loop, name: str, stats: Stats, timeout_s: float | None) -> None:
         self._loop = loop

@@ -30,7 +30,7 @@ class Record(Generic[Member]):
 
 
 class Outcomes(Generic[Member]):
-    """Of one storage."""
+    """The outcomes of one storage."""
 
     def __init__(self) -> None:
         self._live: dict[bytes, Record[Member]] = {}

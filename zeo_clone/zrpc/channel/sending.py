@@ -107,7 +107,7 @@ class Sender:
                 self._flush()
 
     def awake(self, pending: PendingCall) -> None:
-        """Of the thread whose call is done."""
+        """Called by the thread whose call is done."""
         self.woken.discard(pending)
         if not self.woken and self.outbox:
             self.send_posted()
