@@ -28,9 +28,10 @@ class ServedDatabase(ServedStorage):
     is_distant = True
     backend: Any  # a DatabaseBackend
 
-    def __init__(self, *args: Any, tuning: Tuning, **keywords: Any) -> None:
+    def __init__(self, *args: Any, tuning: Tuning, timeout_s: float | None, **keywords: Any) -> None:
         self._tuning = tuning
-        super().__init__(*args, **keywords)
+        self._timeout_s = timeout_s
+        super().__init__(*args, timeout_s=timeout_s, **keywords)
         self.instance = self.backend.database
         self.backend.listen(self._told, self.audience.lost_track)
 
@@ -38,7 +39,8 @@ class ServedDatabase(ServedStorage):
         if self._by_clients:
             raise ValueError('conflicts in a database are resolved by the server: remove '
                              'client-conflict-resolution, or set it to false')
-        return DatabaseBackend(self.loop, self.name, storage, guard, self.stats, self._tuning)
+        return DatabaseBackend(self.loop, self.name, storage, guard, self.stats, self._tuning,
+                               self._timeout_s)
 
     # ---- what is told -----------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ MOST_CHANGED = 1_000_000
 MEASURE_S = 20.0
 #: RelStorage gives out oids sixteen at a time.
 OID_RANGE = 16
+#: A client has the commit lock for so long and its timeout, in seconds, before the database lets go of it.
+GRACE_S = 30.0
 #: Threads that ask for outcomes.
 SETTLERS = 2
 
@@ -103,7 +105,7 @@ class DatabaseBackend:
     be served."""
 
     def __init__(self, loop: Loop, name: str, storage: Any, guard: Guard, stats: Stats,
-                 tuning: Tuning) -> None:
+                 tuning: Tuning, timeout_s: float | None) -> None:
         runtime = loop.runtime
         self._loop = loop
         self._name = name
@@ -134,8 +136,9 @@ class DatabaseBackend:
         self._settle_workers = Workers(loop, f'zeo-server-outcome-{name}', SETTLERS)
         self._measurers: Workers | None = None
         self._looking_up = False
+        hold_s = timeout_s + GRACE_S if timeout_s else None
         self._parts = Parts(database, abilities, guard, self.files, self._feed, self._records, self._settler,
-                            self._commit_workers)
+                            self._commit_workers, hold_s)
         self._committer = Committer(database, guard)
         self._oids: list[bytes] = []  # that nobody has got yet
         self._token = runtime.randbytes(16)  # under which transactions of clients are kept that have none

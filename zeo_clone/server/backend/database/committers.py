@@ -144,7 +144,7 @@ class DatabaseCommit(StorageCommit):
         storage = self._committer.instance
         self._storage, self._abilities = storage, Abilities(storage)
         self._guard.begin()
-        self._database.begin(storage, self._transaction, self._parts.records.old)
+        self._database.begin(storage, self._transaction, self._parts.records.old, self._parts.hold_s)
         if self.tid is not None:
             self._database.begin_given(storage, self._transaction, self.tid, self._status)
 
@@ -208,7 +208,9 @@ class Parts:
     """What all commits of a storage share."""
 
     def __init__(self, database: Database, abilities: Abilities, guard: Guard, files: BlobFiles, feed: Feed,
-                 records: Records, settler: Settler, workers: Workers) -> None:
+                 records: Records, settler: Settler, workers: Workers, hold_s: float | None) -> None:
+        #: A transaction may wait so long between two of its steps, in seconds; None: for ever.
+        self.hold_s = hold_s
         self.database = database
         self.abilities = abilities
         self.guard = guard

@@ -31,11 +31,15 @@ class Waiting(NamedTuple):
 class Flight:
     """The load of the current record of one object."""
 
-    __slots__ = ('changed', 'waiting')
+    __slots__ = ('changes', 'waiting')
 
     def __init__(self) -> None:
         self.waiting: list[Waiting] = []
-        self.changed: bytes | None = None  # by this transaction, the last one that was told
+        self.changes: list[bytes] = []  # transactions that changed it and were told meanwhile, in their order
+
+    def changed_after(self, serial: bytes) -> bytes | None:
+        """The first of them later than `serial`."""
+        return first_after(self.changes, serial)
 
 
 class Flights:
@@ -70,7 +74,7 @@ class Flights:
             for oid in oids:
                 flight = self._under_way.get(oid)
                 if flight is not None:
-                    flight.changed = tid
+                    flight.changes.append(tid)
                 for batch in self._batches:
                     batch.changed(tid, oid)
 
@@ -99,19 +103,23 @@ class Batch:
     """What was changed while answers for `oids` came one after the other."""
 
     def __init__(self, oids: list[bytes]) -> None:
-        self._changed: dict[bytes, bytes] = dict.fromkeys(oids, b'')
+        self._changes: dict[bytes, list[bytes]] = {oid: [] for oid in oids}
 
     def __repr__(self) -> str:
-        return f'<Batch {len(self._changed)}>'
+        return f'<Batch {len(self._changes)}>'
 
     def changed(self, tid: bytes, oid: bytes) -> None:
         """Transaction `tid` wrote `oid`."""
-        if oid in self._changed:
-            self._changed[oid] = tid
+        if oid in self._changes:
+            self._changes[oid].append(tid)
 
     def as_of_now(self, oid: bytes, revision: Revision | None) -> Revision | None:
         """`revision` of `oid`, as it is to be sent."""
-        changed = self._changed[oid]
-        if revision is not None and revision[2] is None and revision[1] < changed:
-            return revision[0], revision[1], changed
+        if revision is not None and revision[2] is None:
+            return revision[0], revision[1], first_after(self._changes[oid], revision[1])
         return revision
+
+
+def first_after(tids: list[bytes], serial: bytes) -> bytes | None:
+    """The first of `tids`, which go up, that is later than `serial`."""
+    return next((tid for tid in tids if tid > serial), None)

@@ -181,12 +181,12 @@ class Reader:
         for oid in oids:
             record, serial = found.get(oid, (None, z64))
             flight = self._flights.land(oid)
-            if record is not None and (flight.changed is None or flight.changed <= serial):
+            if record is not None and flight.changed_after(serial) is None:
                 self._records.put(oid, record, serial)
             self._settle(oid, flight, record, serial)
 
     def _settle(self, oid: bytes, flight: Flight, record: bytes | None, serial: bytes) -> None:
-        changed = flight.changed if flight.changed is not None and flight.changed > serial else None
+        changed = flight.changed_after(serial)
         for waiting in flight.waiting:
             if changed is not None and waiting.before > changed:
                 if self._flights.join(oid, waiting):  # read before that, wanted as it is since: once more

@@ -52,6 +52,7 @@ DELETE FROM zeo_clone_outcome WHERE at < now() - %(days)s * INTERVAL '1 day';
 DELETE FROM zeo_clone_log WHERE at < now() - %(days)s * INTERVAL '1 day'
     AND tid < (SELECT max(tid) FROM zeo_clone_log);
 '''
+HOLD = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 TRY = '''
 SELECT current_setting('server_version'), current_database(), to_regclass('object_state') IS NOT NULL,
     to_regclass('current_object') IS NOT NULL
@@ -253,10 +254,15 @@ class Database:
         """Another instance of the storage, for one thread at a time."""
         return self._storage.new_instance()
 
-    def begin(self, instance: Any, transaction: Any, old_record: OldRecord) -> None:
-        """``tpc_begin``; `old_record` gives a record of the past, if it knows it."""
+    def begin(self, instance: Any, transaction: Any, old_record: OldRecord, hold_s: float | None) -> None:
+        """``tpc_begin``; `old_record` gives a record of the past, if it knows it.
+
+        If this server is stopped, not killed, meanwhile, what it holds in the database is free in `hold_s`.
+        """
         instance.tpc_begin(transaction)
         state = instance._tpc_phase.shared_state
+        if hold_s:
+            state.store_connection.cursor.execute(HOLD, (f'{int(hold_s)}s',))
         state.cache = state.local_client = Past(self, state, old_record)
 
     def begin_given(self, instance: Any, transaction: Any, tid: bytes, status: str) -> None:
@@ -278,7 +284,7 @@ class Database:
         phase = instance._tpc_phase
         state = phase.shared_state
         cursor = state.store_connection.cursor
-        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{FINISH_S}s'")
+        cursor.execute(HOLD, (f'{FINISH_S}s',))
         if not state.prepared_txn:
             phase._lock_and_move(vote_only=True)
         tid: bytes = phase.committing_tid_lock.tid

@@ -1,0 +1,131 @@
+"""A database that is a list of transactions: answers come when a test says so, as of when they were asked."""
+from __future__ import annotations
+
+from ZODB.utils import p64
+
+from tests.server.desk import ClockRuntime, HandLoop
+from zeo_clone.server.backend.database.relstorage import Statements
+
+
+class Loop(HandLoop):
+    """One without descriptors."""
+
+    def __init__(self):
+        super().__init__(ClockRuntime())
+
+    def register(self, dispatcher):
+        """Nothing is polled."""
+
+    unregister = register
+
+    def set_interest(self, fd, mask):
+        """Nothing is polled."""
+
+
+class Cursor:
+    def __init__(self, connection):
+        self._connection = connection
+        self._rows = []
+        self.description = True
+
+    def execute(self, statement, arguments):
+        self._connection.asked = True
+        self._rows = self._connection.database.answer(statement, arguments)
+
+    def fetchall(self):
+        return self._rows
+
+    def close(self):
+        """Nothing is open."""
+
+
+class Connection:
+    """`asked`: there is an answer, which waits for `Double.deliver`."""
+
+    def __init__(self, database, number):
+        self.database = database
+        self.number = number
+        self.asked = False
+        self.closed = False
+        self.notifies = []
+
+    def cursor(self):
+        return Cursor(self)
+
+    def fileno(self):
+        return self.number
+
+    def close(self):
+        self.closed = True
+
+
+class Double:
+    """Transactions with history: ``{oid: data}`` by number."""
+
+    def __init__(self, keeps_history=True):
+        self.keeps_history = keeps_history
+        self.statements = Statements(keeps_history)
+        self.transactions = {}
+        self.connections = []
+        self.away = False
+
+    def commit(self, tid, records):
+        self.transactions[tid] = records
+
+    def revisions(self, oid):
+        """``[(tid, data)]``, the first one first."""
+        return [(tid, records[oid]) for tid, records in sorted(self.transactions.items()) if oid in records]
+
+    def answer(self, statement, arguments):
+        known = self.statements
+        if statement == known.current:
+            found = [(oid, self.revisions(oid)) for oid in arguments[0]]
+            return [(oid, *revisions[-1]) for oid, revisions in found if revisions]
+        if statement == known.before:
+            return [self._before(oid, before) for oid, before in zip(*arguments, strict=True)]
+        if statement == known.since:
+            rows = [(tid, None, None) for tid in self.transactions if tid >= arguments['tid']]
+            rows += [(tid, oid, None) for tid, records in self.transactions.items() if tid >= arguments['tid']
+                     for oid in records]
+            return sorted(rows, key=lambda row: row[0])[:arguments['limit']]
+        if statement == known.last:
+            return [(max(self.transactions, default=0),)]
+        return []
+
+    def _before(self, oid, before):
+        revisions = self.revisions(oid)
+        earlier = [revision for revision in revisions if revision[0] < before]
+        if not earlier:
+            return oid, before, None, None, None
+        later = [tid for tid, _ in revisions if tid > earlier[-1][0]]
+        return oid, before, *earlier[-1], later[0] if later else None
+
+    # ---- what lines need -----------------------------------------------------------------------------
+
+    def connect_later(self):
+        if self.away:
+            raise ConnectionError('away')
+        self.connections.append(Connection(self, 1000 + len(self.connections)))
+        return self.connections[-1]
+
+    def advance(self, connection):
+        if self.away:
+            connection.closed = True
+            raise ConnectionError('away')
+        return 'read' if connection.asked else 'done'
+
+    def is_away(self, error):
+        return isinstance(error, (ConnectionError, TimeoutError))
+
+    # ---- what tests do -------------------------------------------------------------------------------
+
+    def deliver(self, line):
+        """Let the answer that `line` waits for come, if there is one."""
+        connection = line._connection
+        if connection is not None and connection.asked:
+            connection.asked = False
+            line.advance()
+
+
+def oid_of(number):
+    return p64(number)

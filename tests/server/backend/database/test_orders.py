@@ -1,0 +1,240 @@
+"""Loads, commits and what is told of them, in thousands of orders (C1, X1), against a database double."""
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import pytest
+from ZODB.POSException import POSKeyError
+from ZODB.utils import maxtid, p64, u64
+
+from tests.server.backend.database.double import Double, Loop
+from zeo_clone.server.backend.database.feed import Feed
+from zeo_clone.server.backend.database.flights import Flights
+from zeo_clone.server.backend.database.reader import DatabaseAway, Reader
+from zeo_clone.server.backend.database.records import Records
+from zeo_clone.server.deferred import Deferred
+
+OIDS = [1, 2, 3]
+STEPS = 60
+
+
+class World:
+    """A server's reader and feed, and what its clients were told."""
+
+    def __init__(self, cache_size=10_000):
+        self.loop, self.database = Loop(), Double()
+        self.told = []  # tids
+        self.resets = 0
+        self.records, self.flights = Records(cache_size), Flights()
+        self.reader = Reader(self.loop, 'x', self.database, self.records, self.flights, 2, 10.0)
+        self.feed = Feed(self.loop, 'x', self.database, p64(0), 1.0, 10.0, self._tell, self._went_back)
+        self.owns = []
+        self.feed.open()
+        self.reader.open()
+        self.answers = 0
+
+    def _tell(self, tid, oids, own):
+        assert not self.told or u64(tid) > self.told[-1], 'in order, once'
+        self.records.changed(tid, oids)
+        self.flights.changed(tid, oids)
+        self.told.append(u64(tid))
+        if own is not None:
+            self.owns.append((tid, own))
+
+    def _went_back(self):
+        self.resets += 1
+
+    @property
+    def lines(self):
+        return [self.feed._line, *(one.line for one in self.reader._lines)]
+
+    def deliver_all(self):
+        for _ in range(20):
+            for line in self.lines:
+                self.database.deliver(line)
+
+    def commit(self, *oids):
+        tid = max(self.database.transactions, default=0) + 2
+        self.database.commit(tid, {oid: b'%d in %d' % (oid, tid) for oid in oids})
+        return tid
+
+    def load(self, oid, before):
+        known = set(self.told)
+        answer = self.reader.loadBefore(p64(oid), before)
+        if isinstance(answer, Deferred):
+            answer.when_settled(partial(self.check, oid, before, known))
+        else:
+            self.check(oid, before, known, answer, None)
+
+    def check(self, oid, before, known, revision, error):
+        """At the moment of sending: is the answer true, and does it say "current" of what is?"""
+        self.answers += 1
+        tids = [tid for tid, _ in self.database.revisions(oid)]
+        earlier = [tid for tid in tids if tid < u64(before) and tid in known]
+        if error is not None or revision is None:
+            assert error is None or isinstance(error, POSKeyError)
+            assert not earlier
+            return
+        data, serial, end = revision
+        number = u64(serial)
+        assert data == b'%d in %d' % (oid, number) and serial < before
+        assert not earlier or number >= earlier[-1]
+        following = next((tid for tid in tids if tid > number), None)
+        if end is None:
+            assert following is None or following not in self.told
+        else:
+            assert u64(end) == following
+
+
+@pytest.mark.parametrize('cache_size', [0, 1_000, 100_000])
+@pytest.mark.parametrize('part', range(4))
+def test_no_answer_calls_current_what_was_told_to_have_ended(cache_size, part):
+    """C1: in whatever order loads, answers and what is new come."""
+    for seed in range(250 * part, 250 * (part + 1)):
+        chance, world = random.Random(f'{cache_size} {seed}'), World(cache_size)
+        for _ in range(STEPS):
+            step = chance.choice(['commit', 'load', 'load', 'current', 'deliver', 'deliver', 'notice'])
+            if step == 'commit':
+                world.commit(*chance.sample(OIDS, chance.randint(1, 2)))
+            elif step == 'load':
+                world.load(chance.choice(OIDS), p64(max(world.told, default=0) + 1))
+            elif step == 'current':
+                world.load(chance.choice(OIDS), maxtid)
+            elif step == 'deliver':
+                world.database.deliver(chance.choice(world.lines))
+            else:
+                world.feed.look()
+        world.feed.look()
+        world.deliver_all()
+        assert world.told == sorted(world.database.transactions) and not world.resets
+        assert not world.reader.waiting and world.answers
+
+
+def test_an_answer_that_two_transactions_overtook_ends_with_the_first():
+    """C1."""
+    world = World()
+    first = world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    answer = world.reader.loadBefore(p64(1), p64(first + 1))
+    second, _ = world.commit(1), world.commit(1)
+    world.feed.look()
+    for _ in range(3):
+        world.database.deliver(world.feed._line)
+    assert not answer.settled and len(world.told) == 3
+    world.deliver_all()
+    assert answer.value == (b'1 in %d' % first, p64(first), p64(second))
+
+
+def test_several_answers_are_as_of_one_moment():
+    """C1: what changes after the first of them has come is noted on it."""
+    world = World()
+    first = world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    batch = world.flights.open([p64(1)])
+    answer = world.reader.loadBefore(p64(1), maxtid)
+    world.deliver_all()
+    second = world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    assert batch.as_of_now(p64(1), answer.value) == (b'1 in %d' % first, p64(first), p64(second))
+    world.flights.close(batch)
+
+
+def test_our_own_transaction_is_told_at_its_place():
+    """X1: between those of others, whenever its COMMIT returns."""
+    world = World()
+    world.deliver_all()
+    world.commit(1)
+    ours = world.commit(2)
+    world.feed.expect(p64(ours), 'ours')
+    world.commit(3)
+    world.feed.look()
+    world.deliver_all()
+    assert world.told == [2, 4, 6] and world.owns == [(p64(ours), 'ours')]
+
+
+def test_who_wants_to_be_sure_waits_for_a_question_that_begins_after_that():
+    """C20."""
+    world = World()
+    world.deliver_all()
+    world.feed.look()  # is asked, before the transaction
+    tid = world.commit(1)
+    fresh = world.feed.when_fresh()
+    world.database.deliver(world.feed._line)
+    assert not fresh.settled and world.told == []
+    world.database.deliver(world.feed._line)
+    assert fresh.settled and world.told == [tid]
+
+
+def test_a_transaction_with_more_rows_than_an_answer_is_told_whole(monkeypatch):
+    """C3."""
+    from zeo_clone.server.backend.database import feed
+    monkeypatch.setattr(feed, 'MOST_AT_ONCE', 4)
+    world = World()
+    world.feed._limit = 4
+    world.deliver_all()
+    oids = []
+    monkeypatch.setattr(world.feed, '_tell', lambda tid, those, own: oids.append(len(those)))
+    world.commit(*range(1, 20))
+    world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    assert oids == [19, 1]
+
+
+def test_what_is_asked_while_the_database_is_away_waits_then_fails():
+    """X3: with an error that can be tried again."""
+    world = World()
+    tid = world.commit(1)
+    world.deliver_all()
+    world.database.away = True
+    waiting = world.reader.loadBefore(p64(1), maxtid)
+    fresh = world.feed.when_fresh()
+    world.loop.advance(5)
+    assert not waiting.settled and world.feed.away_since is not None
+    world.database.away = False
+    world.loop.advance(2)
+    world.deliver_all()
+    assert waiting.value == (b'1 in %d' % tid, p64(tid), None) and fresh.settled
+    assert world.feed.away_since is None
+    world.database.away = True
+    waiting, fresh = world.reader.loadBefore(p64(2), maxtid), world.feed.when_fresh()
+    world.loop.advance(5)
+    world.loop.advance(6)
+    world.loop.advance(1)
+    assert isinstance(waiting.error, DatabaseAway) and isinstance(fresh.error, DatabaseAway)
+
+
+def test_a_database_that_has_lost_what_was_told_is_noticed():
+    """X3."""
+    world = World()
+    world.commit(1)
+    last = world.commit(2)
+    world.deliver_all()
+    world.feed.look()
+    world.deliver_all()
+    assert world.feed.last == p64(last)
+    del world.database.transactions[last]
+    world.feed.look()
+    world.deliver_all()
+    assert world.resets == 1 and world.feed.last == p64(2)
+
+
+def test_records_are_bounded_by_bytes_and_old_ones_are_kept_for_resolution():
+    """K6: and one that is too large is not kept."""
+    records = Records(8_000)
+    for number in range(100):
+        records.put(p64(number), b'x' * 300, p64(1))
+        assert records.used <= 7_000
+    assert records.get(p64(99)) == (b'x' * 300, p64(1)) and records.get(p64(0)) is None
+    records.put(p64(5), b'x' * 8_000, p64(1))
+    assert records.get(p64(5)) is None
+    records.changed(p64(2), [p64(99)])
+    assert records.get(p64(99)) is None and records.old(p64(99), p64(1)) == b'x' * 300
+    records.changed(p64(2), [p64(98)])
+    records.put(p64(98), b'new', p64(2))
+    records.changed(p64(2), [p64(98)])  # that is what it is of
+    assert records.get(p64(98)) == (b'new', p64(2))
