@@ -3,10 +3,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import itertools
+import multiprocessing
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 
 from simulation import lines
 
@@ -18,6 +24,8 @@ from simulation.runs import Result, Wishes, run, shrink
 
 #: How often the line of progress changes, in seconds.
 PROGRESS_S = 0.2
+#: So many seeds wait for each process, lest a long one keeps the others from work.
+AHEAD = 8
 
 
 def arguments() -> argparse.Namespace:
@@ -32,6 +40,8 @@ def arguments() -> argparse.Namespace:
     which.add_argument('--list', action='store_true', help='list the planted bugs')
     parser.add_argument('--verbose', action='store_true', help='tell everything that happens, and the log')
     parser.add_argument('--minutes', metavar='M', type=float, help='stop after so many minutes')
+    parser.add_argument('--jobs', metavar='N', type=int, default=0,
+                        help='so many processes (default: as many as there are processors)')
     parser.add_argument('--planted', metavar='NAME',
                         help='plant a bug; stop when it is found ("all": each in turn)')
     parser.add_argument('--set', metavar='NAME=VALUE', action='append', default=[],
@@ -41,6 +51,44 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--lines', action='store_true', help='switch threads at any statement, too')
     parser.add_argument('--no-shrink', action='store_true', help='do not look for smaller runs that fail')
     return parser.parse_args()
+
+
+def processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+class Workers:
+    """Processes that run seeds; with one job this one does."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        # Ctrl-C is for this process, which ends the others.
+        self._pool = None if jobs == 1 else ProcessPoolExecutor(
+            jobs, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+    def results(self, seeds: Iterator[int], wishes: Wishes, verbose: bool) -> Generator[Result, None, None]:
+        """In the order of the seeds.  When it is closed, what was not begun is not run any more."""
+        if self._pool is None:
+            for seed in seeds:
+                yield run(seed, wishes, print if verbose else None)
+            return
+        asked: deque[Future[Result]] = deque()
+        try:
+            while True:
+                for seed in itertools.islice(seeds, self._jobs * AHEAD - len(asked)):
+                    asked.append(self._pool.submit(run, seed, wishes))
+                if not asked:
+                    return
+                yield asked.popleft().result()
+        finally:
+            for future in asked:
+                future.cancel()
+
+    def close(self) -> None:
+        """Wait for what is run, no longer."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 class Screen:
@@ -64,8 +112,9 @@ class Screen:
 class Campaign:
     """Many seeds."""
 
-    def __init__(self, given: argparse.Namespace, screen: Screen) -> None:
+    def __init__(self, given: argparse.Namespace, screen: Screen, workers: Workers) -> None:
         self._screen = screen
+        self._workers = workers
         self._given = given
         self._began = time.monotonic()
         self.runs = self.failed = self.transactions = 0
@@ -77,18 +126,19 @@ class Campaign:
 
     def run(self, seeds: Iterator[int], wishes: Wishes, until_found: bool = False) -> Result | None:
         """Run them; with `until_found` the first one that fails."""
-        for seed in seeds:
-            result = run(seed, wishes, print if self._given.verbose else None)
-            self.runs += 1
-            self.transactions += result.acknowledged
-            if result.faults:
-                self.failed += 1
-                if until_found:
-                    return result
-                self._show(result, wishes)
-            self._screen.progress(f'seed {seed}, {self.summary()}')
-            if self._is_over:
-                break
+        results = self._workers.results(seeds, wishes, self._given.verbose)
+        with contextlib.closing(results):
+            for result in results:
+                self.runs += 1
+                self.transactions += result.acknowledged
+                if result.faults:
+                    self.failed += 1
+                    if until_found:
+                        return result
+                    self._show(result, wishes)
+                self._screen.progress(f'seed {result.seed}, {self.summary()}')
+                if self._is_over:
+                    break
         return None
 
     def _show(self, result: Result, wishes: Wishes) -> None:
@@ -124,12 +174,14 @@ def main() -> int:
         return 0
     fields = [(name, ast.literal_eval(value)) for name, _, value in (one.partition('=') for one in given.set)]
     wishes = Wishes(tuple(fields), tuple(given.without))
-    campaign = Campaign(given, screen)
-    if given.planted:
-        return _planted(given, wishes, campaign, screen)
-    campaign.run(iter([given.seed]) if given.seed is not None else seeds_of(given.seeds), wishes)
-    screen.line(campaign.summary())
-    return 1 if campaign.failed else 0
+    alone = given.verbose or given.seed is not None
+    with contextlib.closing(Workers(1 if alone else given.jobs or processors())) as workers:
+        campaign = Campaign(given, screen, workers)
+        if given.planted:
+            return _planted(given, wishes, campaign, screen)
+        campaign.run(iter([given.seed]) if given.seed is not None else seeds_of(given.seeds), wishes)
+        screen.line(campaign.summary())
+        return 1 if campaign.failed else 0
 
 
 def _planted(given: argparse.Namespace, wishes: Wishes, campaign: Campaign, screen: Screen) -> int:

@@ -196,9 +196,9 @@ class Connection:
 
 
 class SimSocket(Pollable):
-    """A non-blocking TCP socket of `process`."""
+    """A non-blocking TCP socket of `process`; one that waits to be accepted has no descriptor."""
 
-    def __init__(self, process: Process, family: int) -> None:
+    def __init__(self, process: Process, family: int, waits: bool = False) -> None:
         super().__init__()
         self.process = process
         self.machine: Machine = process.machine
@@ -216,7 +216,7 @@ class SimSocket(Pollable):
         self._connecting = False
         self._name: Any = (self.machine.address, 0)
         self._backlog: deque[SimSocket] | None = None  # of a listener
-        self._fd = process.new_fd(self)
+        self._fd = -1 if waits else process.new_fd(self)
 
     def __repr__(self) -> str:
         return f'<SimSocket {self._fd} of {self.process.name}>'
@@ -291,7 +291,7 @@ class SimSocket(Pollable):
         if listener is None or listener._backlog is None:
             network.kernel.call_later(network.delay(), lambda: self._fail(errno.ECONNREFUSED))
             return
-        guest = SimSocket(listener.process, self.family)
+        guest = SimSocket(listener.process, self.family, waits=True)
         guest._name = listener._name
         Connection(network, self, guest)
         listener._backlog.append(guest)
@@ -322,6 +322,7 @@ class SimSocket(Pollable):
         if self.process.fails('accept'):
             raise failure(errno.EMFILE)
         guest = self._backlog.popleft()
+        guest._fd = self.process.new_fd(guest)
         return guest, guest.getpeername()
 
     def send(self, data: Any) -> int:

@@ -25,6 +25,8 @@ from simulation.service import Client, Relay, Service
 
 #: Within so many seconds after the end of all faults each client must commit.
 PATIENCE_S = 120.0
+#: Whether they have is looked at so often, in seconds.
+LOOK_S = 0.01
 
 
 class World:
@@ -113,8 +115,12 @@ class World:
     def _heal(self) -> bool:
         """Everybody commits again."""
         before = {worker: worker.commits for client in self.clients for worker in client.workers}
+        looked = [self.kernel.now]
 
         def everybody() -> bool:
+            if self.kernel.now < looked[0]:
+                return self._broken()
+            looked[0] = self.kernel.now + LOOK_S
             for service in self.services:
                 service.start()
             for client in self.clients:

@@ -43,6 +43,6 @@ def test_each_statement_of_a_function_is_a_place_to_switch():
 
 def test_nothing_is_wrong_wherever_threads_are_switched():
     """C1 to C9, for what is read without locks."""
-    done = run('--seeds', '1..6')
+    done = run('--seeds', '1..3', '--jobs', '1')
     assert done.returncode == 0, done.stdout
-    assert '6 runs, 0 failed' in done.stdout
+    assert '3 runs, 0 failed' in done.stdout

@@ -170,6 +170,17 @@ def test_nobody_listens(small):
     assert sock.pending_error() == errno.ECONNREFUSED
 
 
+def test_who_was_not_accepted_is_closed_with_the_listener(small):
+    listener = small.right.runtime.listen(small.left.runtime.in_numbers('10.0.0.2', 80)[0])
+    sock = small.left.runtime.socket(AF_INET)
+    sock.connect_ex(('10.0.0.2', 80))
+    assert small.kernel.run(lambda: bool(listener.ready()) and bool(sock.ready()), 10.0)
+    listener.close()
+    assert small.right.fds == {0: None, 1: None, 2: None}
+    small.kernel.run(lambda: bool(sock.ready() & 1), 10.0)
+    assert sock.recv(1) == b''
+
+
 def test_a_killed_process_closes_its_connections(small):
     sock, _ = connect(small)
     small.right.kill()
