@@ -160,6 +160,23 @@ def test_a_server_that_takes_a_large_message_is_there():
     beat.stop()
 
 
+def test_a_client_that_takes_a_large_answer_is_heard_of_meanwhile():
+    """N1: it promised to be, and the answer to its first question waits behind the large one."""
+    loop, failed = HandLoop(ClockRuntime()), []
+    channel = SlowChannel(loop.runtime)
+    channel.transport.queued = 0
+    beat = client_heartbeat.Heartbeat(loop, channel, 10.0, True, failed.append)
+    beat.start()
+    for count in range(1, 30):
+        assert channel.asked == count
+        channel.last_received = loop.runtime.monotonic()
+        loop.advance(10)
+    assert not failed
+    loop.advance(10)
+    assert 'silent for 20 s' in str(failed[0])
+    beat.stop()
+
+
 def test_small_messages_that_only_the_system_took_are_no_sign_of_life():
     """N1: of a host that has vanished."""
     loop, failed = HandLoop(ClockRuntime()), []

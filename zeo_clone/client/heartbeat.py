@@ -61,19 +61,26 @@ class Heartbeat:
             self._timer.cancel()
 
     def beat(self) -> None:
-        """Ask, or judge the silence after the last question."""
+        """Ask, or judge the silence after the last question.
+
+        A server that was promised to hear of this client does so, even while the answer waits behind a large
+        one.
+        """
         if self._asked_at is None:
             self._asked_at = self._loop.runtime.monotonic()
-            try:
-                name, args = self._question
-                if self._tell is not None:
-                    args = *args, self._tell()
-                self._channel.call_async(name, args, self._answered)
-            except ClientDisconnected:
-                pass  # its end is under way
         elif self._is_silent(self._asked_at):
             silent_s = PATIENCE * self._interval_s
             self._fail(TimeoutError(f'the server has been silent for {format_seconds(silent_s)}'))
+            return
+        elif not self._announce:
+            return
+        try:
+            name, args = self._question
+            if self._tell is not None:
+                args = *args, self._tell()
+            self._channel.call_async(name, args, self._answered)
+        except ClientDisconnected:
+            pass  # its end is under way
 
     def _is_silent(self, asked_at: float) -> bool:
         now, channel = self._loop.runtime.monotonic(), self._channel
