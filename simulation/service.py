@@ -120,7 +120,13 @@ class Service:
     def _main(self) -> None:
         process, plan = self.process, self.world.plan
         assert process is not None
-        storage = self._open()
+        try:
+            storage = self._open()
+        except OSError:
+            if 'sync_error' not in plan.faults:
+                raise
+            process.end()  # somebody starts it again
+            return
         try:
             server = StorageServer(
                 (self.machine.address, PORT), {'1': storage}, runtime=process.runtime,

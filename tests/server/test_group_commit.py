@@ -255,6 +255,18 @@ def test_an_error_of_the_disk(site):
     assert 'Input/output error' in site.desk.ruok()['1']['failed']
 
 
+def test_a_file_that_cannot_be_synced_is_not_opened_and_left_alone(tmp_path):
+    """D3: the error, no storage, and nothing that keeps the next try from opening it."""
+    disk, path = SlowDisk(), str(tmp_path / 'Data.fs')
+    disk.open_.set()
+    GroupCommitStorage(path, runtime=disk).close()
+    disk.error = OSError(5, 'the disk is broken')
+    with pytest.raises(OSError, match='the disk is broken'):
+        GroupCommitStorage(path, runtime=disk)
+    disk.error = None
+    GroupCommitStorage(path, runtime=disk).close()
+
+
 def test_who_has_voted_before_the_error_learns_it_too(site):
     """D3: it is not called durable, whatever later syncs say."""
     other = site.desk.connect()

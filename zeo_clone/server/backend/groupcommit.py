@@ -48,7 +48,11 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self.durable: bytes | None = None
         super().__init__(*args, **keywords)
         if not self._is_read_only:
-            self._sync_under_lock()  # whoever was killed may have left what he has not synced
+            try:
+                self._sync_under_lock()  # whoever was killed may have left what he has not synced
+            except BaseException:
+                super().close()  # nobody else can: the caller gets no storage
+                raise
         self.durable = self._ltid
 
     # ---- the thread that commits ------------------------------------------------------------------
