@@ -5,27 +5,17 @@ import argparse
 import ast
 import contextlib
 import itertools
-import multiprocessing
-import os
-import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator
 
-from simulation import lines
-
-if '--lines' in sys.argv:  # before the product is imported
-    lines.install()
+from simulation.workers import Workers, processors  # isort: skip - it may have the product compiled anew
 
 from simulation.planted import library
-from simulation.runs import Result, Wishes, run, shrink
+from simulation.runs import Result, Wishes, shrink
 
 #: How often the line of progress changes, in seconds.
 PROGRESS_S = 0.2
-#: So many seeds wait for each process, lest a long one keeps the others from work.
-AHEAD = 8
 
 
 def arguments() -> argparse.Namespace:
@@ -51,44 +41,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--lines', action='store_true', help='switch threads at any statement, too')
     parser.add_argument('--no-shrink', action='store_true', help='do not look for smaller runs that fail')
     return parser.parse_args()
-
-
-def processors() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-class Workers:
-    """Processes that run seeds; with one job this one does."""
-
-    def __init__(self, jobs: int) -> None:
-        self._jobs = jobs
-        # Ctrl-C is for this process, which ends the others.
-        self._pool = None if jobs == 1 else ProcessPoolExecutor(
-            jobs, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
-
-    def results(self, seeds: Iterator[int], wishes: Wishes, verbose: bool) -> Generator[Result, None, None]:
-        """In the order of the seeds.  When it is closed, what was not begun is not run any more."""
-        if self._pool is None:
-            for seed in seeds:
-                yield run(seed, wishes, print if verbose else None)
-            return
-        asked: deque[Future[Result]] = deque()
-        try:
-            while True:
-                for seed in itertools.islice(seeds, self._jobs * AHEAD - len(asked)):
-                    asked.append(self._pool.submit(run, seed, wishes))
-                if not asked:
-                    return
-                yield asked.popleft().result()
-        finally:
-            for future in asked:
-                future.cancel()
-
-    def close(self) -> None:
-        """Wait for what is run, no longer."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
 
 class Screen:

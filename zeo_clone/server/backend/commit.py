@@ -97,7 +97,6 @@ class StorageCommit:
         self._guard.start()
         try:
             self.resolved = list(self._storage.tpc_vote(self._transaction) or ())
-            self.written.update(dict.fromkeys(self.resolved))  # a ClientStorage tells here what undo wrote
         except ConflictError as error:
             self._guard.describe(error)
             raise
