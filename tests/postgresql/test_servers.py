@@ -17,6 +17,10 @@ from ZODB.utils import maxtid, p64, u64, z64
 from tests.server.test_server import Wire
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.monitor.exposition import Exposition
+from zeo_clone.monitor.inquiry import Report
+
+pytestmark = pytest.mark.long
 
 OID, OTHER = p64(1), p64(2)
 LIMIT_S = 120  # only what hangs meets it
@@ -428,7 +432,7 @@ def test_the_status_says_that_the_database_is_away(new_database_server, wire, cl
     try:
         with pytest.raises(AssertionError, match='ReadConflictError'):
             here.call('loadBefore', OTHER, maxtid)
-        assert 'the database is away' in server.server_status('1')['failed']
+        assert 'the database, which is away' in server.server_status('1')['failed']
         assert server.server_status('1')['database']['away'] is not None
     finally:
         cluster.start()
@@ -483,3 +487,17 @@ def test_errors_can_be_tried_again():
     from zeo_clone.server.backend.database.reader import DatabaseAway
     assert issubclass(DatabaseAway, ReadConflictError)
     assert not issubclass(DatabaseAway, ClientDisconnected)
+
+
+def test_metrics_and_measurements_know_databases(new_database_server, wire):
+    """What comes from the database later is measured when it comes."""
+    server = new_database_server(measure=True)
+    here = wire(server)
+    here.commit(OID)
+    assert here.call('loadBefore', OID, maxtid)[0] == here.call('loadBefore', OID, maxtid)[0] == b'data'
+    status = server.server_status('1')
+    assert sum(status['latency']['load']['counts']) == 2
+    assert status['database']['cache_hits'] == 1 and status['database']['cache_objects'] == 1
+    text = Exposition().expose(Report(server.ruok(), 0.0, 0.0), '')[1].decode()
+    assert 'zeo_database_cache_hits_total{storage="1"} 1.0' in text
+    assert 'zeo_database_away_seconds{storage="1"} 0.0' in text

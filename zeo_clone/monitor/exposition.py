@@ -44,6 +44,19 @@ GAUGES = {
     'waiting': ('waiting_transactions', 'Transactions that wait for the commit lock.'),
     'uptime': ('uptime_seconds', 'Time since the server began to serve the storage.'),
 }
+#: Key of the status of a storage in a database: name and text of the gauge ...
+DATABASE = {
+    'away': ('database_away_seconds', 'For how long the database has been away; 0 while it is there.'),
+    'heard': ('database_heard_seconds', 'Since when the database has not told what is new.'),
+    'waiting': ('database_waiting_loads', 'Loads that wait for the database.'),
+    'cache_bytes': ('database_cache_bytes', "Bytes in the server's cache of records."),
+    'cache_objects': ('database_cache_objects', "Objects in the server's cache of records."),
+}
+#: ... or what it counts.
+DATABASE_COUNTERS = {
+    'cache_hits': "Loads that the server's cache of records has answered.",
+    'cache_misses': 'Loads for which the database was asked.',
+}
 #: Key of the status that is the same for all storages: name and text of the gauge ...
 SERVER_GAUGES = {
     'all_connections': ('all_connections', 'Connections, registered or not.'),
@@ -120,6 +133,8 @@ class _Collected:
         yield from _counters(storages)
         yield from _conflict_classes(storages)
         yield from _sizes(storages)
+        if any('database' in status for status in storages.values()):
+            yield from _databases(storages)
         yield from _gauges(storages)
         yield from _clients(storages)
         yield from _histograms(storages)
@@ -184,6 +199,17 @@ def _sizes(storages: Status) -> Iterator[Metric]:
             for disk in sizes['disks']:
                 gauge.add_metric([name, disk['holds']], disk[key])
         yield gauge
+
+
+def _databases(storages: Status) -> Iterator[Metric]:
+    items = [(name, status['database']) for name, status in storages.items() if 'database' in status]
+    for key, (short, words) in DATABASE.items():
+        yield _gauge(short, words, [(name, float(database[key] or 0)) for name, database in items])
+    for key, words in DATABASE_COUNTERS.items():
+        counter = CounterMetricFamily(f'zeo_database_{key}', words, labels=['storage'])
+        for name, database in items:
+            counter.add_metric([name], database[key])
+        yield counter
 
 
 def _gauge(short: str, words: str, values: Iterable[tuple[str, float]]) -> Metric:

@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
+from zeo_clone.server.deferred import Deferred
+
 #: Upper ends of the buckets, in seconds, themselves included: from a record in the system's memory to a
 #: commit that waits for a time-out.  What took longer goes into one more bucket.
 BOUNDS_S = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
@@ -79,12 +81,29 @@ class TimedReader:
         clock, load = self._clock, self._load
         started = clock()
         revision = self._load_before(oid, tid)
+        if type(revision) is Deferred:
+            return self._later(oid, started, revision)
         seconds = clock() - started
         load.counts[bisect_left(BOUNDS_S, seconds)] += 1  # as `observe`, but this happens for each load
         load.sum_s += seconds
         if seconds >= self._slow_s and self._slow is not None:
             self._slow(oid, revision, seconds)
         return revision
+
+    def _later(self, oid: bytes, started: float, loading: Deferred) -> Deferred:
+        """Measure what comes later; what fails is not counted."""
+        answer = Deferred()
+
+        def measure(revision: Any, error: BaseException | None) -> None:
+            seconds = self._clock() - started
+            if error is None:
+                self._load.observe(seconds)
+                if seconds >= self._slow_s and self._slow is not None:
+                    self._slow(oid, revision, seconds)
+            answer.settle(revision, error)
+
+        loading.when_settled(measure)
+        return answer
 
 
 class Laps:

@@ -21,7 +21,7 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.database.committers import Committer, DatabaseCommit, Parts
 from zeo_clone.server.backend.database.feed import Feed
-from zeo_clone.server.backend.database.flights import Flights
+from zeo_clone.server.backend.database.flights import Batch, Flights
 from zeo_clone.server.backend.database.instances import Instances, Transactions
 from zeo_clone.server.backend.database.outcomes import Settler
 from zeo_clone.server.backend.database.reader import Reader
@@ -94,7 +94,7 @@ class DatabaseFailures:
         since = self._feed.away_since
         if since is None:
             return None
-        return f'the database is away since {self._clock() - since:.0f} s: {self._feed.trouble}'
+        return f'the database, which is away for {self._clock() - since:.0f} s: {self._feed.trouble}'
 
     def sync_failed(self, error: Exception) -> None:
         """Nothing is synced here."""
@@ -250,26 +250,24 @@ class DatabaseBackend:
     def load_batch(self, oids: list[bytes], tid: bytes) -> Deferred:
         """The revisions of all `oids` before `tid`, None where there is none, as of one moment."""
         result, batch = Deferred(), self._flights.open(oids)
-        revisions: list[Any] = [None] * len(oids)
-        left = len(oids)
-
-        def got(place: int, revision: Any, error: BaseException | None) -> None:
-            nonlocal left
-            left -= 1
-            if error is not None and not isinstance(error, POSKeyError):
-                result.fail(error)
-            revisions[place] = revision
-            if not left:
-                self._flights.close(batch)
-                result.succeed([batch.as_of_now(oid, one) for oid, one in zip(oids, revisions, strict=True)])
-
+        revisions: dict[int, Any] = {}  # by place
         for place, oid in enumerate(oids):
             revision = self.reader.loadBefore(oid, tid)
+            got = partial(self._got_of_batch, batch, oids, revisions, result, place)
             if isinstance(revision, Deferred):
-                revision.when_settled(partial(got, place))
+                revision.when_settled(got)
             else:
-                got(place, revision, None)
+                got(revision, None)
         return result
+
+    def _got_of_batch(self, batch: Batch, oids: list[bytes], revisions: dict[int, Any], result: Deferred,
+                      place: int, revision: Any, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, POSKeyError):
+            result.fail(error)
+        revisions[place] = revision
+        if len(revisions) == len(oids):
+            self._flights.close(batch)
+            result.succeed([batch.as_of_now(oid, revisions[at]) for at, oid in enumerate(oids)])
 
     def load_serial(self, oid: bytes, serial: bytes) -> Deferred:
         """The data of a revision."""
