@@ -11,7 +11,7 @@
 
 The peers it knows: zeo6 is ZEO 6.2 with uvloop; relstorage is RelStorage on PostgreSQL, where that is
 installed; both in environments that are made once.  filestorage is a bare FileStorage in the client's
-process.  Server and clients are processes of their own on this machine.  docs/performance.md says what each
+process.  Server and clients are processes of their own on this machine.  docs/measuring.md says what each
 workload does.
 """
 from __future__ import annotations
