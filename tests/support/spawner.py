@@ -48,7 +48,8 @@ class Spawned:
             if self.returncode is None:
                 if not select.select([self._news], [], [], timeout)[0]:
                     raise subprocess.TimeoutExpired(f'server {self.pid}', timeout)
-                self.returncode = int(self._news.read())  # nothing: the spawner is dead
+                # Nothing is read if the spawner has been killed.
+                self.returncode = int(self._news.read() or -signal.SIGKILL)
                 self._news.close()
                 os.close(self._handle)
             return self.returncode
@@ -80,16 +81,20 @@ class Spawner:
     def spawn(self, arguments, environment, stderr):
         """A server with the command line `arguments` of ``serve.py``."""
         request = {'arguments': arguments, 'environment': environment, 'directory': os.getcwd()}
-        with contextlib.ExitStack() as stack:
-            pipes = [os.pipe() for _ in range(3)]
-            (its_stdin, stdin), (stdout, its_stdout), (news, its_news) = pipes
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as in_vain:
+            (its_stdin, stdin), (stdout, its_stdout), (news, its_news) = (os.pipe() for _ in range(3))
             for descriptor in (its_stdin, its_stdout, its_news):
                 stack.callback(os.close, descriptor)
+            for descriptor in (stdin, stdout, news):
+                in_vain.callback(os.close, descriptor)
             with self._lock:
                 socket.send_fds(self._door, [json.dumps(request).encode()],
                                 [its_stdin, its_stdout, stderr.fileno(), its_news])
-                pid, (handle,), _, _ = socket.recv_fds(self._door, 100, 1)
-        return Spawned(int(pid), handle, stdin, stdout, news)
+                pid, handles, _, _ = socket.recv_fds(self._door, 100, 1)
+            if not pid:
+                raise RuntimeError('the process that servers are forked from has ended; stderr has why')
+            in_vain.pop_all()
+        return Spawned(int(pid), *handles, stdin, stdout, news)
 
     def close(self):
         self._door.close()
