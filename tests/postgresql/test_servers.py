@@ -241,6 +241,16 @@ def test_a_client_that_was_away_for_long_is_told_what_has_changed(new_database_s
     assert here.call('getInvalidations', p64(u64(first) + 1)) is None  # no transaction of this database (C22)
 
 
+def test_a_server_that_starts_remembers_what_was_last_and_no_more(new_database_server, wire, query):
+    """C22: and nothing of a database of which no server has written yet."""
+    here = wire(new_database_server())
+    first, second = here.commit(OID), here.commit(OTHER)
+    assert wire(new_database_server()).call('getInvalidations', first) == (second, [OTHER])
+    query('DELETE FROM zeo_clone_log')
+    history = new_database_server(invalidation_queue_size=1).served['1'].audience.history
+    assert history.last_tid == second and not history.knows(first)
+
+
 def test_new_oids_are_given_out_once(servers, wire):
     """C13."""
     given = [oid for server in servers for _ in range(3) for oid in wire(server).call('new_oids', 100)]

@@ -106,9 +106,8 @@ class Statements:
             ORDER BY 1 LIMIT %(limit)s'''
         self.recent = f'''
             SELECT tid, zoid FROM object_state WHERE tid >= (
-                SELECT COALESCE(min(tid), 0) FROM (
-                    SELECT tid FROM {log} WHERE tid > 0 ORDER BY tid DESC LIMIT %s) AS latest)
-            AND tid > 0'''
+                SELECT min(tid) FROM (
+                    SELECT tid FROM {log} WHERE tid > 0 ORDER BY tid DESC LIMIT %s) AS latest)'''
         self.changed = '''SELECT DISTINCT zoid FROM object_state WHERE tid > %s AND tid <= %s'''
         self.has = (f'SELECT EXISTS (SELECT 1 FROM {log} WHERE tid = %s) OR '
                     f'EXISTS (SELECT 1 FROM object_state WHERE tid = %s)')
