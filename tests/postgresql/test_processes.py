@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import threading
@@ -11,8 +12,10 @@ import transaction
 import ZODB.config
 from transaction.interfaces import TransientError
 from ZODB import DB
+from ZODB.utils import maxtid, p64, z64
 
 from tests.docs.pages import blocks
+from tests.server.test_server import Wire
 from tests.support.runzeo_process import Runzeo
 from tests.support.tool_process import run_tool
 from zeo_clone.addresses import format_address
@@ -152,3 +155,28 @@ def test_each_acknowledged_commit_is_there_once_whatever_is_killed(new_process, 
             assert {name: connection.root()[name] for name in counted} == counted
     finally:
         with_all.close()
+
+
+def test_a_server_that_is_stopped_and_comes_back_commits_nothing_late(new_process):
+    """X2: its client has asked the other server meanwhile, and was told that nothing was committed."""
+    oid = p64(7)
+    servers = [new_process() for _ in range(2)]
+    with Wire(servers[0].address) as here, Wire(servers[1].address) as there:
+        for wire in (here, there):
+            wire.socket.settimeout(PATIENCE_S)
+            assert wire.receive() == b'Z5'
+            wire.send(b'Z5')
+            wire.call('register', 'main', False)
+            wire.call('identify', b'a client' * 2, 0)
+        here.oneway('tpc_begin', 5, b'', b'', {}, None, ' ')
+        here.oneway('storea', oid, z64, b'data', 5)
+        assert here.call('vote', 5) == []
+        servers[0].send(signal.SIGSTOP)
+        here.send(pickle.dumps((2, False, 'tpc_finish', (5,)), 3))
+        assert there.call('commit_outcome', 5) == ('not committed', None)
+        servers[0].send(signal.SIGCONT)
+        while (answer := pickle.loads(here.receive()))[0] != 2:
+            pass
+        assert answer[1] == 2 and 'asked another server' in str(answer)
+        with pytest.raises(AssertionError, match='POSKeyError'):
+            there.call('loadBefore', oid, maxtid)
