@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import inspect
+import io
 import os
 import shutil
 import threading
@@ -15,7 +17,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 from ZODB.serialize import referencesf
-from ZODB.utils import p64, z64
+from ZODB.utils import maxtid, p64, z64
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import Runtime
@@ -357,3 +359,46 @@ def test_quick_syncs_are_known(storage, disk, syncer):
     take(QUICK_S / 2)
     take(QUICK_S / 2)
     assert syncer.quick
+
+
+class FullFile(io.FileIO):
+    """On a disk that takes `room` bytes more."""
+
+    room = 0
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, 'no space left')
+        written = super().write(bytes(data[:self.room]))
+        self.room -= written
+        return written
+
+
+def test_nothing_is_left_of_a_vote_for_which_there_was_no_room(tmp_path):
+    """D3: what others have read meanwhile and what was buffered does not show in a later transaction."""
+    path = str(tmp_path / 'Data.fs')
+    storage = GroupCommitStorage(path)
+    with contextlib.closing(storage):
+        def vote(oid, data):
+            meta = TransactionMetaData()
+            storage.tpc_begin(meta)
+            storage.store(p64(oid), z64, data, '', meta)
+            storage.tpc_vote(meta)
+            return meta
+
+        storage.tpc_finish(vote(1, b'first'))
+        size = storage.getSize()
+        full = FullFile(path, 'r+')
+        full.room = 20_000  # not for what is buffered last
+        storage._file.close()
+        storage._file = io.BufferedRandom(full)
+        with pytest.raises(OSError, match='no space left'):
+            vote(2, b'x' * 20_000)
+        assert os.path.getsize(path) == size
+        assert storage.loadBefore(p64(1), maxtid)[0] == b'first'
+        storage.tpc_abort(storage.tpc_transaction())
+        full.room = 1 << 20
+        storage.tpc_finish(vote(3, b'third'))
+        assert storage.loadBefore(p64(3), maxtid)[0] == b'third'
+    with contextlib.closing(GroupCommitStorage(path)) as again:
+        assert [record.oid for transaction in again.iterator() for record in transaction] == [p64(1), p64(3)]

@@ -66,6 +66,23 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
             ) from self._sync_failure
         super().tpc_begin(transaction, tid, status)
 
+    def tpc_vote(self, transaction: Any) -> Any:
+        """As ZODB's.  If the file cannot be written, nothing is left of the transaction, not even in buffers.
+
+        ZODB truncates the file, which fails too while the disk is full: Python first writes what it has
+        buffered.  Then the files that are read keep what they had read beyond the end, and loads find that in
+        place of what is written there later.
+        """
+        try:
+            return super().tpc_vote(transaction)
+        except OSError:
+            with self._lock:
+                file, self._file = self._file, self._runtime.open(self._file_name, 'r+b')
+                file.raw.close()  # without what is buffered
+                self._file.truncate(self._pos)
+                self._files.flush()
+            raise
+
     def finish_later(self, transaction: Any) -> bytes:
         """``tpc_finish`` without the sync; the tid.  The transaction is durable when `sync` says so."""
         self._later = True
