@@ -37,6 +37,10 @@ RECENT = 8
 class GroupCommitStorage(FileStorage):  # type: ignore[misc]
     """A FileStorage; takes what that takes."""
 
+    _file: Any  # these three are ZODB's
+    _pos: int
+    _ltid: bytes
+
     def __init__(self, *args: Any, runtime: Runtime = REAL, packer: Any = None, **keywords: Any) -> None:
         self._runtime = runtime
         self._pack_file = packer or FileStorage.packer
@@ -77,8 +81,9 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
             return super().tpc_vote(transaction)
         except OSError:
             with self._lock:
-                file, self._file = self._file, self._runtime.open(self._file_name, 'r+b')
-                file.raw.close()  # without what is buffered
+                anew: Any = self._runtime.open(self._file_name, 'r+b')
+                self._file.raw.close()  # without what is buffered
+                self._file = anew
                 self._file.truncate(self._pos)
                 self._files.flush()
             raise
