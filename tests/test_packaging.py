@@ -26,7 +26,7 @@ CI = (CHECKOUT / '.ci' / 'run').read_text(encoding='utf-8')
 #: Distributions whose name is not that of the package that they install.
 DISTRIBUTIONS = {'zc': 'zc.lockfile', 'zope': 'zope.interface'}
 #: What single functions can do without, or say how to install.
-OPTIONAL = {'argparse_manpage', 'matplotlib', 'prometheus_client', 'shtab'}
+OPTIONAL = {'argparse_manpage', 'matplotlib', 'prometheus_client', 'psycopg2', 'relstorage', 'shtab'}
 
 
 @pytest.fixture(scope='session')

@@ -134,7 +134,8 @@ def test_clients_that_do_not_read_are_not_worked_for_when_much_waits(watched, pe
     for _ in range(20):
         assert len(writer.loadBefore(meta_oid, maxtid)[0]) == 100_000
     assert server.used < 16 * MB + 100_000
-    assert writer.server_status()['connections'] + writer.server_status()['memory_closed'] == 31
+    status = writer.server_status()  # of one moment: on a busy machine somebody is closed nevertheless
+    assert status['connections'] + status['memory_closed'] == 31
 
 
 def commit_large(storage, oid, data):
