@@ -7,8 +7,9 @@ import threading
 
 import pytest
 from zc.lockfile import LockError
+from ZODB.MappingStorage import MappingStorage
 
-from zeo_clone.commands import startup
+from zeo_clone.commands import serve, startup
 from zeo_clone.commands.process import StartError
 from zeo_clone.commands.startup import StorageSource, open_storages, patience
 
@@ -67,6 +68,31 @@ def test_lock_of_another_kind_of_storage_is_reported_as_it_says():
     """C14"""
     with pytest.raises(StartError, match=r'another process has it open \(table busy\)'):
         open_storages([refuse(LockError('table busy'))])
+
+
+def test_keys_for_databases_without_a_database_are_told_before_a_storage_is_made(tmp_path, capsys):
+    """X4: by `check` as well."""
+    (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 0\npoll-interval 1\n</zeo>\n'
+                                       f'<filestorage>\npath {tmp_path}/Data.fs\n</filestorage>\n')
+    for options in [], ['--check']:
+        assert serve.main([*options, '-C', str(tmp_path / 'zeo.conf')]) == 2
+    assert 'bad configuration: poll-interval in <zeo>: for databases only' in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ['zeo.conf']
+
+
+def test_what_a_server_refuses_to_serve_is_a_line():
+    """X4"""
+    with pytest.raises(StartError, match='cannot serve: poll-interval: for databases only'):
+        startup.make_server(('127.0.0.1', 0), {'1': MappingStorage()}, {'poll_interval_s': 1.0})
+
+
+def test_a_database_that_is_away_is_not_called_damaged():
+    """L8"""
+    def opens():
+        raise type('OperationalError', (Exception,), {'__module__': 'psycopg2'})('no server\n\tat /nowhere\n')
+
+    with pytest.raises(StartError, match='OperationalError: no server at /nowhere; check its section'):
+        open_storages([StorageSource('main', 'RelStorageFactory', opens)])
 
 
 def test_start_error_is_one_line():

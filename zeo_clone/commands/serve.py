@@ -38,7 +38,7 @@ from zeo_clone.commands.startup import (
 )
 from zeo_clone.configuration import zconfig
 from zeo_clone.configuration.filestorage import open_file
-from zeo_clone.server.backend.database.relstorage import try_section
+from zeo_clone.server.backend.database.relstorage import is_section, try_section
 
 PROGRAM = 'runzeo'
 DEFAULT_ADDRESS = ('localhost', 9100)
@@ -49,6 +49,10 @@ USAGE_ERROR = 2  # exit code, as argparse has it
 SWITCH_INTERVAL_S = 0.0005
 
 logger = logging.getLogger('zeo_clone')
+
+#: Options of the server that only databases have, and their keys.
+DATABASE_KEYS = {'poll_interval_s': 'poll-interval', 'read_connections': 'read-connections',
+                 'server_cache_size': 'server-cache-size', 'database_patience_s': 'database-patience'}
 
 
 class Settings(NamedTuple):
@@ -105,12 +109,23 @@ def read_settings(given: argparse.Namespace) -> Settings:
         pid_file=given.pid_file or settings.pid_file)
 
 
+def _check_keys(options: dict[str, Any], factories: list[Any], url: str) -> None:
+    """Are there keys for databases, but no database?  Raises `StartError`, before anything is opened."""
+    given = [key for name, key in DATABASE_KEYS.items() if options[name] is not None]
+    if given and not any(map(is_section, factories)):
+        raise StartError(f'bad configuration: {", ".join(given)} in <zeo>: for databases only, and no '
+                         f'storage here is one (RelStorage on PostgreSQL); remove it ({url})', USAGE_ERROR)
+
+
 def _from_configuration(url: str, filenames: list[str]) -> Settings:
     try:
         configuration = zconfig.load(url)
     except ZConfig.ConfigurationError as error:
-        raise StartError(f'bad configuration: {error}', USAGE_ERROR) from error
+        hint = ('; it comes with: pip install "zeo_clone[postgresql]"'
+                if 'could not load package relstorage' in str(error) else '')
+        raise StartError(f'bad configuration: {error}{hint}', USAGE_ERROR) from error
     zeo = configuration.zeo
+    _check_keys(zeo.options, [] if filenames else list(configuration.storages.values()), url)
     sources = _file_sources(filenames, zeo.group_commit) or [
         StorageSource(name, _place(factory), factory.open, partial(try_section, factory))
         for name, factory in configuration.storages.items()]

@@ -177,8 +177,11 @@ def _open_storage(source: StorageSource) -> Any:
         raise StartError(f'{what}: {error}; check that the path is right and that this user may write '
                          'there') from error
     except Exception as error:  # any storage class may be configured, with errors of its own
-        raise StartError(f'{what}: {type(error).__name__}: {error}; check that this is the right '
-                         'storage and that it is not damaged') from error
+        advice = ('check its section, and that the database runs and lets this user in'
+                  if type(error).__module__.startswith('psycopg2') else
+                  'check that this is the right storage and that it is not damaged')
+        text = ' '.join(str(error).split())
+        raise StartError(f'{what}: {type(error).__name__}: {text}; {advice}') from error
 
 
 def _describe_lock(error: LockError) -> str:
@@ -238,6 +241,8 @@ def make_server(address: Address, storages: dict[str, Any], options: dict[str, A
         return StorageServer(address, storages, **options)
     except OSError as error:
         raise _cannot_listen(address, error) from error
+    except ValueError as error:  # a storage that cannot be served, and keys that do not fit it
+        raise StartError(f'cannot serve: {error}') from error
 
 
 def raise_descriptor_limit(settings: dict[str, Any], storages: int, runtime: Runtime = REAL) -> None:

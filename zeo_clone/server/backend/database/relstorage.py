@@ -132,12 +132,18 @@ def is_database(storage: Any) -> bool:
     return True
 
 
+def is_section(factory: Any) -> bool:
+    """Is it what RelStorage's section of a configuration becomes?"""
+    kind = type(factory)
+    return (kind.__module__, kind.__qualname__) == ('relstorage.config', 'RelStorageFactory')
+
+
 def try_section(factory: Any) -> str | None:
     """What RelStorage's section of a configuration leads to, in a line; None if it is another section.
 
     Raises ValueError for one that cannot be served, and what the driver raises.  Nothing is made there.
     """
-    if (type(factory).__module__, type(factory).__qualname__) != ('relstorage.config', 'RelStorageFactory'):
+    if not is_section(factory):
         return None
     section = factory.config.adapter
     if type(section).__qualname__ != 'PostgreSQLAdapterFactory':
