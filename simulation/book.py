@@ -22,7 +22,7 @@ class Fate(enum.Enum):
 class Attempt:
     """To commit something: its number is in every record that it writes."""
 
-    __slots__ = ('bases', 'client', 'fate', 'number', 'oids', 'tid')
+    __slots__ = ('bases', 'client', 'fate', 'number', 'oids', 'tid', 'undoes')
 
     def __init__(self, number: int, client: str, oids: tuple[bytes, ...]) -> None:
         self.number = number
@@ -31,6 +31,7 @@ class Attempt:
         self.bases: dict[bytes, bytes] = {}  # the serials that it relies on, of what it writes and checks
         self.fate = Fate.OPEN
         self.tid: bytes | None = None
+        self.undoes: bytes | None = None  # the transaction that it undoes
 
     def __repr__(self) -> str:
         tid = '' if self.tid is None else f', {self.tid.hex()}'

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Bytes that a disk writes at once.
 SECTOR = 512
+#: What a disk holds, unless it is full.
+ROOM = 1 << 40
 
 
 class Node:
@@ -128,7 +130,7 @@ class Disk:
         self.dice = dice
         self.now = now
         self.strict = strict
-        self.capacity = 1 << 40
+        self.capacity = ROOM
         self.used = 0
         self._number = 1
         self.root = self._new(stat.S_IFDIR | 0o755)
@@ -138,6 +140,10 @@ class Disk:
     def _new(self, mode: int) -> Node:
         self._number += 1
         return Node(self._number, mode, self.now())
+
+    def make_room(self) -> None:
+        """It is not full any more."""
+        self.capacity = ROOM
 
     # ---- names ------------------------------------------------------------------------------------
 

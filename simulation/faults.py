@@ -3,11 +3,15 @@ from __future__ import annotations
 
 import errno
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from simulation.network import failure
+from simulation.service import METHODS, PORT
+from simulation.strangers import visit
 
 if TYPE_CHECKING:
+    from simulation.disk import Disk
     from simulation.machine import Process
     from simulation.service import Client
     from simulation.world import World
@@ -39,7 +43,9 @@ class Faults:
         world = self.world
         world.network.jammed = 0.0
         world.network.heal()
+        world.service.raises = None
         for machine in world.machines:
+            machine.disk.make_room()
             if not machine.up:
                 machine.boot()
             for process in machine.processes:
@@ -136,6 +142,16 @@ class Faults:
         service.stop()
         self._later(0.5 + self._some_time(20.0), service.start)
 
+    def _hostile(self) -> None:
+        """Somebody who does not speak the protocol, or not to its end, knocks at a server."""
+        world = self.world
+        machine, service = self._client().machine, self.dice.choice(world.services)
+        if machine.up:
+            process = machine.start('stranger')
+            address = service.machine.address, PORT
+            process.spawn(partial(visit, process, address, self.dice.fork(f'stranger {self.count}'),
+                                  lambda: not self._active), 'main')
+
     # ---- operations of the system -----------------------------------------------------------------
 
     def _sync_error(self) -> None:
@@ -146,6 +162,21 @@ class Faults:
         """An operation of a client fails, of whatever kind."""
         operation = self.dice.choice(OPERATIONS)
         self._fail_once(self._client().process, operation, self.dice.choice((errno.EIO, errno.ENOSPC)))
+
+    def _full_server(self) -> None:
+        """No room on the disk of the server for a while."""
+        self._fill(self.world.service.machine.disk)
+
+    def _full_client(self) -> None:
+        self._fill(self._client().machine.disk)
+
+    def _fill(self, disk: Disk) -> None:
+        disk.capacity = disk.used + self.dice.below(3000)
+        self._later(self._some_time(10.0), disk.make_room)
+
+    def _raise_storage(self) -> None:
+        """The storage of the server raises, the next time that a method of it is called."""
+        self.world.service.raises = self.dice.choice(METHODS)
 
     def _fail_once(self, process: Process | None, operation: str, number: int) -> None:
         if process is None:

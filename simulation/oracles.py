@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class History:
     """The transactions of a storage, in order, and what they say."""
 
-    def __init__(self, transactions: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def __init__(self, transactions: list[tuple[bytes, dict[bytes, bytes]]],
+                 numbers: dict[bytes, int]) -> None:
+        self.numbers = numbers  # of attempts, by tid
         self.tids = [tid for tid, _ in transactions]
         self.wrote = {tid: tuple(records) for tid, records in transactions}
         self.revisions: dict[bytes, list[bytes]] = {}  # the tids of each object
@@ -49,7 +51,7 @@ def judge(world: World) -> None:
     tids = [tid for tid, _ in world.history]
     if tids != sorted(set(tids)):
         book.blame('the transactions of the storage are not in order')
-    history = History(world.history)
+    history = History(world.history, world.numbers)
     _attempts(book, history)
     _invariants(book, world, history)
     for seen in book.seen:
@@ -75,8 +77,8 @@ def _hex(tid: bytes | None) -> str:
 def _attempts(book: Book, history: History) -> None:
     """Acknowledged: exactly once, and whole.  Refused: never.  Unknown: at most once, and whole."""
     places: dict[int, Counter[bytes]] = {}
-    for (_, tid), data in history.data.items():
-        places.setdefault(decode(data).attempt, Counter())[tid] += 1
+    for _, tid in history.data:
+        places.setdefault(history.numbers[tid], Counter())[tid] += 1
     for attempt in book.attempts[1:]:
         _attempt(book, attempt, places.get(attempt.number, Counter()), history)
 
@@ -97,6 +99,23 @@ def _attempt(book: Book, attempt: Attempt, found: Counter[bytes], history: Histo
             if current != serial:
                 book.blame(f'{attempt!r} relied on {oid.hex()} of {serial.hex()}, and came after '
                            f'{current.hex()}')
+        if attempt.undoes is not None:
+            _undo(book, attempt, attempt.undoes, before, history)
+
+
+def _undo(book: Book, attempt: Attempt, undone: bytes, before: bytes, history: History) -> None:
+    """What was current until `before` is what `undone` wrote, and what came is what was before that."""
+    tid = next(tid for tid in history.tids if tid > before)
+    earlier = (int.from_bytes(undone, 'big') - 1).to_bytes(8, 'big')
+    if set(history.wrote[tid]) != set(history.wrote[undone]):
+        book.blame(f'{attempt!r} has not undone all of {undone.hex()}')
+        return
+    for oid in history.wrote[undone]:
+        was, old = history.current(oid, before), history.current(oid, earlier)
+        if was is None or history.data[oid, was] != history.data[oid, undone]:
+            book.blame(f'{attempt!r} has undone {undone.hex()} though {oid.hex()} was written since')
+        elif old is None or history.data[oid, tid] != history.data[oid, old]:
+            book.blame(f'{attempt!r} has not brought back what {oid.hex()} was before {undone.hex()}')
 
 
 def _invariants(book: Book, world: World, history: History) -> None:
@@ -123,7 +142,7 @@ def _invalidations(book: Book, life: Life, history: History) -> None:
     own = {attempt for attempt in book.attempts if attempt.client.startswith(life.client + '/')}
     numbers = {attempt.number for attempt in own}
     foreign = [tid for tid in history.tids
-               if decode(history.data[history.wrote[tid][0], tid]).attempt not in numbers]
+               if history.numbers[tid] not in numbers]
     known, anything = life.first, False
     for last, tid, oids in life.moves:
         if oids is None:

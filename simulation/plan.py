@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import os
 from typing import Any
 
 from simulation.dice import Dice
@@ -19,9 +20,12 @@ KINDS = {
     'kill_client': 0.25, 'pause_client': 0.2, 'kill_server': 0.35, 'stop_server': 0.15, 'pause_server': 0.15,
     'power_server': 0.25, 'power_client': 0.15, 'clock': 0.2, 'kill_relay': 0.3,
     'accept_error': 0.1, 'file_error': 0.15, 'sync_error': 0.1,
+    'full_server': 0.1, 'full_client': 0.1, 'raise_storage': 0.15, 'hostile': 0.2,
 }
 #: What only makes sense for a storage whose data outlive its process.
-NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error')
+NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error', 'full_server')
+#: What storages that raise say.
+RAISED = 'as planned'
 
 
 @dataclasses.dataclass
@@ -43,6 +47,7 @@ class Plan:
     strict_disk: bool = False
     relay: bool = False
     packs: bool = False
+    late: bool = False
     sync_s: tuple[float, float] = (0.0002, 0.002)
     think_s: float = 0.01
     longest_vote_s: float = 1.0
@@ -62,6 +67,13 @@ class Plan:
     def may_fail(self, error: Exception) -> bool:
         """May a commit be refused with this, because of a fault that is in the game?"""
         if 'sync_error' in self.faults and 'takes no more transactions' in str(error):
+            return True
+        if 'choose' in self.operations and 'cannot have the tid' in str(error):
+            return True
+        if 'raise_storage' in self.faults and RAISED in str(error):
+            return True
+        if 'full_server' in self.faults and any(
+                one in str(error) for one in (os.strerror(errno.ENOSPC), "Couldn't save truncated data")):
             return True
         return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO)
 
@@ -99,6 +111,7 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
     )
     plan.statements = choice((60, 600, 6000))
     plan.relay = chance(0.25)
+    plan.late = chance(0.3)
     weights = [(name, dice.below(4)) for name in names()]
     weights += [('transfer', 1), ('audit', 1)]
     plan.operations = tuple(name for name, weight in weights for _ in range(weight))
@@ -106,6 +119,10 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
     if plan.packs:
         plan.strict_disk = False  # on a strict one ZODB's own pack can lose the names of both files
         plan.operations = (*(one for one in plan.operations if one != 'create'), 'pack')
+    if plan.storage == 'file' and not plan.packs and chance(0.4):
+        plan.operations = (*plan.operations, 'undo', 'undo')
+    if chance(0.2):
+        plan.operations = (*plan.operations, 'choose')
     pace = math.exp(between(math.log(0.5), math.log(10.0)))
     for kind, probability in KINDS.items():
         if chance(probability):

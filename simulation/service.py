@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import ZODB.MappingStorage
 from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import StorageError
 from ZODB.utils import z64
 
 from simulation.book import Life
+from simulation.plan import RAISED
 from simulation.program import MONEY, Adapter, Worker
 from simulation.records import ROOT, Content, encode, encode_root
 from zeo_clone.client.storage import ClientStorage
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 
 PORT = 9100
 DATA = '/data/Data.fs'
+#: What a storage may raise in.
+METHODS = ('__len__', 'getSize', 'loadBefore', 'lastTransaction', 'new_oid', 'tpc_begin', 'store', 'tpc_vote',
+           'tpc_finish', 'tpc_abort', 'close', 'checkCurrentSerialInTransaction', 'getTid')
+#: ... and does so only when the work is done: nobody could help it out of the transaction otherwise.
+LATE = ('tpc_abort', 'close')
 
 
 def fill(storage: Any, world: World) -> None:
@@ -41,13 +48,38 @@ def fill(storage: Any, world: World) -> None:
         storage.new_oid()
 
 
+class Mapping(ZODB.MappingStorage.MappingStorage):  # type: ignore[misc]
+    """Says its size without looking at each record; it is asked after each transaction."""
+
+    def getSize(self) -> int:
+        return 1000 * len(self._transactions)
+
+
+def raising(name: str) -> Callable[..., Any]:
+    """The method `name` of a storage, which may be the one that raises: before its work or after it."""
+    def method(self: Any, *args: Any, **keywords: Any) -> Any:
+        service = self.service
+        raises = service.raises == name and service.world.kernel.current is not None
+        if raises:
+            service.raises = None
+            service.world.kernel.note('raises', name)
+        if raises and name not in LATE and service.machine.dice.chance(0.6):
+            raise service.machine.dice.choice((StorageError, RuntimeError, KeyError))(RAISED)
+        result = getattr(super(self.raising_class, self), name)(*args, **keywords)
+        if raises:
+            raise service.machine.dice.choice((StorageError, RuntimeError, KeyError))(RAISED)
+        return result
+    return method
+
+
 class Witnessed(GroupCommitStorage):
     """The storage of the server, with a witness: packs remove what the verdict needs."""
 
-    def __init__(self, world: World, runtime: Any) -> None:
-        super().__init__(DATA, runtime=runtime)
-        self._world = world
+    def __init__(self, service: Service, runtime: Any) -> None:
+        self.service = service
+        self._world = world = service.world
         self._stored: dict[bytes, bytes] = {}
+        super().__init__(DATA, runtime=runtime)
         world.witness(self)
 
     def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
@@ -62,14 +94,27 @@ class Witnessed(GroupCommitStorage):
         stored = self._stored
         tid: bytes = super().tpc_finish(transaction, f)
         self._world.witnessed[tid] = stored
+        self._world.numbers[tid] = int(transaction.description or 0)
         return tid
 
 
-class Mapping(ZODB.MappingStorage.MappingStorage):  # type: ignore[misc]
-    """Says its size without looking at each record; it is asked after each transaction."""
+class RaisingFile(Witnessed):
+    """... whose methods may raise."""
 
-    def getSize(self) -> int:
-        return 1000 * len(self._transactions)
+
+class RaisingMapping(Mapping):
+    """... whose methods may raise."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        super().__init__()
+
+
+for one in RaisingFile, RaisingMapping:
+    one.raising_class = one
+    for verb in METHODS:
+        if hasattr(one, verb):
+            setattr(one, verb, raising(verb))
 
 
 class Service:
@@ -81,6 +126,7 @@ class Service:
         self.process: Process | None = None
         self.server: Any = None
         self.starts = 0
+        self.raises: str | None = None  # the method of its storage that raises the next time
         self._mapping: Any = None
 
     @property
@@ -108,11 +154,11 @@ class Service:
     def _open(self) -> Any:
         if self.world.plan.storage == 'mapping':
             if self._mapping is None:
-                self._mapping = Mapping()
+                self._mapping = RaisingMapping(self)
                 fill(self._mapping, self.world)
             return self._mapping
         assert self.process is not None
-        storage = Witnessed(self.world, self.process.runtime)
+        storage = RaisingFile(self, self.process.runtime)
         if not len(storage):
             fill(storage, self.world)
         return storage
@@ -120,21 +166,20 @@ class Service:
     def _main(self) -> None:
         process, plan = self.process, self.world.plan
         assert process is not None
+        storage = None
         try:
             storage = self._open()
-        except OSError:
-            if 'sync_error' not in plan.faults:
-                raise
-            process.end()  # somebody starts it again
-            return
-        try:
             server = StorageServer(
                 (self.machine.address, PORT), {'1': storage}, runtime=process.runtime,
                 invalidation_queue_size=plan.history_size, transaction_timeout=plan.transaction_timeout_s,
                 heartbeat_s=plan.heartbeat_s)
-        except OSError:
-            storage.close()
-            process.end()
+        except Exception as error:
+            if not isinstance(error, OSError) and not plan.may_fail(error):
+                raise
+            if storage is not None:
+                with contextlib.suppress(Exception):
+                    storage.close()
+            process.end()  # somebody starts it again
             return
         self.server = server
         server.loop()

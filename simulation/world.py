@@ -25,6 +25,8 @@ from simulation.service import Client, Relay, Service
 
 #: Within so many seconds after the end of all faults each client must commit.
 PATIENCE_S = 120.0
+#: Late clients begin within so many seconds.
+LATEST_S = 10.0
 #: Whether they have is looked at so often, in seconds.
 LOOK_S = 0.01
 
@@ -43,8 +45,9 @@ class World:
         self.working = True
         self.healed = False  # nothing goes wrong any more
         self.closing = False
-        self.handed_out: dict[bytes, int] = {}  # oids, and by which server
+        self.handed_out: dict[bytes, str] = {}  # oids, and by which server
         self.witnessed: dict[bytes, dict[bytes, bytes]] = {}  # what was committed to a file, by tid
+        self.numbers: dict[bytes, int] = {}  # of the attempts that wrote them, by tid
         self.packed_until = b''  # a pack may have removed what is not later
         self.history: list[Any] = []  # (tid, {oid: record or None})
         #: Client, last tid, whether it knows when revisions ended, entries.
@@ -102,8 +105,11 @@ class World:
             machine.disk.settle()
         if self.relay is not None:
             self.relay.start()
-        for client in self.clients:
-            client.start()
+        for number, client in enumerate(self.clients):
+            if plan.late and number:
+                kernel.call_later(self.dice.random() * LATEST_S, client.start)
+            else:
+                client.start()
         self.faults.start()
         kernel.run(lambda: book.acknowledged >= plan.transactions or self._broken(), plan.limit_s)
         self.faults.stop()
@@ -146,16 +152,29 @@ class World:
         if self._broken():
             return False
         self.kernel.run(lambda: False, 2.0)
-        # Connections of which one end has gone without a word are noticed by their silence.
+        # Connections of which one end has gone without a word are noticed by their silence, and what a server
+        # in front of another one sends for a client that has gone takes its time.
         self.kernel.run(self._only_clients, 60.0)
+        self.kernel.run(self._nobody_commits, 20.0)
         for service in self.services:
             service.call(partial(self._look_at_server, service))
         self.service.call(self._look_at_history)
         return not self._broken()
 
     def _only_clients(self) -> bool:
-        return all(not service.running or len(service.server._sessions) == self._guests(service)
-                   for service in self.services)
+        """Is each client connected, and nobody else?"""
+        strangers = any(process.name == 'stranger' and not process.dead
+                        for machine in self.machines for process in machine.processes)
+        return not strangers and all(not service.running or self._has_guests(service)
+                                     for service in self.services)
+
+    def _has_guests(self, service: Service) -> bool:
+        server = service.server
+        return len(server._sessions) == len(server.served['1'].audience) == self._guests(service)
+
+    def _nobody_commits(self) -> bool:
+        return not any(service.running and service.server.served['1'].stats.active_txns
+                       for service in self.services)
 
     def _guests(self, service: Service) -> int:
         """How many clients `service` should have: a server in front of another one is its client, too."""
@@ -180,8 +199,10 @@ class World:
     def _look_at_history(self) -> None:
         """... and what is the history?"""
         storage = self.service.server.storages['1']
-        there = {transaction.tid: {record.oid: record.data for record in transaction}
-                 for transaction in storage.iterator()}
+        there = {}
+        for transaction in storage.iterator():
+            there[transaction.tid] = {record.oid: record.data for record in transaction}
+            self.numbers[transaction.tid] = int(transaction.description or 0)
         if self.plan.packs:
             self._compare(there)
             there = {**self.witnessed, **{tid: records for tid, records in there.items()

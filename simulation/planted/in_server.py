@@ -104,6 +104,25 @@ def object_not_told() -> list[Patch]:
             (Audience, 'publish_group', publish_group)]
 
 
+@plant('What an undo wrote is not told (C3).', storage='file', packs=False,
+       operations=('undo', 'transfer', 'transfer', 'audit', 'register', 'look'))
+def undo_not_told() -> list[Patch]:
+    undo = StorageCommit._undo
+
+    def without(self: Any, operation: Any) -> None:
+        before = dict(self.written)
+        undo(self, operation)
+        self.written = before
+
+    def vote(self: Any) -> None:
+        before = dict(self.written)
+        whole(self)
+        self.written = before
+    whole = StorageCommit.vote
+    return [(StorageCommit, '_undo', without), (StorageCommit, 'vote', vote),
+            (commit, 'VERBS', {**commit.VERBS, 'undo': without})]
+
+
 @plant('Of several transactions that are told together the committer of one hears only what was before it.')
 def rest_of_group_not_told() -> list[Patch]:
     group = Audience.publish_group

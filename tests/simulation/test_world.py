@@ -12,10 +12,11 @@ import ZODB.utils
 from simulation.bound import FILE_STORAGE, bound
 from simulation.dice import Dice
 from simulation.disk import Disk
+from simulation.faults import Faults
 from simulation.kernel import Kernel
 from simulation.machine import Machine
 from simulation.network import Network
-from simulation.plan import draw
+from simulation.plan import KINDS, NEEDS_FILE, draw
 from simulation.records import Content, decode, encode, encode_root
 from simulation.runtime import SimRuntime
 from zeo_clone.loop.runtime import AF_INET, IN_PROGRESS, Runtime
@@ -260,6 +261,11 @@ def test_records_say_what_they_were_made_of():
 def test_a_pack_finds_what_the_root_refers_to():
     oids = [bytes([0] * 7 + [number]) for number in (1, 2)]
     assert list(references(encode_root(5, oids))) == oids
+
+
+def test_each_kind_of_fault_can_happen():
+    assert all(callable(getattr(Faults, f'_{kind}')) for kind in KINDS)
+    assert set(NEEDS_FILE) < set(KINDS)
 
 
 def test_a_plan_follows_from_its_seed():
