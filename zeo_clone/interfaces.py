@@ -60,12 +60,12 @@ class IClientCache(Interface):
         """An own commit: ``records`` is a list of ``(oid, data or None)``.
 
         Each current revision ends at `tid`, then `data`, unless None, becomes the current one.  All at
-        once for readers.  Part of the work may be left for `settle`.
+        once for readers.  Part of the work may be left for `write_late`.
         """
 
-    late = Attribute('Whether `settle` has anything to do.')
+    late = Attribute('Whether `write_late` has anything to do.')
 
-    def settle():
+    def write_late():
         """Do the work that `applyCommit` has left; for readers nothing changes."""
 
     def getLastTid():

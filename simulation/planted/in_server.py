@@ -13,8 +13,8 @@ from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
 from zeo_clone.server.commits.lock import CommitLock, CommitQueue, Watchdog
 from zeo_clone.server.commits.outcomes import NOT_COMMITTED, Outcomes
-from zeo_clone.server.commits.settling import Unsettled
 from zeo_clone.server.commits.transactor import Transactor
+from zeo_clone.server.commits.unsynced import Unsynced
 
 
 @plant('A client that has gone keeps the commit lock (C16).')
@@ -154,7 +154,7 @@ def told_before_synced() -> list[Patch]:
         self.latest = finished.tid
         self._tell([finished])
         self._syncs.request()
-    return [(Unsettled, 'add', add)]
+    return [(Unsynced, 'add', add)]
 
 
 @plant('After a sync that has failed the server goes on as if nothing had happened (D3).',

@@ -269,7 +269,7 @@ def test_a_cache_that_is_larger_than_its_share_of_memory_reads_its_file(monkeypa
     for number in range(300):
         cache.store(p64(number), p64(1), None, b'%d' % number * 100)
         cache.setLastTid(p64(number + 1))
-    cache.settle()
+    cache.write_late()
     for _ in range(3):
         disk.name, before = 'read', disk.calls
         for number in range(300):

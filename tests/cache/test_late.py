@@ -64,20 +64,20 @@ def test_what_comes_after_it_ends_it(change):
 def test_settling_writes_it_and_shows_it_to_readers_without_the_lock():
     cache = committed()
     assert cache._view is HIDDEN
-    cache.settle()
+    cache.write_late()
     assert not cache.late
     assert cache._view is not HIDDEN
     assert not cache._book.file._tail  # the next commit has nothing to write
     assert new_revisions(cache)
-    cache.settle()  # nothing to do
+    cache.write_late()  # nothing to do
     cache.close()
-    cache.settle()
+    cache.write_late()
 
 
 def test_nothing_comes_back_after_all_was_forgotten():
     cache = committed()
     cache.clear()
-    cache.settle()
+    cache.write_late()
     assert (len(cache), cache.load(OIDS[3]), cache.getLastTid()) == (0, None, p64(0))
     cache.close()
 
@@ -132,7 +132,7 @@ def test_a_file_that_somebody_changed_meanwhile_is_emptied(tmp_path, caplog):
     cache = ClientCache(path, size)
     for number in range(2):
         cache.applyCommit(p64(7 + number), [(oid, b'x' * 40) for oid in OIDS])
-        cache.settle()
+        cache.write_late()
     cache.setLastTid(p64(8))
     cache.close()
     cache = ClientCache(path, size)
@@ -140,7 +140,7 @@ def test_a_file_that_somebody_changed_meanwhile_is_emptied(tmp_path, caplog):
     with open(path, 'r+b') as file:
         file.seek(2000)
         file.write(bytes(size - 2000))
-    cache.settle()
+    cache.write_late()
     assert 'the cache was emptied' in caplog.text
     assert (len(cache), cache.late) == (0, False)
     cache.store(OIDS[0], p64(9), None, b'z')

@@ -165,7 +165,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_numbers_are_right(self):
-        if self.cache is not None and not self.cache.late:  # or to look would settle it
+        if self.cache is not None and not self.cache.late:  # or to look would write what is late
             stats = self.cache.stats()
             assert stats['used'] <= stats['capacity'] <= max(stats['size'], 0)
             assert (stats['used'] == 0) == (len(self.cache) == 0)
@@ -198,8 +198,8 @@ class LateCacheMachine(CacheMachine):
     late_size = cache_module.LATE_SIZE
 
     @rule()
-    def settle(self):
-        self.cache.settle()
+    def write_late(self):
+        self.cache.write_late()
         assert not self.cache.late
 
 

@@ -179,7 +179,7 @@ def other_stores(cache):
 def test_a_reader_without_the_lock_notices_what_happened_meanwhile(read, action):
     cache = ClientCache(size=20_000)
     cache.store(A, p64(5), None, b'x' * 300)
-    cache._book.settle()
+    cache._book.flush()
     pages, mapped, _ = cache._view
     cache._view = (pages, mapped, Trap(lambda: None))
     assert read(cache)[:2] == (b'x' * 300, p64(5))
@@ -188,7 +188,7 @@ def test_a_reader_without_the_lock_notices_what_happened_meanwhile(read, action)
     cache.close()
 
 
-@pytest.mark.parametrize('change', ['invalidateTransaction', 'applyCommit', 'settle'])
+@pytest.mark.parametrize('change', ['invalidateTransaction', 'applyCommit', 'write_late'])
 def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypatch):
     """C9: so they wait for the lock, and for the end of the change."""
     if change == 'applyCommit':
@@ -206,10 +206,10 @@ def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypat
         store = cache._book.store
         cache._book.store = lambda *args: (views.append(cache._view), store(*args))
         cache.applyCommit(p64(6), [(A, b'data')])
-        if change == 'settle':
+        if change == 'write_late':
             assert not views
             views.append(cache._view)
-            cache.settle()
+            cache.write_late()
     assert views
     assert all(view is HIDDEN for view in views)
     assert cache._view is not HIDDEN
@@ -307,7 +307,7 @@ def test_a_record_replaced_at_the_same_place_during_a_disk_read_is_not_returned(
     thread.start()
     assert disk.reached.wait(20)
     cache.applyCommit(p64(6), [(A, b'n' * 100)])
-    cache.settle()
+    cache.write_late()
     assert cache._book.current.get(A) & ~15 == place
     disk.go.set()
     thread.join()

@@ -168,8 +168,8 @@ def test_what_a_commit_has_left_is_done_during_the_next_one_s_vote(fake, opened)
     assert not storage._cache.late
     first = commit()
     assert storage._cache.late
-    settle = storage._cache.settle
-    storage._cache.settle = lambda: (settle(), settled.set())
+    write_late = storage._cache.write_late
+    storage._cache.write_late = lambda: (write_late(), settled.set())
     fake.answers['vote'] = vote
     second = commit()
     assert storage.loadBefore(p64(1), maxtid) == (b'data', second, None)

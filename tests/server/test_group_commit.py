@@ -40,7 +40,7 @@ class SlowDisk(Gate, ClockRuntime):
 
 
 class SlowSite:
-    """A desk over a storage on such a disk, with two clients, and an object that is settled."""
+    """A desk over a storage on such a disk, with two clients, and an object that is on the disk."""
 
     def __init__(self, path, **options):
         self.disk = SlowDisk()
@@ -59,7 +59,7 @@ class SlowSite:
         self.desk.served['1']._syncer._door = counted
         self.writer, self.reader = self.desk.connect(), self.desk.connect()
         self.first = self.finish(self.writer, ONE, RECORD)
-        self.settle()
+        self.sync()
         self.first = self.writer.result(self.first)
         self.reader.take_notices()
         self.disk.open_.clear()
@@ -71,7 +71,7 @@ class SlowSite:
         client.call('vote', transaction_id)
         return client.start('tpc_finish', transaction_id)
 
-    def settle(self):
+    def sync(self):
         """Let the disk go on until something has come of it."""
         self.disk.open_.set()
         self.came.acquire()
@@ -139,13 +139,13 @@ def test_nobody_sees_what_is_not_on_the_disk(site):
     site.writer.call('vote', 7)
     finishing = site.writer.start('tpc_finish', 7)
     assert not site.writer.has_reply(finishing)
-    assert site.writer.member.transactor.phase_name == 'settling'
+    assert site.writer.member.transactor.phase_name == 'finishing'
     assert everything_shown(site.reader, TWO) == before
     assert everything_shown(site.writer, TWO) == before
     assert invalidations(site.reader) == []
     late = site.desk.connect()
     assert everything_shown(late, TWO) == before
-    site.settle()
+    site.sync()
     tid = site.writer.result(finishing)
     after = everything_shown(site.reader, TWO)
     assert after['last'] == after['tid'] == after['new tid'] == tid
@@ -170,9 +170,9 @@ def test_the_commit_lock_is_free_meanwhile(site):
     one = site.finish(site.writer, ONE, serial=site.first)
     two = site.finish(site.reader, TWO)
     third = site.desk.connect()
-    site.settle()
+    site.sync()
     while not site.reader.has_reply(two):
-        site.settle()
+        site.sync()
     first, second = site.writer.result(one), site.reader.result(two)
     assert first < second
     assert invalidations(third) == [first, second]
@@ -186,7 +186,7 @@ def test_replies_and_invalidations_of_one_sync_come_in_the_order_of_tids(site):
     listener = site.desk.connect()
     calls = [site.finish(client, p64(10 + number)) for number, client in enumerate(clients)]
     while not clients[-1].has_reply(calls[-1]):
-        site.settle()
+        site.sync()
     tids = [client.result(call) for client, call in zip(clients, calls, strict=True)]
     assert tids == sorted(tids)
     assert invalidations(listener) == tids
@@ -205,7 +205,7 @@ def test_a_later_commit_is_checked_against_an_earlier_one_that_is_not_on_the_dis
     voting = site.reader.start('vote', 7)
     assert not site.reader.has_reply(voting)
     other = site.finish(site.desk.connect(), TWO)  # has the lock meanwhile
-    site.settle()
+    site.sync()
     tid = site.writer.result(finishing)
     with pytest.raises(ConflictError):
         site.reader.result(voting)
@@ -224,7 +224,7 @@ def test_a_client_that_resolves_conflicts_is_told_of_them_when_it_can_load_them(
         site.reader.store(ONE, NEW, site.first)
         voting = site.reader.start('vote', 7)
         assert not site.reader.has_reply(voting)
-        site.settle()
+        site.sync()
         tid = site.writer.result(finishing)
         (conflict,) = site.reader.result(voting)
         assert conflict['serials'] == (tid, site.first)
@@ -240,7 +240,7 @@ def test_an_error_of_the_disk(site):
     before = everything_shown(site.desk.connect(), TWO)
     site.disk.error = OSError(5, 'Input/output error')
     while not site.reader.has_reply(two):
-        site.settle()
+        site.sync()
     for client, call in ((site.writer, one), (site.reader, two)):
         with pytest.raises(CommitOutcomeUnknown, match='could not be synced.*Input/output error'):
             client.result(call)
@@ -275,12 +275,12 @@ def test_who_has_voted_before_the_error_learns_it_too(site):
     other.store(TWO)
     other.call('vote', 7)
     site.disk.error = OSError(28, 'No space left on device')
-    site.settle()
+    site.sync()
     assert site.writer.has_reply(one)
     site.disk.error = None
     finishing = other.start('tpc_finish', 7)
     while not other.has_reply(finishing):
-        site.settle()
+        site.sync()
     with pytest.raises(CommitOutcomeUnknown):
         other.result(finishing)
     with pytest.raises(POSKeyError):
@@ -297,7 +297,7 @@ def test_a_committer_that_goes_is_told_of_no_more_and_its_commit_stays(site):
     again.call('identify', token, 1)
     asking = again.start('commit_outcome', 1)
     assert not again.has_reply(asking)
-    site.settle()
+    site.sync()
     outcome, tid = again.result(asking)
     assert outcome == 'committed'
     assert site.reader.call('loadBefore', ONE, maxtid) == (NEW, tid, None)
@@ -315,7 +315,7 @@ def test_a_finished_transaction_is_neither_finished_again_nor_aborted(site):
         site.writer.call('vote', 1)
     aborts = site.desk.ruok()['1']['aborts']
     site.writer.call('tpc_abort', 1)
-    site.settle()
+    site.sync()
     tid = site.writer.result(finishing)
     assert site.writer.call('commit_outcome', 1) == ('committed', tid)
     assert site.desk.ruok()['1']['aborts'] == aborts
@@ -332,7 +332,7 @@ def test_an_early_tid_is_later_than_what_is_not_on_the_disk(site):
     old.call('vote', 7)
     finishing = old.start('tpc_finish', 7)
     while not old.has_reply(finishing):
-        site.settle()
+        site.sync()
     assert old.result(finishing) > site.storage.durable or old.result(finishing) == site.storage.durable
     assert site.reader.call('lastTransaction') == old.result(finishing)
 
@@ -396,7 +396,7 @@ def test_others_load_while_the_disk_takes_its_time(served):
 
 
 def test_a_server_that_stops_lets_commits_get_to_the_disk_and_answers_them(served):
-    """D4: within `SETTLE_S`."""
+    """D4: within `LAST_SYNC_S`."""
     disk, storage, server = served
     with contextlib.closing(ClientStorage.ClientStorage(server.addr)) as writer:
         disk.open_.clear()

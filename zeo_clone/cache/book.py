@@ -119,7 +119,7 @@ class Book:
 
         First in memory, for all, then in the file: if that fails readers see none of them any more.
         """
-        self.settle()
+        self.flush()
         ended = []
         for oid in oids:
             at = self.current.get(oid) & ~FLAGS
@@ -181,7 +181,7 @@ class Book:
         self.file.new_salt()
 
     # -- what was appended to the file and is not yet written -------------------------------------------
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Write what was appended; what cannot be written is forgotten."""
         try:
             self.file.flush()

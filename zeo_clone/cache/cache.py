@@ -10,7 +10,7 @@ at its end than at its beginning starts again with the lock, so it never sees by
 nor half of a change.  It relies on what the interpreter guarantees: one item is read or set at once.
 The disk is read outside the lock; whether the place was overwritten meanwhile is asked afterwards.
 
-The new revisions of an own commit are *late*: they go into the file by `settle`, which the client calls
+The new revisions of an own commit are *late*: they go into the file by `write_late`, which the client calls
 when it waits for the server anyway, and which everybody does first who needs the lock.  As long as there are
 late ones the view is hidden, so readers need it.  What they replaced has ended at once, in the file, too: a
 crash loses late revisions from the cache, which does no harm.
@@ -90,7 +90,7 @@ class ClientCache:
         return f'<ClientCache {self.path or "(temporary)"} size={self.size} {state}>'
 
     def __len__(self) -> int:
-        self.settle()
+        self.write_late()
         return len(self._book)
 
     # -- reading: any thread, mostly without the lock -----------------------------------------------
@@ -159,10 +159,10 @@ class ClientCache:
         book = self._book
         for _ in range(READ_RETRIES):
             with self._lock:
-                self._settle()
+                self._write_late()
                 place = 0 if self._closed else book.current.get(oid)
                 if place and not place & TRUSTED:
-                    book.settle()
+                    book.flush()
                     place = book.current.get(oid)
                 if not place:
                     return None
@@ -190,7 +190,7 @@ class ClientCache:
         for _ in range(READ_RETRIES):
             with self._lock:
                 if not self._closed and oid in book.older.places:
-                    book.settle()
+                    book.flush()
                 places = () if self._closed else tuple(book.older.get(oid))
                 mark = book.ring.mark()
             index = bisect_left(places, before_tid, key=self._start) if places else 0
@@ -227,7 +227,7 @@ class ClientCache:
             if self._closed:
                 return
             if self._late is not None:
-                self._settle()
+                self._write_late()
             book = self._book
             ring, file = book.ring, book.file
             if end_tid or ring.front - ring.write < len(data) + _HEAD_ROOM:
@@ -266,19 +266,19 @@ class ClientCache:
 
     @property
     def late(self) -> bool:
-        """Is there anything to `settle`?"""
+        """Is there anything to `write_late`?"""
         return self._late is not None
 
-    def settle(self) -> None:
+    def write_late(self) -> None:
         """Put the new revisions of an own commit into the file, which has not happened yet."""
         if self._late is not None:
             with self._lock:
-                self._settle()
+                self._write_late()
                 if not self._closed:
-                    self._book.settle()
+                    self._book.flush()
                     self._bound_memory()
 
-    def _settle(self) -> None:
+    def _write_late(self) -> None:
         # Under the lock.
         late, self._late = self._late, None
         if late is None or self._closed:
@@ -300,7 +300,7 @@ class ClientCache:
         with self._lock:
             if self._closed:
                 return
-            self._settle()
+            self._write_late()
             self._view = HIDDEN
             try:
                 operation(*args)
@@ -323,7 +323,7 @@ class ClientCache:
             self._forget(wipe=damaged)
             self._show()
             return
-        self._book.settle()
+        self._book.flush()
         self._show()
         raise error
 
@@ -374,7 +374,7 @@ class ClientCache:
     def database(self, value: bytes) -> None:
         with self._lock:
             if not self._closed and value != self.database:
-                self._book.settle()
+                self._book.flush()
                 self._write_header(database=bytes(value))
 
     def setLastTid(self, tid: bytes) -> None:
@@ -388,7 +388,7 @@ class ClientCache:
             self._last_tid = bytes(tid)
             if self.path is None:
                 return
-            self._book.settle()
+            self._book.flush()
             self._bound_memory()
             self._write_header()
             now = self._runtime.monotonic()
@@ -455,7 +455,7 @@ class ClientCache:
                 return
             file = self._book.file
             try:
-                self._settle()
+                self._write_late()
                 self._view = HIDDEN
                 if self.path is not None and not file.frozen:
                     self._finish()
@@ -485,7 +485,7 @@ class ClientCache:
         """``(oid, start_tid, end_tid or None)`` of all revisions, in no set order."""
         book = self._book
         with self._lock:
-            self._settle()
+            self._write_late()
             keys, older = list(book.current.pages), list(book.older.places)
         for key in keys:
             for head in self._heads(partial(book.current.items_of, key)):
@@ -510,7 +510,7 @@ class ClientCache:
         """
         book = self._book
         with self._lock:
-            self._settle()
+            self._write_late()
             return {
                 'path': self.path, 'size': self.size, 'capacity': book.ring.capacity,
                 'used': book.ring.used, 'memory': book.file.in_memory, 'objects': len(book),

@@ -14,7 +14,7 @@ class Cache(Protocol):
 
     @property
     def late(self) -> bool:
-        """Whether `settle` has anything to do."""
+        """Whether `write_late` has anything to do."""
 
     def loadBefore(self, oid: bytes, before_tid: bytes, /) -> tuple[bytes, bytes, bytes | None] | None:
         """The revision valid just before `before_tid`, or None."""
@@ -31,7 +31,7 @@ class Cache(Protocol):
     def applyCommit(self, tid: bytes, records: Iterable[tuple[bytes, bytes | None]], /) -> None:
         """An own commit."""
 
-    def settle(self) -> None:
+    def write_late(self) -> None:
         """Do the work that `applyCommit` has left."""
 
     def getLastTid(self) -> bytes:

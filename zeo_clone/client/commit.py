@@ -138,7 +138,7 @@ class Begun:
 
     def _ask_for_vote(self, cache: Cache) -> Any:
         if cache.late:  # while the server has its hands full
-            return self._channel.call_and(cache.settle, 'vote', (self.number,), check_vote)
+            return self._channel.call_and(cache.write_late, 'vote', (self.number,), check_vote)
         return self._channel.call('vote', (self.number,), check_vote)
 
     def abort(self) -> None:

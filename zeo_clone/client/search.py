@@ -220,13 +220,13 @@ class Search:
         """An attempt has come to nothing, or to a read-only server."""
         if self._fallbacks:
             if not (self._resolving or self._trying):
-                self._settle_for_less()
+                self._take_less()
                 return
             if self._patience is None:
-                self._patience = self._loop.call_later(FALLBACK_PATIENCE_S, self._settle_for_less)
+                self._patience = self._loop.call_later(FALLBACK_PATIENCE_S, self._take_less)
         self._plan()
 
-    def _settle_for_less(self) -> None:
+    def _take_less(self) -> None:
         self._patience = None
         if self._fallbacks:
             self._found(self._fallbacks.pop(0))

@@ -23,8 +23,8 @@ from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.commits.lock import CommitLock
 from zeo_clone.server.commits.outcomes import Outcomes
-from zeo_clone.server.commits.settling import Finished, Unsettled
 from zeo_clone.server.commits.transactor import Client
+from zeo_clone.server.commits.unsynced import Finished, Unsynced
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.latency import Latency, TimedReader
 from zeo_clone.server.slowlog import SlowLog
@@ -71,8 +71,8 @@ class ServedStorage:
         for complaint in backend.complaints(history.last_tid):
             log.critical('storage %r: %s', name, complaint)
         self._syncer = backend.new_syncer(loop.door, self._synced)
-        self._unsettled = None if self._syncer is None else Unsettled(
-            self._syncer, backend.hide, self._settled, backend.failures.sync_failed)
+        self._unsynced = None if self._syncer is None else Unsynced(
+            self._syncer, backend.hide, self._on_disk, backend.failures.sync_failed)
         backend.start(self.audience.heard, self.audience.lost_track)
 
     #: Are the steps of a commit carried out elsewhere, so that their results come later?
@@ -114,14 +114,14 @@ class ServedStorage:
     @property
     def shares_syncs(self) -> bool:
         """Are transactions finished before they are on the disk?"""
-        return self._unsettled is not None
+        return self._unsynced is not None
 
     def new_commit(self, client: Client, meta: Meta) -> StorageCommit:
         """A commit of `client`, which holds the lock."""
         if self.backend.failures.stuck is not None:
             self.backend.failures.check()
-        if self._unsettled is not None:
-            self._unsettled.check()
+        if self._unsynced is not None:
+            self._unsynced.check()
         self.audience.drain()
         early = client.wants_early_tid
         return self.backend.new_commit(meta, self._last_finished(), early,
@@ -133,19 +133,19 @@ class ServedStorage:
 
     def finish(self, commit: StorageCommit) -> bytes:
         """Finish in the storage; the tid.  Raises `NothingCommitted`, `CommitOutcomeUnknown`."""
-        failures, unsettled = self.backend.failures, self._unsettled
-        if unsettled is not None and commit.expected is not None:
-            unsettled.begin(commit.expected)
+        failures, unsynced = self.backend.failures, self._unsynced
+        if unsynced is not None and commit.expected is not None:
+            unsynced.begin(commit.expected)
         try:
             tid: bytes = commit.finish()
         except Exception as error:
             try:
                 return failures.finish_failed(commit, error, self._last_known)
             except BaseException:
-                if unsettled is not None:
-                    unsettled.cancel()
+                if unsynced is not None:
+                    unsynced.cancel()
                 raise
-        if unsettled is None:
+        if unsynced is None:
             failures.latest = None
         return tid
 
@@ -155,19 +155,19 @@ class ServedStorage:
 
     def _last_finished(self) -> bytes:
         """The last transaction that was finished, told or not."""
-        last, unsettled = self.audience.history.last_tid, self._unsettled
-        return last if unsettled is None or unsettled.latest is None else max(last, unsettled.latest)
+        last, unsynced = self.audience.history.last_tid, self._unsynced
+        return last if unsynced is None or unsynced.latest is None else max(last, unsynced.latest)
 
     def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> bytes | Deferred:
         """The storage has finished a transaction: tell everybody, in this order, before anything else.
 
         The tid; later, if it is not on the disk yet.  Raises `CommitOutcomeUnknown` if it does not get there.
         """
-        if self._unsettled is None:
+        if self._unsynced is None:
             self._tell(tid, oids, committer)
             return tid
         finished = Finished(tid, oids, committer, Deferred())
-        self._unsettled.add(finished)
+        self._unsynced.add(finished)
         reply = finished.reply
         if not reply.settled:
             return reply
@@ -185,7 +185,7 @@ class ServedStorage:
                    partial(audience.publish, tid, oids, committer), audience.drain,
                    partial(self._tell_info, committer))
 
-    def _settled(self, group: list[Finished]) -> None:
+    def _on_disk(self, group: list[Finished]) -> None:
         """These are on the disk: each client is told of all of them at once, of its own at its place."""
         self.backend.failures.latest = None
         if len(group) == 1:
@@ -204,15 +204,15 @@ class ServedStorage:
                    partial(finished.reply.succeed, finished.tid))
 
     def _synced(self, tid: bytes | None, error: Exception | None) -> None:
-        if self._unsettled is not None:
-            self._unsettled.synced(tid, error)
+        if self._unsynced is not None:
+            self._unsynced.synced(tid, error)
 
-    def when_settled(self, function: Callable[[], Any]) -> Any:
+    def when_on_disk(self, function: Callable[[], Any]) -> Any:
         """What `function` returns, now or as a `Deferred` when what has been finished is on the disk."""
-        if self._unsettled is None or not len(self._unsettled):
+        if self._unsynced is None or not len(self._unsynced):
             return function()
         answer = Deferred()
-        self._unsettled.when_settled().when_settled(lambda _, error: answer.succeed(function()))
+        self._unsynced.when_on_disk().when_settled(lambda _, error: answer.succeed(function()))
         return answer
 
     def when_fresh(self, function: Callable[[], Any]) -> Any:
@@ -220,8 +220,8 @@ class ServedStorage:
         return function()
 
     def commit_outcome(self, token: bytes, number: int) -> Any:
-        """What became of transaction `number` of the client `token`; later if that is not settled."""
-        return self.when_settled(partial(self.outcomes.find, token, number))
+        """What became of transaction `number` of the client `token`; later if that is not known yet."""
+        return self.when_on_disk(partial(self.outcomes.find, token, number))
 
     def load_batch(self, oids: list[bytes], tid: bytes) -> Deferred:
         """If it is distant: the revisions of `oids` before `tid`."""
@@ -272,7 +272,7 @@ class ServedStorage:
 
     def _last_shown(self) -> bytes:
         """The last transaction that clients may know of.  Raises what the storage raises."""
-        if self._unsettled is not None and self._unsettled.hides_some:
+        if self._unsynced is not None and self._unsynced.hides_some:
             return self.audience.history.last_tid
         return self.backend.last_transaction()
 

@@ -52,7 +52,7 @@ RELIEVED = 15 / 16
 #: Threads for slow calls of all clients together, and for packs (S5b).
 WORKER_THREADS = 4
 #: At the end commits that wait for the disk have so long to get there, in seconds.
-SETTLE_S = 5.0
+LAST_SYNC_S = 5.0
 PACK_THREADS = 2
 #: Threads that wait for the disk, for all clients: a disk syncs several files at once faster than one by one.
 SYNC_THREADS = 4
@@ -229,7 +229,7 @@ class StorageServer:
         if thread is not None and not here:
             thread.join()
         take_steps(f'the end of {self!r}',
-                   *[partial(served.close, SETTLE_S) for served in self.served.values()])
+                   *[partial(served.close, LAST_SYNC_S) for served in self.served.values()])
         self._end()
         take_steps(f'the end of {self!r}', *[storage.close for storage in self.storages.values()],
                    partial(ZODB.event.notify, Closed(self)))

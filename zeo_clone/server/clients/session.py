@@ -91,7 +91,7 @@ class Calls:
             return None
         kind_of_result = type(result)
         if kind_of_result is Deferred:
-            self.settle(message_id, name, result)
+            self.answer_with(message_id, name, result)
         elif kind_of_result is GeneratorType:
             parts = self._in_parts(message_id, name, result)
             for _ in parts:
@@ -100,7 +100,7 @@ class Calls:
             self._channel.reply(message_id, result)
         return None
 
-    def settle(self, message_id: Any, name: str, result: Deferred) -> None:
+    def answer_with(self, message_id: Any, name: str, result: Deferred) -> None:
         """Answer with `result`, now or when it is there."""
         if result.settled:
             self._reply(message_id, name, result.value, result.error)

@@ -1,6 +1,6 @@
 r"""The phases of a transaction in a database: each of its steps happens in a thread, and takes its time.
 
-    Waiting -> Replaying -> Voted -> Settling -> Idle
+    Waiting -> Replaying -> Voted -> Finishing -> Idle
                   |           |
                   +-----------+-> Ending -> Idle, or Doomed
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ZODB.POSException import StorageTransactionError
 
 from zeo_clone.server.commits.operations import Operations
-from zeo_clone.server.commits.phases import Doomed, Phase, Settling
+from zeo_clone.server.commits.phases import Doomed, Finishing, Phase
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.vocabulary import Meta
 
@@ -104,7 +104,7 @@ class Voted(Phase):
 
     def finish(self) -> Deferred:
         owner = self.owner
-        owner.move(Settling(owner))
+        owner.move(Finishing(owner))
         concluded: Deferred = self.commit.conclude(partial(owner.served.lock.release, owner))
         return concluded
 

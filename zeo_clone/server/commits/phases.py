@@ -1,6 +1,6 @@
 r"""The phases of a session's transaction.  What a phase may not touch, it does not have.
 
-    Idle -> Begun [-> Syncing] -> Waiting -> Replaying -> Voted [-> Settling] -> Idle
+    Idle -> Begun [-> Syncing] -> Waiting -> Replaying -> Voted [-> Finishing] -> Idle
               |          |           |           |  \-> Resolving -> Replaying
               |          |           |           v
               +----------+-----------+------> Doomed -> Idle
@@ -305,7 +305,7 @@ class Replaying(_InStorage):
         if conflicts:
             for conflict in conflicts:
                 self.owner.served.stats.count_conflict(class_name(conflict['data']))
-            self.owner.served.when_settled(partial(self._resolve, conflicts))  # it will ask for what it met
+            self.owner.served.when_on_disk(partial(self._resolve, conflicts))  # it will ask for what it met
         elif sync is not None:
             self._sync(sync)
         else:
@@ -353,7 +353,7 @@ class Replaying(_InStorage):
         owner.move(Doomed(owner, error))
         self._clean_up(partial(owner.note_failure, error))
         # Who met a transaction that nobody sees yet would meet it again, at once, in each try until then.
-        owner.served.when_settled(partial(self._clean_up, partial(self._tell_failure, error, reply),
+        owner.served.when_on_disk(partial(self._clean_up, partial(self._tell_failure, error, reply),
                                           partial(reply.fail, error)))
 
     def _tell_failure(self, error: Exception, reply: Deferred) -> None:
@@ -389,7 +389,7 @@ class Voted(_InStorage):
 
     def finish(self) -> bytes | Deferred:
         owner, commit = self.owner, self.commit
-        after: Phase = Settling(owner) if owner.served.shares_syncs else owner.idle
+        after: Phase = Finishing(owner) if owner.served.shares_syncs else owner.idle
         try:
             tid = owner.served.finish(commit)
         except BaseException:
@@ -399,16 +399,16 @@ class Voted(_InStorage):
             owner.served.lock.release(owner)  # through the door, as above
             owner.move(after)
         try:
-            settled = owner.served.committed(tid, list(commit.written), owner.client)
+            answer = owner.served.committed(tid, list(commit.written), owner.client)
         except BaseException:
-            owner.settled(after)
+            owner.over(after)
             raise
-        if not isinstance(settled, Deferred):
-            owner.settled(after)
-        return settled
+        if not isinstance(answer, Deferred):
+            owner.over(after)
+        return answer
 
 
-class Settling(Phase):
+class Finishing(Phase):
     """The storage has committed, and others have the commit lock; the transaction is not on the disk yet."""
 
     is_over = True

@@ -116,7 +116,7 @@ class Served(Protocol):
     def committed(self, tid: bytes, oids: list[bytes], committer: Client) -> bytes | Deferred:
         """The storage has finished a transaction: tell everybody, now or when it is on the disk; the tid."""
 
-    def when_settled(self, function: Callable[[], Any]) -> Any:
+    def when_on_disk(self, function: Callable[[], Any]) -> Any:
         """What `function` returns, now or as a `Deferred` when what has been finished is on the disk."""
 
 
@@ -162,7 +162,7 @@ class Transactor:
     @property
     def phase_name(self) -> str:
         """``idle``, ``begun``, ``syncing``, ``waiting``, ``replaying``, ``resolving``, ``voted``,
-        ``settling`` or ``doomed``."""
+        ``finishing`` or ``doomed``."""
         return self.phase.name
 
     def new_operations(self) -> Operations:
@@ -246,9 +246,9 @@ class Transactor:
             if not isinstance(tid, Deferred):
                 self._ended(how)
         if isinstance(tid, Deferred):
-            settled = Deferred()
-            tid.when_settled(partial(self._settled, self.phase, transaction_id, since, settled))
-            return settled
+            answer = Deferred()
+            tid.when_settled(partial(self._came, self.phase, transaction_id, since, answer))
+            return answer
         self._finished(transaction_id, since, tid)
         return tid
 
@@ -261,15 +261,15 @@ class Transactor:
             self._laps.finished(since)
         self.client.note_outcome(transaction_id, tid)
 
-    def settled(self, settling: Phase) -> None:
-        """The transaction that was in the phase `settling` is over."""
-        if self.phase is settling and settling is not self.idle:
+    def over(self, finishing: Phase) -> None:
+        """The transaction that was in the phase `finishing` is over."""
+        if self.phase is finishing and finishing is not self.idle:
             self.move(self.idle)
 
-    def _settled(self, settling: Phase, transaction_id: object, since: float, settled: Deferred, tid: Any,
+    def _came(self, finishing: Phase, transaction_id: object, since: float, answer: Deferred, tid: Any,
                  error: BaseException | None) -> None:
         """The transaction is on the disk, or it is not known whether it ever will be."""
-        self.settled(settling)
+        self.over(finishing)
         self._ended(COMMITTED if error is None else
                     NOTHING if isinstance(error, NothingCommitted) else UNKNOWN)
         if error is None:
@@ -277,7 +277,7 @@ class Transactor:
         elif isinstance(error, NothingCommitted):
             self.client.note_nothing(transaction_id)
             error = error.cause
-        settled.settle(tid, error)
+        answer.settle(tid, error)
 
     def abort(self, transaction_id: object) -> Deferred | None:
         """``tpc_abort``.  Nothing happens for a transaction that is not under way.  Perhaps later."""

@@ -23,7 +23,7 @@ from zeo_clone.server.backend.database.committers import Committer, DatabaseComm
 from zeo_clone.server.backend.database.feed import Feed
 from zeo_clone.server.backend.database.flights import Batch, Flights
 from zeo_clone.server.backend.database.instances import Instances, Transactions
-from zeo_clone.server.backend.database.outcomes import Settler
+from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import Reader
 from zeo_clone.server.backend.database.records import Records
 from zeo_clone.server.backend.database.relstorage import Database, number_of
@@ -48,7 +48,7 @@ OID_RANGE = 16
 #: A client has the commit lock for so long and its timeout, in seconds, before the database lets go of it.
 GRACE_S = 30.0
 #: Threads that ask for outcomes.
-SETTLERS = 2
+FENCE_THREADS = 2
 
 Written = tuple[bytes, list[bytes]]
 
@@ -131,13 +131,13 @@ class DatabaseBackend:
         self.failures = DatabaseFailures(self._feed, runtime.monotonic)
         self.hot = HotObjects(self._read_in_worker, runtime.monotonic)
         self.chronicle = Chronicle(self, abilities, runtime)
-        self._settler = Settler(runtime, database, tuning.patience_s)
+        self._fences = Fences(runtime, database, tuning.patience_s)
         self._commit_workers = Workers(loop, f'zeo-server-commit-{name}', 1)
-        self._settle_workers = Workers(loop, f'zeo-server-outcome-{name}', SETTLERS)
+        self._fence_workers = Workers(loop, f'zeo-server-outcome-{name}', FENCE_THREADS)
         self._measurers: Workers | None = None
         self._looking_up = False
         hold_s = timeout_s + GRACE_S if timeout_s else None
-        self._parts = Parts(database, abilities, guard, self.files, self._feed, self._records, self._settler,
+        self._parts = Parts(database, abilities, guard, self.files, self._feed, self._records, self._fences,
                             self._commit_workers, hold_s)
         self._committer = Committer(database, guard)
         self._oids: list[bytes] = []  # that nobody has got yet
@@ -185,7 +185,7 @@ class DatabaseBackend:
     def close(self) -> None:
         """At the end, when no thread works any more."""
         take_steps(f'the end of storage {self._name!r}', self._feed.close, self.reader.close,
-                   self._commit_workers.close, self._settle_workers.close, self._committer.drop,
+                   self._commit_workers.close, self._fence_workers.close, self._committer.drop,
                    self._instances.close)
 
     # ---- what happens -------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ class DatabaseBackend:
 
     def outcome(self, token: bytes, number: int) -> Deferred:
         """The `Found` of a client; none of its transactions up to `number` can be committed later."""
-        return self._settle_workers.run(token, partial(self._settler.fence, token, number))
+        return self._fence_workers.run(token, partial(self._fences.fence, token, number))
 
     # ---- measuring --------------------------------------------------------------------------------
 

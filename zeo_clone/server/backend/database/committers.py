@@ -25,7 +25,7 @@ from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.database.feed import Feed
-from zeo_clone.server.backend.database.outcomes import Settler
+from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import DatabaseAway
 from zeo_clone.server.backend.database.records import Records
 from zeo_clone.server.backend.database.relstorage import Database
@@ -193,7 +193,7 @@ class DatabaseCommit(StorageCommit):
         self._committer.drop()
         log.warning('it is being found out whether a transaction was committed: %s', _line(error))
         try:
-            found = self._parts.settler.fence(self._token, self._number)
+            found = self._parts.fences.fence(self._token, self._number)
         except Exception as failure:
             raise CommitOutcomeUnknown(
                 f'the database went away while it committed the transaction, which may or may not be there '
@@ -208,7 +208,7 @@ class Parts:
     """What all commits of a storage share."""
 
     def __init__(self, database: Database, abilities: Abilities, guard: Guard, files: BlobFiles, feed: Feed,
-                 records: Records, settler: Settler, workers: Workers, hold_s: float | None) -> None:
+                 records: Records, fences: Fences, workers: Workers, hold_s: float | None) -> None:
         #: A transaction may wait so long between two of its steps, in seconds; None: for ever.
         self.hold_s = hold_s
         self.database = database
@@ -217,7 +217,7 @@ class Parts:
         self.files = files
         self.feed = feed
         self.records = records
-        self.settler = settler
+        self.fences = fences
         self.workers = workers
 
 

@@ -22,7 +22,7 @@ class Found(NamedTuple):
     tid: bytes | None
 
 
-class Settler:
+class Fences:
     """Of `database`, which is asked again for `patience_s` when it is away."""
 
     def __init__(self, runtime: Runtime, database: Database, patience_s: float) -> None:

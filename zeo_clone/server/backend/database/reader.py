@@ -183,9 +183,9 @@ class Reader:
             flight = self._flights.land(oid)
             if record is not None and flight.changed_after(serial) is None:
                 self._records.put(oid, record, serial)
-            self._settle(oid, flight, record, serial)
+            self._answer(oid, flight, record, serial)
 
-    def _settle(self, oid: bytes, flight: Flight, record: bytes | None, serial: bytes) -> None:
+    def _answer(self, oid: bytes, flight: Flight, record: bytes | None, serial: bytes) -> None:
         changed = flight.changed_after(serial)
         for waiting in flight.waiting:
             if changed is not None and waiting.before > changed:

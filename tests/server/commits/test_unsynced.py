@@ -6,7 +6,7 @@ from ZODB.POSException import StorageError
 from ZODB.utils import p64
 
 from zeo_clone.Exceptions import CommitOutcomeUnknown
-from zeo_clone.server.commits.settling import Finished, Unsettled
+from zeo_clone.server.commits.unsynced import Finished, Unsynced
 from zeo_clone.server.deferred import Deferred
 
 
@@ -36,13 +36,13 @@ class World:
         self.told = []
         self.errors = []
         self.hidden = []
-        self.settling = Unsettled(self.syncs, self.hidden.append, self.told.append, self.errors.append)
+        self.unsynced = Unsynced(self.syncs, self.hidden.append, self.told.append, self.errors.append)
 
     def finish(self, number):
         finished = Finished(p64(number), [p64(1)], f'client {number}', Deferred())
         self.syncs.last = finished.tid
-        self.settling.begin(finished.tid)
-        self.settling.add(finished)
+        self.unsynced.begin(finished.tid)
+        self.unsynced.add(finished)
         return finished
 
 
@@ -52,13 +52,13 @@ def test_commits_are_told_in_order_when_they_are_durable():
     first, second, third = (world.finish(number) for number in (1, 2, 3))
     assert world.syncs.requests == 3
     assert world.told == []
-    world.settling.synced(p64(2), None)
+    world.unsynced.synced(p64(2), None)
     assert world.told == [[first, second]]
-    world.settling.synced(p64(2), None)
+    world.unsynced.synced(p64(2), None)
     assert world.told == [[first, second]]
-    world.settling.synced(p64(3), None)
+    world.unsynced.synced(p64(3), None)
     assert world.told == [[first, second], [third]]
-    assert len(world.settling) == 0
+    assert len(world.unsynced) == 0
 
 
 def test_quick_sync_is_waited_for():
@@ -76,7 +76,7 @@ def test_nobody_overtakes():
     world.syncs.quick = True
     second = world.finish(2)
     assert world.told == []
-    world.settling.synced(p64(2), None)
+    world.unsynced.synced(p64(2), None)
     assert world.told == [[first, second]]
 
 
@@ -87,7 +87,7 @@ def test_error_is_for_all_that_wait(quick):
     world.syncs.error = OSError(28, 'No space left on device')
     waiting = [world.finish(number) for number in range(1, 2 if quick else 4)]
     if not quick:
-        world.settling.synced(None, world.syncs.error)
+        world.unsynced.synced(None, world.syncs.error)
     assert world.told == []
     assert world.errors == [world.syncs.error]
     for finished in waiting:
@@ -99,33 +99,33 @@ def test_error_is_for_all_that_wait(quick):
 def test_who_asks_for_an_outcome_waits_until_it_is_known():
     """C11, D2: and no longer, however many commits come after it."""
     world = World()
-    assert world.settling.when_settled().settled
+    assert world.unsynced.when_on_disk().settled
     world.finish(1)
     world.finish(2)
-    asked = world.settling.when_settled()
+    asked = world.unsynced.when_on_disk()
     world.finish(3)
-    later = world.settling.when_settled()
-    world.settling.synced(p64(1), None)
+    later = world.unsynced.when_on_disk()
+    world.unsynced.synced(p64(1), None)
     assert not asked.settled
-    world.settling.synced(p64(2), None)
+    world.unsynced.synced(p64(2), None)
     assert asked.settled and not later.settled
-    world.settling.synced(p64(3), None)
+    world.unsynced.synced(p64(3), None)
     assert later.settled
 
 
 def test_what_is_not_durable_is_hidden():
     """D2: from before the storage finishes it."""
     world = World()
-    world.settling.begin(p64(1))
+    world.unsynced.begin(p64(1))
     assert world.hidden[-1] == p64(1)
-    world.settling.cancel()
+    world.unsynced.cancel()
     assert world.hidden[-1] is None
     world.finish(2)
     world.finish(3)
     assert world.hidden[-1] == p64(2)
-    world.settling.synced(p64(2), None)
+    world.unsynced.synced(p64(2), None)
     assert world.hidden[-1] == p64(3)
-    world.settling.synced(p64(3), None)
+    world.unsynced.synced(p64(3), None)
     assert world.hidden[-1] is None
 
 
@@ -133,9 +133,9 @@ def test_what_could_not_be_synced_stays_hidden():
     """D3: for ever."""
     world = World()
     world.finish(2)
-    world.settling.synced(None, OSError(5, 'Input/output error'))
-    world.settling.begin(p64(3))
-    world.settling.cancel()
+    world.unsynced.synced(None, OSError(5, 'Input/output error'))
+    world.unsynced.begin(p64(3))
+    world.unsynced.cancel()
     assert world.hidden == [p64(2)]
 
 
@@ -143,11 +143,11 @@ def test_nothing_is_told_after_an_error_whatever_later_syncs_say():
     """D3, C3: of what could not be synced nobody was told, so nobody may see it, nor what came after it."""
     world = World()
     world.finish(1)
-    world.settling.synced(None, OSError(5, 'Input/output error'))
+    world.unsynced.synced(None, OSError(5, 'Input/output error'))
     with pytest.raises(StorageError, match='takes no more transactions.*Input/output error.*restart'):
-        world.settling.check()
+        world.unsynced.check()
     late = world.finish(2)  # which had voted before
-    world.settling.synced(p64(2), None)
+    world.unsynced.synced(p64(2), None)
     assert isinstance(late.reply.error, CommitOutcomeUnknown)
     assert world.told == []
     assert world.hidden == [p64(1)]

@@ -37,10 +37,10 @@ class Syncs(Protocol):
         """Sync all that is finished, and wait: the last tid.  Raises OSError."""
 
     def request(self) -> None:
-        """Have it synced, and `Unsettled.synced` called."""
+        """Have it synced, and `Unsynced.synced` called."""
 
 
-class Unsettled:
+class Unsynced:
     """`tell` tells all the world of commits that are durable, and `failed` of an error; `hide` takes the
     first tid that nobody may see, or None."""
 
@@ -51,13 +51,13 @@ class Unsettled:
         self._tell = tell
         self._failed = failed
         self._finished: deque[Finished] = deque()
-        self._waiting: deque[tuple[bytes, Deferred]] = deque()  # until this transaction is settled
+        self._waiting: deque[tuple[bytes, Deferred]] = deque()  # until this transaction is on the disk
         self._hidden: bytes | None = None  # the first transaction that nobody may see
         self._error: Exception | None = None  # since it nothing is durable any more
         self.latest: bytes | None = None  # the last transaction that was finished here
 
     def __repr__(self) -> str:
-        return f'<Unsettled {len(self)}>'
+        return f'<Unsynced {len(self)}>'
 
     def __len__(self) -> int:
         return len(self._finished)
@@ -89,7 +89,7 @@ class Unsettled:
         self._hide(tid)
 
     def add(self, finished: Finished) -> None:
-        """It did.  If syncs are quick the transaction is settled at once."""
+        """It did.  If syncs are quick the transaction is on the disk at once."""
         self.latest = finished.tid
         self._finished.append(finished)
         try:
@@ -125,7 +125,7 @@ class Unsettled:
         for one in finished:
             one.reply.fail(unknown(error))
 
-    def when_settled(self) -> Deferred:
+    def when_on_disk(self) -> Deferred:
         """Settled as soon as nothing is on its way to the disk of what is now; what comes later is not waited
         for, as there may be no end of it.
         """
