@@ -19,7 +19,7 @@ from zeo_clone.addresses import format_address
 from zeo_clone.commands import status as zeo_status
 from zeo_clone.commands import statustable
 from zeo_clone.commands.health import ask
-from zeo_clone.server import portrait
+from zeo_clone.server import overview
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_client_is_described(server, client):
 
 
 def test_only_so_many_clients_are_described(new_server, client, monkeypatch):
-    monkeypatch.setattr(portrait, 'MAX_CLIENTS', 2)
+    monkeypatch.setattr(overview, 'MAX_CLIENTS', 2)
     server = new_server()
     for _ in range(3):
         storage = client(server.addr)
@@ -202,7 +202,7 @@ def test_only_so_many_clients_are_described(new_server, client, monkeypatch):
 
 
 def test_waiting_clients_are_named_in_their_order(server, voted, client, monkeypatch):
-    monkeypatch.setattr(portrait, 'MAX_WAITING', 1)
+    monkeypatch.setattr(overview, 'MAX_WAITING', 1)
     runtime, served, voting = zeo_clone.loop.runtime.REAL, server.served['1'], []
     for number in (1, 2):
         storage, meta = client(server.addr, client_label=f'waiting {number}'), TransactionMetaData()

@@ -15,7 +15,7 @@ class Wire:
         self._target = target
         self._listener = socket.create_server(('127.0.0.1', 0))
         self.address = self._listener.getsockname()
-        self.changed = threading.Condition()  # protects the next three
+        self.changed = threading.Condition()  # protects swallowing, lost and ended
         self.swallowing = False
         self.lost = 0  # bytes swallowed
         self.ended = 0  # connections that one side has closed

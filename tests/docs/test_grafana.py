@@ -11,7 +11,7 @@ from ZODB.MappingStorage import MappingStorage
 import zeo_clone
 from tests.docs.pages import DOCS
 from zeo_clone.monitor.exposition import Exposition
-from zeo_clone.monitor.inquiry import Report
+from zeo_clone.monitor.reporter import Report
 from zeo_clone.thresholds import EXPIRES_S, HELD_S, WAITING
 
 NAME = re.compile(r'\b(?:zeo|process)_\w+')

@@ -21,7 +21,7 @@ from ZODB.utils import z64
 import zeo_clone
 from tests.monitor.conftest import get
 from zeo_clone.Exceptions import ClientDisconnected
-from zeo_clone.monitor import answers, inquiry
+from zeo_clone.monitor import answers, reporter
 from zeo_clone.monitor.monitor import Monitor
 from zeo_clone.version import __version__
 
@@ -148,7 +148,7 @@ def test_healthy_server_says_so(ask):
 
 
 def test_server_whose_loop_is_stuck_is_not_healthy(ask, measured, monkeypatch):
-    monkeypatch.setattr(inquiry, 'PATIENCE_S', 0.05)
+    monkeypatch.setattr(reporter, 'PATIENCE_S', 0.05)
     go_on = threading.Event()
     measured.call_in_loop(go_on.wait)
     try:

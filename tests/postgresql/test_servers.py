@@ -18,7 +18,7 @@ from tests.server.test_server import Wire
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.monitor.exposition import Exposition
-from zeo_clone.monitor.inquiry import Report
+from zeo_clone.monitor.reporter import Report
 
 pytestmark = pytest.mark.long
 

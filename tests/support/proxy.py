@@ -38,7 +38,7 @@ class Proxy:
         self.bytes_per_s = bytes_per_s
         self.delay_s = delay_s
         self._target = target
-        self._lock = threading.Lock()  # protects what follows
+        self._lock = threading.Lock()  # protects sockets, threads, cuts and counters
         self._cuts = []
         self._sockets = set()
         self._threads = []

@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache import snapshot
-from zeo_clone.cache.file import Record
+from zeo_clone.cache.file import Revision
 from zeo_clone.cache.format import LENGTH_AND_START_FLAGGED, ZERO, Damaged, Head
 from zeo_clone.cache.index import FLAGS, TRUSTED
 from zeo_clone.cache.opening import open_cache
@@ -72,7 +72,7 @@ class ClientCache:
         self.size = int(size)
         self.path = None if path is None else os.fspath(path)
         self._runtime = runtime
-        self._lock = runtime.lock()  # protects all below but the counters of hits, which may miss some
+        self._lock = runtime.lock()  # protects the book, last tid, what is late; counters may miss some
         self._sync_lock = runtime.lock()  # protects the file from being closed during a sync
         self._book, self._last_tid = open_cache(runtime, self.path, max(self.size, 0))
         self._older_places = self._book.older.places  # the same dict for ever; read without the lock
@@ -146,7 +146,7 @@ class ClientCache:
             return None
         return record.data, record.start_tid, None if record.end_tid == ZERO else record.end_tid
 
-    def _count(self, oid: bytes, before_tid: bytes | None, record: Record | None) -> None:
+    def _count(self, oid: bytes, before_tid: bytes | None, record: Revision | None) -> None:
         if self._trace is not None:
             self._trace.loaded(oid, before_tid, record)
         if record is None:
@@ -155,7 +155,7 @@ class ClientCache:
             self._hits += 1
             self._hit_bytes += len(record.data)
 
-    def _current(self, oid: bytes) -> Record | None:
+    def _current(self, oid: bytes) -> Revision | None:
         book = self._book
         for _ in range(READ_RETRIES):
             with self._lock:
@@ -185,7 +185,7 @@ class ClientCache:
             return None
         return None
 
-    def _older(self, oid: bytes, before_tid: bytes) -> Record | None:
+    def _older(self, oid: bytes, before_tid: bytes) -> Revision | None:
         book = self._book
         for _ in range(READ_RETRIES):
             with self._lock:
@@ -207,7 +207,7 @@ class ClientCache:
             return record if record.start_tid < before_tid <= record.end_tid else None
         return None
 
-    def _read(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]], bytes]:
+    def _read(self, at: int) -> tuple[Revision | None, list[tuple[bytes, int]], bytes]:
         """As `CacheFile.record_at`; a record that cannot be read is None."""
         try:
             return self._book.file.record_at(at)

@@ -42,7 +42,7 @@ class CacheLocked(ClientStorageError, zc.lockfile.LockError):  # type: ignore[mi
     """Another process, or another storage of this one, uses the cache file."""
 
 
-class Record(NamedTuple):
+class Revision(NamedTuple):
     """A revision read from the file and checked."""
 
     oid: bytes
@@ -261,13 +261,13 @@ class CacheFile:
         length = fmt.parse_free(self.salt, at, self.raw(fmt.FREE_SIZE, at))
         return length if at + length <= self.end else 0
 
-    def remembered(self, oid: bytes, at: int) -> Record | None:
+    def remembered(self, oid: bytes, at: int) -> Revision | None:
         """The current record at `at`, which is trusted."""
         if self.memory is None:
             return None
         length, start_tid = fmt.LENGTH_AND_START.unpack_from(self.memory, at)
         at += fmt.HEAD_SIZE
-        return Record(oid, start_tid, fmt.ZERO, self.memory[at:at + length])
+        return Revision(oid, start_tid, fmt.ZERO, self.memory[at:at + length])
 
     def body_at(self, at: int, length: int, trusted: bool) -> bytes:
         """The `length` bytes at `at`, where the body of a record is.  Raises `Damaged` if there are less."""
@@ -276,7 +276,7 @@ class CacheFile:
             raise Damaged(f'it ends at {at + len(body)}')
         return body
 
-    def record_at(self, at: int) -> tuple[Record | None, list[tuple[bytes, int]], bytes]:
+    def record_at(self, at: int) -> tuple[Revision | None, list[tuple[bytes, int]], bytes]:
         """The record at `at` with everything checked, from the disk; None if it is not valid.
 
         Oid and place of the current records behind it that came with the same read and are valid, too.  And
@@ -294,7 +294,7 @@ class CacheFile:
             return None, [], b''
         end_tid = self.ends.get(at, head.end_tid) if self.ends is not None else head.end_tid
         following = self._following(raw, at, fmt.block_size(head.length))
-        return Record(head.oid, head.start_tid, end_tid, data), following, raw
+        return Revision(head.oid, head.start_tid, end_tid, data), following, raw
 
     def _is_whole(self, data: bytes, head: Head) -> bool:
         return self.path is None or crc32(data) == head.data_crc

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from zeo_clone.cache.file import Record, logger
+from zeo_clone.cache.file import Revision, logger
 from zeo_clone.cache.format import ZERO
 from zeo_clone.loop.runtime import REAL, Runtime
 
@@ -55,7 +55,7 @@ class Trace:
                tid: bytes | None = None, size: int = 0) -> None:
         self._file.write(RECORD.pack(self._time(), size, kind, oid, start or ZERO, tid or ZERO))
 
-    def loaded(self, oid: bytes, before_tid: bytes | None, record: Record | None) -> None:
+    def loaded(self, oid: bytes, before_tid: bytes | None, record: Revision | None) -> None:
         if record is None:
             self._write(MISS, oid, None, before_tid)
         else:

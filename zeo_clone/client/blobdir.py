@@ -267,7 +267,7 @@ class BlobCache(BlobDirectory):
         self._size = size
         self._check_after = 0 if size is None else size * check_percent // 100
         self._closing = runtime.event()
-        self._lock = runtime.lock()  # protects the next three
+        self._lock = runtime.lock()  # protects _room, _added and _cleaner
         self._room = self._check_after  # bytes that may come before the next clean-up
         self._added = 0  # bytes since the last clean-up began
         self._cleaner: Any = None

@@ -17,7 +17,7 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 from zeo_clone.client.caching import Cache
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.link import Identity, Link
-from zeo_clone.client.notices import check_oids, is_tid
+from zeo_clone.client.notices import check_oids, is_oid, is_tid
 from zeo_clone.client.outcome import MAX_COMPARED, Doubtful, Inquiry
 from zeo_clone.Exceptions import (
     ClientDisconnected,
@@ -266,8 +266,8 @@ def check_vote(value: Any) -> Vote:
 
 def _check_conflict(item: Any) -> tuple[bytes, tuple[bytes, bytes], bytes]:
     oid, serials, data = (item.get(key) for key in ('oid', 'serials', 'data'))
-    if type(serials) in (tuple, list) and len(serials) == 2 and all(map(is_tid, (oid, *serials))) \
-            and type(data) is bytes:
+    if type(serials) in (tuple, list) and len(serials) == 2 and is_oid(oid) \
+            and all(map(is_tid, serials)) and type(data) is bytes:
         return oid, (serials[0], serials[1]), data
     raise UnrecognizedResult('the server answered vote with something that is no conflict')
 

@@ -18,7 +18,7 @@ class IOThread:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._lock = ProcessLock(runtime)  # protects the next three
+        self._lock = ProcessLock(runtime)  # protects the loop, its thread and the count
         self._loop: Loop | None = None
         self._thread: Any = None
         self._users = 0

@@ -16,7 +16,7 @@ from ZODB.BaseStorage import DataRecord, TransactionRecord
 from ZODB.interfaces import IStorageTransactionInformation
 
 from zeo_clone.client.link import Link
-from zeo_clone.client.notices import is_tid
+from zeo_clone.client.notices import is_oid, is_tid
 from zeo_clone.Exceptions import UnrecognizedResult
 from zeo_clone.zrpc import extensions
 from zeo_clone.zrpc.offers import ITERATOR_BATCH
@@ -44,7 +44,7 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
     def __iter__(self) -> Iterator[DataRecord]:
         records = self._ask() if self._records is None else iter(self._records)
         for record in records:
-            if type(record) is not tuple or len(record) != 4 or not is_tid(record[0]):
+            if type(record) is not tuple or len(record) != 4 or not is_oid(record[0]):
                 raise UnrecognizedResult('the server sent something that is no record')
             yield DataRecord(*record)
 

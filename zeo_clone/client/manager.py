@@ -63,7 +63,7 @@ class Manager:
         self._identity = identity
         self._owner = owner
         self.link_info = owner.link_info
-        self._start_lock = loop.runtime.lock()  # protects the next one
+        self._start_lock = loop.runtime.lock()  # protects _started
         self._started = False
         self._throttle = Throttle(loop.runtime.monotonic)
         self._outage = Outage(loop, self._explain)  # loop thread only

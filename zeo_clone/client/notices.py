@@ -19,8 +19,11 @@ MAX_INFO_SIZE = 100_000
 
 
 def is_tid(value: object) -> bool:
-    """Is it 8 bytes, as oids and tids are?"""
+    """Is it 8 bytes?"""
     return type(value) is bytes and len(value) == 8
+
+
+is_oid = is_tid  # they look the same
 
 
 def check_oids(value: object) -> list[bytes]:

@@ -51,7 +51,7 @@ class Places:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         # Not a condition: that is Python code, in which a signal's exception could leave it locked.
-        self._lock = runtime.rlock()  # protects all below ...
+        self._lock = runtime.rlock()  # protects the places of links, and who waits ...
         self._waiting: deque[Any] = deque()  # ... and when the state changes these locks are released
         self.state = ManagerState.IDLE
         self.ready: Link | None = None   # the link in use

@@ -14,7 +14,7 @@ class ApplicationLoop:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._lock = ProcessLock(runtime)  # protects the next one
+        self._lock = ProcessLock(runtime)  # protects _loop
         self._loop: Loop | None = None
 
     def get(self) -> Loop:

@@ -133,7 +133,7 @@ class SelectorPoller:
 
     def __init__(self, runtime: Runtime) -> None:
         self._selector = runtime.selector()
-        self._lock = runtime.lock()  # protects the next two
+        self._lock = runtime.lock()  # protects _masks and _changes
         self._masks: dict[int, int] = {}
         self._changes: dict[int, int] = {}  # since the last poll
 

@@ -117,7 +117,7 @@ class Scratch:
     def __init__(self, runtime: Runtime, directory: str) -> None:
         self.directory = directory
         self._runtime = runtime
-        self._lock = runtime.lock()  # protects the next two
+        self._lock = runtime.lock()  # protects _names and _held
         self._names: set[str] = set()
         self._held: int | None = None  # a descriptor of the directory, locked
 

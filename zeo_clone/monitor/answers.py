@@ -21,7 +21,7 @@ from urllib.parse import parse_qs
 from zeo_clone.addresses import format_address
 from zeo_clone.loop.core import Loop
 from zeo_clone.monitor.exposition import Exposition
-from zeo_clone.monitor.inquiry import PATIENCE_S, Inquiry, Report
+from zeo_clone.monitor.reporter import PATIENCE_S, Report, Reporter
 from zeo_clone.monitor.web import Request, Response, text
 from zeo_clone.server.clients.operator import NotDone, Wish
 from zeo_clone.troubles import find
@@ -52,7 +52,7 @@ class Answers:
         self._loop = loop
         #: What only a page of ours knows; None: nobody is disconnected.
         self._token = loop.runtime.randbytes(16).hex() if disconnect else None
-        self._inquiry = Inquiry(loop)
+        self._reporter = Reporter(loop)
         self._exposition = Exposition()
         self._page = load_page()
         self._state = State('starting', STARTING, None)  # replaced as a whole
@@ -104,7 +104,7 @@ class Answers:
             else:
                 reply(refuse(now.word, now.reason))
 
-        self._inquiry.ask(state.server, reported)
+        self._reporter.ask(state.server, reported)
 
     def _healthz(self, _: Request, reply: Reply) -> None:
         # To be opening storages for long is no illness: whoever restarts a server then makes it worse.

@@ -18,7 +18,7 @@ from prometheus_client.utils import floatToGoString
 from ZODB.TimeStamp import TimeStamp
 from ZODB.utils import z64
 
-from zeo_clone.monitor.inquiry import Report, Status
+from zeo_clone.monitor.reporter import Report, Status
 from zeo_clone.thresholds import STALLED_S
 
 #: Key of the status: what it counts.

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server import portrait
-from zeo_clone.server.audience.audience import Audience, Listener, Told
+from zeo_clone.server import overview
+from zeo_clone.server.audience.audience import Attendee, Audience, Told
 from zeo_clone.server.audience.history import History
 from zeo_clone.server.audience.verification import Asker, Verification
 from zeo_clone.server.backend.backend import Backend
@@ -63,7 +63,7 @@ class ServedStorage:
         guard = Guard(name, resolvable or Resolvable(), client_conflict_resolution, loop.runtime)
         self.backend = backend = self._make_backend(storage, guard)
         self.lock = CommitLock(loop, name, self.stats, timeout_s)
-        self.outcomes: Outcomes[Listener] = Outcomes()
+        self.outcomes: Outcomes[Attendee] = Outcomes()
         recent = backend.recent(history_size)
         history = History(history_size, backend.last_of(recent), recent)
         self.audience = Audience(loop, name, self.stats, history, self._last_shown)
@@ -285,11 +285,11 @@ class ServedStorage:
         now, locked = self.loop.runtime.time(), self.stats.lock_time
         status = self.stats.as_dict(len(self.audience), self.lock.waiting, last_tid,
                                     self.backend.failures.latest, now)
-        status['lock_holder'] = portrait.lock_holder(self.lock.holder, now - (locked or now))
-        status['waiting_clients'] = portrait.waiting_clients(self.lock.in_line())
+        status['lock_holder'] = overview.lock_holder(self.lock.holder, now - (locked or now))
+        status['waiting_clients'] = overview.waiting_clients(self.lock.in_line())
         present, stats = self.audience.present(), self.stats
-        status['clients'] = portrait.clients(present)
-        status['sent'], status['received'] = portrait.traffic(present, stats.sent, stats.received)
+        status['clients'] = overview.clients(present)
+        status['sent'], status['received'] = overview.traffic(present, stats.sent, stats.received)
         status['sizes'] = self.backend.sizes.as_dict()
         status['hot'] = self.backend.hot.as_dict()
         if self.backend.hot.strangers:

@@ -1,7 +1,7 @@
 """Who is told what has happened to one storage, once each, in the order in which the storage did it.
 
-In: listeners that come and go; commits of ours; from a storage that is a client itself, what others changed,
-in any thread.  Out: messages to listeners.  It knows no storage: what happened it is told, and where the
+In: attendees that come and go; commits of ours; from a storage that is a client itself, what others changed,
+in any thread.  Out: messages to attendees.  It knows no storage: what happened it is told, and where the
 storage is now it asks a function.  Loop thread only, apart from the methods under the banner "any thread".
 """
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 AFTER_ALL = b'\xff' * 9
 
 
-class Listener(Protocol):
+class Attendee(Protocol):
     """What a storage tells a session."""
 
     def send(self, data: bytes) -> None:
@@ -61,38 +61,38 @@ class Audience:
         self._stats = stats
         self.history = history  # as far as it has been told
         self._where = where
-        self._listeners: dict[Listener, None] = {}  # in the order in which they came
+        self._attendees: dict[Attendee, None] = {}  # in the order in which they came
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._resetting = False  # set in any thread: the storage has lost track of changes
 
     def __repr__(self) -> str:
-        return f'<Audience of {self._name!r}: {len(self._listeners)}, {self.history!r}>'
+        return f'<Audience of {self._name!r}: {len(self._attendees)}, {self.history!r}>'
 
     def __len__(self) -> int:
-        return len(self._listeners)
+        return len(self._attendees)
 
     # ---- who listens ------------------------------------------------------------------------------
 
-    def join(self, listener: Listener) -> None:
-        """`listener` gets every invalidation from now on."""
+    def join(self, attendee: Attendee) -> None:
+        """`attendee` gets every invalidation from now on."""
         self.drain()
-        self._listeners[listener] = None
+        self._attendees[attendee] = None
 
-    def part(self, listener: Listener) -> None:
-        """`listener` has gone."""
-        if self._listeners.pop(listener, listener) is None:
-            sent, received, _ = listener.traffic
+    def part(self, attendee: Attendee) -> None:
+        """`attendee` has gone."""
+        if self._attendees.pop(attendee, attendee) is None:
+            sent, received, _ = attendee.traffic
             self._stats.sent += sent
             self._stats.received += received
 
-    def present(self) -> list[Listener]:
+    def present(self) -> list[Attendee]:
         """All that listen.  Any thread."""
-        return list(self._listeners)
+        return list(self._attendees)
 
     # ---- what they know ---------------------------------------------------------------------------
 
     def last_tid(self) -> bytes:
-        """The last transaction that listeners have been told of; z64 if there is none."""
+        """The last transaction that attendees have been told of; z64 if there is none."""
         self._reset()  # the storage may have failed when it was to tell where it is
         self.drain()
         return self.history.last_tid
@@ -101,15 +101,15 @@ class Audience:
 
     def tell_all(self, name: str, args: tuple[Any, ...], besides: object = None) -> None:
         """Call a method of every client but one."""
-        if len(self._listeners) > (besides in self._listeners):
+        if len(self._attendees) > (besides in self._attendees):
             message = frame(encode_oneway(name, args))
-            for listener in list(self._listeners):
-                if listener is not besides:
+            for attendee in list(self._attendees):
+                if attendee is not besides:
                     try:
-                        listener.send(message)
+                        attendee.send(message)
                     except Exception as error:
                         log.exception('storage %r: a client could not be told', self._name)
-                        self._send_away([listener], f'it could not be told of {name}: {type(error).__name__}')
+                        self._send_away([attendee], f'it could not be told of {name}: {type(error).__name__}')
 
     def publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
         """Transaction `tid` wrote `oids`.  `committer`, if there is one, knows."""
@@ -123,7 +123,7 @@ class Audience:
             self._reset()
 
     def publish_group(self, group: Sequence[Told]) -> None:
-        """Several transactions, in their order: each listener gets one piece.
+        """Several transactions, in their order: each attendee gets one piece.
 
         A committer is told of its own by its `Told`, between what was before and what was after that.
         """
@@ -134,27 +134,27 @@ class Audience:
                 self._stats.invalidations += len(oids)
                 messages.append(frame(encode_oneway('invalidateTransaction', (tid, oids))))
             places = {one.committer: place for place, one in enumerate(group)
-                      if one.committer in self._listeners}
+                      if one.committer in self._attendees}
             everything = b''.join(messages)
-            for listener in list(self._listeners):
-                place = places.get(listener)
-                self._send(listener, everything if place is None else b''.join(messages[:place]))
+            for attendee in list(self._attendees):
+                place = places.get(attendee)
+                self._send(attendee, everything if place is None else b''.join(messages[:place]))
             for one in group:
                 one.tell_committer()
-            for listener, place in places.items():
-                self._send(listener, b''.join(messages[place + 1:]))
+            for attendee, place in places.items():
+                self._send(attendee, b''.join(messages[place + 1:]))
         except Exception:  # as above
             log.exception('storage %r: clients could not be told of transactions', self._name)
             self._resetting = True
             self._reset()
 
-    def _send(self, listener: Listener, data: bytes) -> None:
+    def _send(self, attendee: Attendee, data: bytes) -> None:
         if data:
             try:
-                listener.send(data)
+                attendee.send(data)
             except Exception as error:
                 log.exception('storage %r: a client could not be told', self._name)
-                self._send_away([listener], f'it could not be told: {type(error).__name__}')
+                self._send_away([attendee], f'it could not be told: {type(error).__name__}')
 
     def drain(self, before: bytes = AFTER_ALL) -> None:
         """Publish what came from elsewhere before a tid, before anything later is said."""
@@ -165,14 +165,14 @@ class Audience:
                 return
             self.publish(tid, oids, None)
 
-    def _send_away(self, listeners: Iterable[Listener], reason: str) -> None:
+    def _send_away(self, attendees: Iterable[Attendee], reason: str) -> None:
         take_steps(f'sending clients of storage {self._name!r} away',
-                   *[partial(listener.disconnect, reason) for listener in listeners])
+                   *[partial(attendee.disconnect, reason) for attendee in attendees])
 
     def _reset(self) -> None:
         if not self._resetting:
             return  # the storage has told it more than once
-        self._send_away(list(self._listeners),
+        self._send_away(list(self._attendees),
                         'the served storage has lost track of changes; caches must be verified')
         last_tid = self._where()  # waits until all has been told (C23)
         self._resetting = False

@@ -17,7 +17,6 @@ from ZODB.utils import maxtid, z64
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend import numbers, past
 from zeo_clone.server.backend.abilities import Abilities, check_safe
-from zeo_clone.server.backend.absence import changed_between
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.commit import StorageCommit
@@ -26,6 +25,7 @@ from zeo_clone.server.backend.groupcommit import Syncer
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.horizon import Horizon
 from zeo_clone.server.backend.hot import HotObjects
+from zeo_clone.server.backend.missed import changed_between
 from zeo_clone.server.backend.packing import Packing
 from zeo_clone.server.backend.sizes import Sizes
 from zeo_clone.server.backend.workers import Workers
@@ -169,7 +169,7 @@ class Backend:
         return self.abilities.file is not None
 
     def changed_between(self, after: bytes, until: bytes) -> list[bytes] | None:
-        """As in `absence`."""
+        """As in `missed`."""
         return changed_between(self._shown, after, until)
 
     def has_transaction(self, before: bytes, tid: bytes) -> bool | None:

@@ -237,7 +237,7 @@ class Syncer:
         self._door = door
         self._synced = synced
         self._thread: Any = None
-        self._change = runtime.condition()  # protects the next two
+        self._change = runtime.condition()  # protects _requested and _closed
         self._requested = False
         self._closed = False
         self._recent_s: deque[float] = deque(maxlen=RECENT)  # what syncs took

@@ -45,7 +45,7 @@ class Workers:
         self._name = name
         self._size = size
         self._threads: list[Any] = []
-        self._change = loop.runtime.condition()  # protects the fields below
+        self._change = loop.runtime.condition()  # protects lanes, idle and busy threads, and the end
         self._lanes: dict[Hashable, deque[_Job]] = {}
         self._short: deque[Hashable] = deque()  # lanes with a job of that kind and no thread
         self._long: deque[Hashable] = deque()

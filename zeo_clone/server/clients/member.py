@@ -105,7 +105,7 @@ class Member:
         return self.channel.traffic
 
     def describe(self) -> dict[str, Any]:
-        """See `Listener`: ``age`` in seconds, ``sent``, ``received`` and ``queued`` in bytes."""
+        """See `Attendee`: ``age`` in seconds, ``sent``, ``received`` and ``queued`` in bytes."""
         sent, received, queued = self.traffic
         return {'address': self.peer.address, 'label': self.peer.label, 'protocol': self.core.protocol,
                 'read_only': self.read_only,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import marshal
+import marshal  # Python's own, for a file of ours; messages have one in `zrpc`
 import os
 import stat
 from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ COMMITTED, NOT_COMMITTED, UNKNOWN = 'committed', 'not committed', 'unknown'
 Member = TypeVar('Member')
 
 
-class Record(Generic[Member]):
+class Known(Generic[Member]):
     """What is known of one client."""
 
     __slots__ = ('floor', 'member', 'number', 'tid')
@@ -33,8 +33,8 @@ class Outcomes(Generic[Member]):
     """The outcomes of one storage."""
 
     def __init__(self) -> None:
-        self._live: dict[bytes, Record[Member]] = {}
-        self._idle: OrderedDict[bytes, Record[Member]] = OrderedDict()  # gone longest first
+        self._live: dict[bytes, Known[Member]] = {}
+        self._idle: OrderedDict[bytes, Known[Member]] = OrderedDict()  # gone longest first
 
     def arrive(self, token: bytes, number: int, member: Member) -> Member | None:
         """The client `token`, whose last transaction so far was `number`, is now `member`.
@@ -42,17 +42,17 @@ class Outcomes(Generic[Member]):
         Returns what it was before, if that is still there: to be closed, so that nothing in flight can
         be committed any more.
         """
-        record = self._live.get(token) or self._idle.pop(token, None) or Record(number)
-        self._live[token] = record
-        before, record.member = record.member, member
+        known = self._live.get(token) or self._idle.pop(token, None) or Known(number)
+        self._live[token] = known
+        before, known.member = known.member, member
         return before
 
     def leave(self, token: bytes, member: Member) -> None:
         """`member` has gone.  Nothing if the client is another one by now."""
-        record = self._live.get(token)
-        if record is None or record.member is not member:
+        known = self._live.get(token)
+        if known is None or known.member is not member:
             return
-        record.member = None
+        known.member = None
         self._idle[token] = self._live.pop(token)
         while len(self._idle) > MAX_IDLE:
             self._idle.popitem(last=False)
@@ -62,21 +62,21 @@ class Outcomes(Generic[Member]):
 
         Perhaps the client has gone meanwhile: it will ask.
         """
-        record = self._live.get(token) or self._idle.get(token)
-        if record is not None:
-            record.number, record.tid = number, tid
+        known = self._live.get(token) or self._idle.get(token)
+        if known is not None:
+            known.number, known.tid = number, tid
 
     def withdraw(self, token: bytes, number: int) -> None:
         """After `note` with None: transaction `number` was not committed."""
-        record = self._live.get(token) or self._idle.get(token)
-        if record is not None and record.number == number:
-            record.number, record.tid = 0, None
+        known = self._live.get(token) or self._idle.get(token)
+        if known is not None and known.number == number:
+            known.number, known.tid = 0, None
 
     def find(self, token: bytes, number: int) -> tuple[str, bytes | None]:
         """What became of transaction `number`, and its tid if it was committed."""
-        record = self._live.get(token)
-        if record is not None and number == record.number:
-            return (UNKNOWN, None) if record.tid is None else (COMMITTED, record.tid)
-        if record is not None and number > max(record.number, record.floor):
+        known = self._live.get(token)
+        if known is not None and number == known.number:
+            return (UNKNOWN, None) if known.tid is None else (COMMITTED, known.tid)
+        if known is not None and number > max(known.number, known.floor):
             return NOT_COMMITTED, None
         return UNKNOWN, None

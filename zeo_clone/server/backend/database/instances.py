@@ -26,7 +26,7 @@ class Instances:
         self._runtime = runtime
         self._database = database
         self._patience_s = patience_s
-        self._lock = runtime.lock()  # protects the fields below
+        self._lock = runtime.lock()  # protects _idle and _closed
         self._idle: list[Any] = []
         self._closed = False
 

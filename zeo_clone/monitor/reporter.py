@@ -45,7 +45,7 @@ class Report(NamedTuple):
 Asker = Callable[['Report | None'], object]
 
 
-class Inquiry:
+class Reporter:
     """Asks one server after the other, mostly the same; `loop` is the monitor's."""
 
     def __init__(self, loop: Loop) -> None:

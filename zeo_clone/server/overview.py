@@ -19,7 +19,7 @@ MAX_WAITING = 20
 MAX_TEXT = 100
 
 
-class Sitter(Protocol):
+class Described(Protocol):
     """A session, as far as it is described."""
 
     def describe(self) -> dict[str, Any]:
@@ -30,7 +30,7 @@ class Sitter(Protocol):
         """Bytes sent, received, and waiting to be sent."""
 
 
-def clients(sessions: Iterable[Sitter]) -> list[dict[str, Any]]:
+def clients(sessions: Iterable[Described]) -> list[dict[str, Any]]:
     """The dict of each of the first `MAX_CLIENTS` sessions; of more, first those for whom something waits."""
     chosen = list(sessions)
     if len(chosen) > MAX_CLIENTS:
@@ -38,7 +38,7 @@ def clients(sessions: Iterable[Sitter]) -> list[dict[str, Any]]:
     return [session.describe() for session in chosen[:MAX_CLIENTS]]
 
 
-def traffic(sessions: Iterable[Sitter], sent: int, received: int) -> tuple[int, int]:
+def traffic(sessions: Iterable[Described], sent: int, received: int) -> tuple[int, int]:
     """Bytes sent and received, of all sessions and of those before."""
     for session in list(sessions):
         more_sent, more_received, _ = session.traffic

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests.server.desk import ClockRuntime, HandLoop
-from zeo_clone.monitor.inquiry import PATIENCE_S, Inquiry, Report
+from zeo_clone.monitor.reporter import PATIENCE_S, Report, Reporter
 
 
 class Server:
@@ -31,14 +31,14 @@ def loop():
 
 
 @pytest.fixture
-def inquiry(loop):
-    return Inquiry(loop)
+def reporter(loop):
+    return Reporter(loop)
 
 
-def test_all_who_ask_at_once_share_one_look(loop, inquiry):
+def test_all_who_ask_at_once_share_one_look(loop, reporter):
     server, heard = Server(), []
     for _ in range(3):
-        inquiry.ask(server, heard.append)
+        reporter.ask(server, heard.append)
     assert len(server.calls) == 1
     loop.runtime.now += 0.5
     server.turn()
@@ -47,15 +47,15 @@ def test_all_who_ask_at_once_share_one_look(loop, inquiry):
     assert heard == [Report(server.status, 0.5, loop.runtime.now)] * 3
     loop.advance(PATIENCE_S)
     assert len(heard) == 3
-    inquiry.ask(server, heard.append)
+    reporter.ask(server, heard.append)
     assert len(server.calls) == 1
 
 
-def test_loop_that_does_not_answer_is_waited_for_only_so_long_and_not_asked_again(loop, inquiry):
+def test_loop_that_does_not_answer_is_waited_for_only_so_long_and_not_asked_again(loop, reporter):
     server, heard = Server(), []
-    inquiry.ask(server, heard.append)
+    reporter.ask(server, heard.append)
     loop.advance(PATIENCE_S / 2)
-    inquiry.ask(server, heard.append)
+    reporter.ask(server, heard.append)
     loop.advance(PATIENCE_S / 2)
     assert heard == [None]
     loop.advance(PATIENCE_S / 2)
@@ -64,16 +64,16 @@ def test_loop_that_does_not_answer_is_waited_for_only_so_long_and_not_asked_agai
     server.turn()
     loop.turn()
     assert heard == [None, None]
-    inquiry.ask(server, heard.append)
+    reporter.ask(server, heard.append)
     server.turn()
     loop.turn()
     assert heard[2].storages == server.status
 
 
-def test_server_that_cannot_say_how_it_does_is_not_well(loop, inquiry, caplog):
+def test_server_that_cannot_say_how_it_does_is_not_well(loop, reporter, caplog):
     server, heard = Server(), []
     server.ruok = lambda: 1 / 0
-    inquiry.ask(server, heard.append)
+    reporter.ask(server, heard.append)
     server.turn()
     loop.turn()
     assert heard == [None]

@@ -1,4 +1,4 @@
-"""`absence`: clients that were away for longer than the history remembers."""
+"""`missed`: clients that were away for longer than the history remembers."""
 from __future__ import annotations
 
 import time
@@ -8,8 +8,8 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import p64, u64
 
 from tests.server.desk import Desk
-from zeo_clone.server.backend import absence, backend
-from zeo_clone.server.backend.absence import changed_between
+from zeo_clone.server.backend import backend, missed
+from zeo_clone.server.backend.missed import changed_between
 
 DAY = 86400.0
 
@@ -40,7 +40,7 @@ def test_the_storage_itself_is_searched():
 def test_what_is_committed_during_the_search_is_added(monkeypatch):
     desk, client, tids = desk_with_past(history_age_s=DAY)
     other = desk.connect()
-    search = absence.changed_between
+    search = missed.changed_between
 
     def slow(storage, after, until):
         found = search(storage, after, until)
@@ -66,7 +66,7 @@ def test_a_tid_from_the_future_is_not_known():
 
 def test_too_many_changes_are_not_worth_it(monkeypatch):
     desk, client, tids = desk_with_past(history_age_s=DAY)
-    monkeypatch.setattr(absence, 'MAX_OIDS', 3)
+    monkeypatch.setattr(missed, 'MAX_OIDS', 3)
     assert changed_between(desk.storages['1'], tids[0], tids[4]) is None
     assert client.call('getInvalidations', tids[0]) is None
 
