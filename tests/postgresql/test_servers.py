@@ -264,6 +264,17 @@ def test_objects_are_walked_by_oid(servers, wire):
     assert there.call('record_iternext', OTHER)[::3] == (OTHER, None)
 
 
+def test_a_question_that_the_database_refuses_costs_nobody_else_anything(servers, wire, query):
+    here, _ = map(wire, servers)
+    tid = here.commit(OID)
+    query('ALTER SEQUENCE zoid_seq RENAME TO zoid_seq_of_others')
+    with pytest.raises(AssertionError, match='the database: .*zoid_seq'):
+        here.call('new_oids', 100)
+    assert here.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+    query('ALTER SEQUENCE zoid_seq_of_others RENAME TO zoid_seq')
+    assert len(here.call('new_oids', 100)) == 100
+
+
 # ---- logs, undo, packs, blobs, garbage ------------------------------------------------------------
 
 def test_history_iteration_and_undo(databases, keep_history):

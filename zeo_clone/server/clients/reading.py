@@ -62,7 +62,7 @@ def usual_load(member: Member, call: Call) -> bool:
         member.calls.fail(message_id, name, error)
     else:
         if type(revision) is Deferred:
-            member.calls.answer_with(message_id, name, revision)
+            member.calls.answer_loaded_with(message_id, name, revision)
         else:
             member.channel.reply_loaded(message_id, revision)
     return True

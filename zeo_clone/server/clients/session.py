@@ -109,6 +109,20 @@ class Calls:
             self._share.add(size)
             result.when_settled(partial(self._reply_late, size, message_id, name))
 
+    def answer_loaded_with(self, message_id: Any, name: str, result: Deferred) -> None:
+        """`answer_with` for the result of loadBefore, faster."""
+        size = CALL_OVERHEAD + self._core.frames.length
+        self._share.add(size)
+        result.when_settled(partial(self._loaded_late, size, message_id, name))
+
+    def _loaded_late(self, size: int, message_id: Any, name: str, revision: Any,
+                     error: BaseException | None) -> None:
+        self._share.add(-size)
+        if error is None:
+            self._channel.reply_loaded(message_id, revision)
+        else:
+            self.fail(message_id, name, error)
+
     def _in_parts(self, message_id: Any, name: str, parts: Any) -> Iterator[None]:
         """What a method has begun; the reply at its end."""
         try:

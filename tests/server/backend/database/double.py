@@ -79,7 +79,8 @@ class Double:
     def answer(self, statement, arguments):
         known = self.statements
         if statement == known.current:
-            found = [(oid, self.revisions(oid)) for oid in arguments[0]]
+            oids = map(int, arguments[0].strip('{}').split(','))
+            found = [(oid, self.revisions(oid)) for oid in oids]
             return [(oid, *revisions[-1]) for oid, revisions in found if revisions]
         if statement == known.before:
             return [self._before(oid, before) for oid, before in zip(*arguments, strict=True)]

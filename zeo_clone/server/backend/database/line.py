@@ -79,7 +79,7 @@ class Line:
     """Of `user`, to `database`; `opening` is said first each time.  An answer may take `patience_s`."""
 
     def __init__(self, loop: Loop, database: Connects, user: User, patience_s: float,
-                 opening: str = '') -> None:
+                 opening: str) -> None:
         self.loop = loop
         self._database = database
         self._user = user
@@ -87,8 +87,8 @@ class Line:
         self._opening = opening
         self._connection: Any = None
         self._wire: _Wire | None = None
-        self._cursor: Any = None  # of the question that is under way
-        self._done: Done | None = None
+        self._cursor: Any = None  # of all questions, once there is a connection
+        self._done: Done | None = None  # of the question that is under way
         self._since = 0.0  # when that, or the connection, was begun
         self._connected = False
         self._pause_s = FIRST_PAUSE_S
@@ -166,7 +166,6 @@ class Line:
         self._since = self.loop.runtime.monotonic()
         self._done = done
         try:
-            self._cursor = self._connection.cursor()
             self._cursor.execute(statement, arguments)
         except Exception as error:
             self.broke(error)
@@ -201,12 +200,10 @@ class Line:
             self._user.notified()
 
     def _refused(self, error: Exception) -> None:
-        cursor = self._cursor
-        if cursor is None or self._connection.closed or self._database.is_away(error):
+        if self._done is None or self._connection.closed or self._database.is_away(error):
             self.broke(error)
             return
-        cursor.close()
-        self._cursor = self._done = None
+        self._done = None
         self.is_ready = True
         self._user.failed(error)
         self._tell_ready()
@@ -214,24 +211,22 @@ class Line:
     def _answered(self) -> None:
         if not self._connected:
             self._connected = True
-            if self._opening:
-                self.ask(self._opening, None, lambda rows: None)
-                return
-        elif self._cursor is None:
+            self._cursor = self._connection.cursor()
+            self.ask(self._opening, None, _opened)
+            return
+        done, self._done = self._done, None
+        if done is None:
             return  # nothing was asked: a notice, or nothing at all
-        cursor, done = self._cursor, self._done
-        self._cursor = self._done = None
-        rows: Rows = []
-        if cursor is not None:
-            if cursor.description is not None:
-                rows = cursor.fetchall()
-            cursor.close()
+        rows: Rows = self._cursor.fetchall() if self._cursor.description is not None else []
         self.is_ready = True
         self._pause_s = FIRST_PAUSE_S
-        if done is not None:
-            done(rows)
+        done(rows)
         self._tell_ready()
 
     def _tell_ready(self) -> None:
         if self.is_ready:
             self._user.ready()
+
+
+def _opened(_: Rows) -> None:
+    """What a line begins with has been said."""

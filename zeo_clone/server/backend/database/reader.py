@@ -19,7 +19,7 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend.database.flights import Flight, Flights, Revision, Waiting
 from zeo_clone.server.backend.database.line import Line, Rows
 from zeo_clone.server.backend.database.records import Records
-from zeo_clone.server.backend.database.relstorage import Database, number_of, record_of
+from zeo_clone.server.backend.database.relstorage import Database, array_of, number_of, record_of
 from zeo_clone.server.deferred import Deferred
 
 log = logging.getLogger(__name__)
@@ -121,12 +121,8 @@ class Reader:
 
     def _ask_next(self, one: _OneLine) -> bool:
         if self._wanted:
-            oids = list(self._wanted)[:MOST_AT_ONCE]
-            for oid in oids:
-                del self._wanted[oid]
-            one.current = oids
-            numbers = [number_of(oid) for oid in oids]
-            one.line.ask(self._statements.current, (numbers,), partial(self._got, one))
+            oids = one.current = self._next_wanted()
+            one.line.ask(self._statements.current, (array_of(oids),), one.got)
         elif self._older:
             older = one.older = [self._older.popleft() for _ in range(min(MOST_AT_ONCE, len(self._older)))]
             asked = [number_of(oid) for oid, _ in older], [number_of(wait.before) for _, wait in older]
@@ -137,6 +133,16 @@ class Reader:
         else:
             return False
         return True
+
+    def _next_wanted(self) -> list[bytes]:
+        oids = list(self._wanted)
+        if len(oids) <= MOST_AT_ONCE:
+            self._wanted.clear()
+            return oids
+        some = oids[:MOST_AT_ONCE]
+        for oid in some:
+            del self._wanted[oid]
+        return some
 
     def take_back(self, one: _OneLine) -> None:
         """The connection was lost: ask again what was asked."""
@@ -175,7 +181,8 @@ class Reader:
 
     # ---- what is answered -----------------------------------------------------------------------------
 
-    def _got(self, one: _OneLine, rows: Rows) -> None:
+    def got(self, one: _OneLine, rows: Rows) -> None:
+        """Current records have come through `one`."""
         oids, one.current = one.current, []
         found = {p64(oid): (record_of(record), p64(tid)) for oid, tid, record in rows}
         for oid in oids:
@@ -242,7 +249,8 @@ class _OneLine:
         self.current: list[bytes] = []
         self.older: list[tuple[bytes, Waiting]] = []
         self.question: _Question | None = None
-        self.line = Line(loop, database, self, patience_s)
+        self.line = Line(loop, database, self, patience_s, database.statements.prepare)
+        self.got = partial(reader.got, self)  # made once: there is one for each load
 
     def forget(self) -> None:
         """Nothing is asked any more."""
