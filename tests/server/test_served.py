@@ -150,6 +150,21 @@ def test_a_tid_without_its_objects_is_told_to_nobody(upstream):
     assert 'caches must be verified' in listener.lost
 
 
+def test_who_is_sent_away_as_his_commit_begins_leaves_the_storage_alone(upstream):
+    """L9, in front of another server: to begin is to look for what came from elsewhere, and that may be word
+    that anything has changed, for which everybody is sent away, the committer too."""
+    desk = Desk({'1': upstream})
+    committer = desk.connect()
+    committer.begin()
+    committer.store(OIDS[0])
+    upstream.db.invalidateCache()
+    upstream.change(p64(1 << 62), [])
+    committer.start('vote', 7)
+    assert 'caches must be verified' in committer.lost
+    assert upstream.tpc_transaction() is None
+    assert desk.connect().commit(OIDS[1])
+
+
 def test_the_wrapper_is_what_a_storage_expects_of_a_database(tmp_path):
     """`registerDB` of a storage wrapper, hexstorage for instance, uses these."""
     from ZODB.tests.hexstorage import ServerHexStorage

@@ -233,6 +233,8 @@ class Waiting(Phase):
         except Exception as error:
             self._give_up(error)
             return
+        if owner.phase is not self:
+            return  # sent away by what came from elsewhere, and aborted
         if owner.served.is_distant:
             owner.served.replay(owner, self.meta, commit, self.operations, self.reply)
             return
