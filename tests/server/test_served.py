@@ -150,6 +150,45 @@ def test_a_tid_without_its_objects_is_told_to_nobody(upstream):
     assert 'caches must be verified' in listener.lost
 
 
+def test_what_comes_while_all_is_started_over_is_told(upstream, monkeypatch):
+    """C1, in front of another server: the next change, heard after the storage has said where it is."""
+    desk = Desk({'1': upstream})
+    desk.connect()
+    late, later = p64(1 << 61), p64(1 << 62)
+    upstream._ltid = late
+
+    def where():
+        monkeypatch.setattr(upstream, 'lastTransaction', lambda: later)
+        upstream.change(later, [OIDS[0]])
+        return late
+
+    monkeypatch.setattr(upstream, 'lastTransaction', where)
+    upstream.db.invalidateCache()
+    upstream.db.invalidate(late, [])
+    desk.loop.turn()
+    assert desk.connect().call('getInvalidations', late) == (later, [OIDS[0]])
+
+
+def test_who_loses_track_again_while_all_is_started_over_is_asked_again(upstream, monkeypatch):
+    desk = Desk({'1': upstream})
+    before = desk.connect().commit(OIDS[0])
+    late, later = p64(1 << 61), p64(1 << 62)
+
+    def where():
+        monkeypatch.setattr(upstream, 'lastTransaction', lambda: later)
+        upstream.db.invalidateCache()
+        upstream.change(later, [])
+        return late
+
+    monkeypatch.setattr(upstream, 'lastTransaction', where)
+    upstream.db.invalidateCache()
+    desk.loop.turn()
+    other = desk.connect()
+    assert other.call('getInvalidations', before) is None
+    assert other.call('getInvalidations', late) is None
+    assert other.call('getInvalidations', later) == (later, [])
+
+
 def test_who_is_sent_away_as_his_commit_begins_leaves_the_storage_alone(upstream):
     """L9, in front of another server: to begin is to look for what came from elsewhere, and that may be word
     that anything has changed, for which everybody is sent away, the committer too."""

@@ -162,8 +162,8 @@ class Audience:
             tid, oids = self._elsewhere.popleft()
             if self._resetting:  # asked now: whoever has lost track says so, then tells a tid without oids
                 self._reset()
-                return
-            self.publish(tid, oids, None)
+            else:
+                self.publish(tid, oids, None)
 
     def _send_away(self, attendees: Iterable[Attendee], reason: str) -> None:
         take_steps(f'sending clients of storage {self._name!r} away',
@@ -174,10 +174,22 @@ class Audience:
             return  # the storage has told it more than once
         self._send_away(list(self._attendees),
                         'the served storage has lost track of changes; caches must be verified')
-        last_tid = self._where()  # waits until all has been told (C23)
-        self._resetting = False
-        self._elsewhere.clear()
+        last_tid = self._find_place()
+        while self._elsewhere and self._elsewhere[0][0] <= last_tid:
+            self._elsewhere.popleft()
         self.history.forget(last_tid)
+
+    def _find_place(self) -> bytes:
+        """Where the storage is when it has told all (C23).  It may lose track again while it is asked."""
+        last_tid = b''
+        while self._resetting:
+            self._resetting = False
+            try:
+                last_tid = self._where()
+            except BaseException:
+                self._resetting = True
+                raise
+        return last_tid
 
     # ---- any thread -------------------------------------------------------------------------------
 
