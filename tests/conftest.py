@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from ZODB.MappingStorage import MappingStorage
 
-from tests.support import spawner
+from tests.support import inside, spawner
 from tests.support.console_process import ConsolePool
 from tests.support.leaks import Watch
 from tests.support.peer_env import peer_python as find_peer_python
@@ -104,7 +104,7 @@ def client():
 
     yield connect
     for storage in reversed(opened):
-        assert storage._manager.places.complaints() == []
+        assert inside.manager(storage).places.complaints() == []
         storage.close()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from tests.cache.memory import Disk
 from tests.cache.truth import p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 
 SIZE = 50_000
@@ -20,7 +21,7 @@ def filled(path, size=SIZE, objects=20, **keywords):
 
 def kill(cache):
     """The process of `cache` ends here."""
-    cache._book.file.close()
+    inside.book(cache).file.close()
     cache._closed = True
 
 

@@ -8,6 +8,7 @@ import pytest
 from zope.interface.verify import verifyClass, verifyObject
 
 from tests.cache.truth import p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache.format import BASE_TEMPORARY, HEAD_SIZE
 from zeo_clone.interfaces import IClientCache
@@ -255,7 +256,7 @@ def test_an_object_larger_than_the_cache_is_not_kept_but_its_older_revision_goes
 def test_a_cache_of_more_than_4_gb():
     """K6: places beyond 32 bits; the file has holes."""
     cache = ClientCache(size=(5 << 30) + 17)
-    cache._book.ring.write = (4 << 30) + 160  # as if so much had been stored
+    inside.book(cache).ring.write = (4 << 30) + 160  # as if so much had been stored
     cache.store(A, p64(5), None, b'far')
     cache.store(B, p64(5), None, b'away')
     cache.invalidate(B, p64(6))

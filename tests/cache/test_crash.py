@@ -13,6 +13,7 @@ import pytest
 
 from tests.cache.memory import Disk, crashed_image, killed_image
 from tests.cache.truth import Truth, audit, p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache, recovery
 from zeo_clone.cache import cache as cache_module
 from zeo_clone.cache.format import block_size
@@ -62,7 +63,7 @@ class Session:
 
     def moved(self, tid):
         self.cache.setLastTid(tid)
-        file = self.cache._book.file
+        file = inside.book(self.cache).file
         self.failed = self.failed or file.frozen
         if not self.failed and file.header.last_tid == tid:  # else it stands still, after an error
             self.finished.append((len(self.disk.log), tid))
@@ -168,7 +169,7 @@ def check_crashed(session, base, log, truth, size, rng, count):
 
 def check_invariant(cache):
     """(1) of `format`: the valid images in the file are those in the index, not more."""
-    book = cache._book
+    book = inside.book(cache)
     if book.file.frozen:
         return
     book.file.flush()

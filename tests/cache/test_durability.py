@@ -9,6 +9,7 @@ import pytest
 from tests.cache.files import PATH, SIZE, filled, kill, reopened
 from tests.cache.memory import SYNC, WRITE, Disk
 from tests.cache.truth import p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache.cache import SYNC_INTERVAL_S
 from zeo_clone.cache.format import BASE_FILE, SLOT_AT, parse_slots
@@ -86,7 +87,7 @@ def test_a_current_record_younger_than_the_last_tid_does_not_survive_a_kill():
     disk = Disk()
     cache = filled(PATH, runtime=disk)
     cache.store(p64(99), p64(50), None, b'young')
-    cache._book.file.flush()
+    inside.book(cache).file.flush()
     found = reopened(disk)
     assert found.load(p64(99)) is None
     assert len(found) == 20
@@ -124,7 +125,7 @@ def test_an_invalidation_that_a_record_already_shows_changes_nothing_in_the_file
     disk = Disk()
     cache = filled(PATH, runtime=disk)
     cache.store(A, p64(1), p64(2), b'old')
-    cache._book.file.flush()
+    inside.book(cache).file.flush()
     before, events = bytes(disk.files[PATH]), len(disk.log)
     cache.invalidate(A, p64(2))
     cache.invalidateTransaction(p64(2), [A])
@@ -137,7 +138,7 @@ def test_replaying_invalidations_is_harmless():
     disk = Disk()
     cache = filled(PATH, runtime=disk)
     cache.invalidateTransaction(p64(25), [A, B])
-    cache._book.file.flush()
+    inside.book(cache).file.flush()
     found = reopened(disk)
     assert found.getLastTid() == p64(20)
     for _ in range(2):
@@ -171,7 +172,7 @@ def test_the_clean_mark_is_taken_away_and_synced_before_anything_else_changes():
     disk = Disk(disk.files)
     cache = ClientCache(PATH, SIZE, runtime=disk)
     cache.store(A, p64(50), None, b'data')
-    cache._book.file.flush()
+    inside.book(cache).file.flush()
     assert [kind for kind, _, _ in disk.log[:3]] == [SYNC, WRITE, SYNC]
     assert not headers(disk)[0][1].clean
     cache.close()
@@ -186,7 +187,7 @@ def test_the_durable_tid_is_the_last_one_before_the_sync():
     def slow_fsync(fd):
         sync(fd)
         cache.setLastTid(p64(30))
-    cache._book.file._runtime.fsync = slow_fsync
+    inside.book(cache).file._runtime.fsync = slow_fsync
     cache.sync()
     header = headers(disk)[-1][1]
     assert (header.durable_tid, header.last_tid) == (p64(20), p64(30))

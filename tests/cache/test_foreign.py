@@ -13,6 +13,7 @@ import pytest
 from tests.cache.files import PATH, SIZE, filled
 from tests.cache.memory import Disk
 from tests.cache.truth import Truth, audit, p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache import file as file_module
 from zeo_clone.cache.format import HEAD_SIZE
@@ -240,7 +241,7 @@ def test_what_is_read_behind_a_record_is_not_believed_if_something_was_written_m
     disk = Disk()
     cache = filled(PATH, objects=3, runtime=disk)
     cache.close()
-    first, second = (cache._book.current.get(p64(number)) & ~FLAGS for number in (0, 1))
+    first, second = (inside.book(cache).current.get(p64(number)) & ~FLAGS for number in (0, 1))
     read, seen = disk.pread, []
 
     def pread(path, length, at):
@@ -253,10 +254,10 @@ def test_what_is_read_behind_a_record_is_not_believed_if_something_was_written_m
     cache = ClientCache(PATH, SIZE, runtime=disk)
     assert cache.load(p64(0)) == (b'0' * 100, p64(1))
     assert seen
-    assert cache._book.file.memory[second:second + HEAD_SIZE] != read(PATH, HEAD_SIZE, second)
+    assert inside.book(cache).file.memory[second:second + HEAD_SIZE] != read(PATH, HEAD_SIZE, second)
     assert cache.load(p64(1)) is None
     assert cache.loadBefore(p64(1), p64(9)) == (b'1' * 100, p64(2), p64(9))
-    assert cache._book.file.head_at(second).end_tid == p64(9)
+    assert inside.book(cache).file.head_at(second).end_tid == p64(9)
     cache.close()
 
 

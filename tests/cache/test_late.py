@@ -9,6 +9,7 @@ from tests.cache.files import PATH, SIZE, kill
 from tests.cache.memory import Disk
 from tests.cache.test_crash import check_invariant
 from tests.cache.truth import p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache.cache import HIDDEN, LATE_SIZE
 from zeo_clone.cache.format import HEAD_SIZE
@@ -67,7 +68,7 @@ def test_settling_writes_it_and_shows_it_to_readers_without_the_lock():
     cache.write_late()
     assert not cache.late
     assert cache._view is not HIDDEN
-    assert not cache._book.file._tail  # the next commit has nothing to write
+    assert not inside.book(cache).file._tail  # the next commit has nothing to write
     assert new_revisions(cache)
     cache.write_late()  # nothing to do
     cache.close()

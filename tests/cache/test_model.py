@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.cache.truth import Truth, audit, p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache import cache as cache_module
 
@@ -157,10 +158,10 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(size=sizes)
     def kill_and_open(self, size):
         last_tid = self.cache.getLastTid()
-        self.cache._book.file.close()
+        inside.book(self.cache).file.close()
         cache = ClientCache(self.path, size)
         assert cache.getLastTid() == last_tid
-        cache._book.file.close()
+        inside.book(cache).file.close()
         self.open(size)
 
     @invariant()
@@ -188,7 +189,7 @@ class TemporaryCacheMachine(CacheMachine):
     @invariant()
     def ends_go_with_their_records(self):
         if self.cache is not None:
-            ring, ends = self.cache._book.ring, self.cache._book.file.ends
+            ring, ends = inside.book(self.cache).ring, inside.book(self.cache).file.ends
             assert not any(ring.write <= at < ring.front for at in ends)  # the free space at the hand
 
 

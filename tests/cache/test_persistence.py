@@ -12,6 +12,7 @@ import pytest
 from tests.cache.files import PATH, SIZE, filled, kill, reopened
 from tests.cache.memory import TRUNCATE, WRITE, Disk, killed_image
 from tests.cache.truth import p64
+from tests.support import inside
 from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache.format import block_size, parse_slots
@@ -155,7 +156,7 @@ def test_data_that_looks_like_a_record_is_not_taken_for_one():
     disk = Disk()
     cache = ClientCache(PATH, SIZE, runtime=disk)
     cache.store(A, p64(1), None, b'a' * 100)
-    cache._book.file.flush()
+    inside.book(cache).file.flush()
     at = disk.files[PATH].index(A + p64(1)) - 8
     image = bytes(disk.files[PATH][at:at + block_size(100)])
     cache.store(B, p64(2), None, bytes(8) + image)  # 48 bytes after the block's begin, so aligned
@@ -263,7 +264,7 @@ def test_a_head_damaged_on_the_disk_empties_the_cache_when_the_hand_meets_it(pat
     """K4: where the next record begins is not known; the last tid stays, for the client relies on it."""
     cache = filled(path, objects=600)
     cache.close()
-    front = cache._book.ring.front
+    front = inside.book(cache).ring.front
     with open(path, 'r+b') as file:
         file.seek(front)
         file.write(b'?')

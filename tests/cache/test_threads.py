@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from tests.cache.truth import p64
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache import cache as cache_module
 from zeo_clone.cache.cache import HIDDEN
@@ -179,7 +180,7 @@ def other_stores(cache):
 def test_a_reader_without_the_lock_notices_what_happened_meanwhile(read, action):
     cache = ClientCache(size=20_000)
     cache.store(A, p64(5), None, b'x' * 300)
-    cache._book.flush()
+    inside.book(cache).flush()
     pages, mapped, _ = cache._view
     cache._view = (pages, mapped, Trap(lambda: None))
     assert read(cache)[:2] == (b'x' * 300, p64(5))
@@ -203,8 +204,8 @@ def test_readers_without_the_lock_find_nothing_during_a_change(change, monkeypat
     if change == 'invalidateTransaction':
         cache.invalidateTransaction(p64(6), Oids([A, B]))
     else:
-        store = cache._book.store
-        cache._book.store = lambda *args: (views.append(cache._view), store(*args))
+        store = inside.book(cache).store
+        inside.book(cache).store = lambda *args: (views.append(cache._view), store(*args))
         cache.applyCommit(p64(6), [(A, b'data')])
         if change == 'write_late':
             assert not views
@@ -240,7 +241,7 @@ def reopened(path, disk):
     cache.setLastTid(p64(5))
     cache.close()
     cache = ClientCache(path, 100_000, runtime=disk)
-    disk.slow_at = cache._book.current.get(A)
+    disk.slow_at = inside.book(cache).current.get(A)
     return cache
 
 
@@ -301,14 +302,14 @@ def test_a_record_replaced_at_the_same_place_during_a_disk_read_is_not_returned(
     cache.setLastTid(p64(5))
     cache.close()
     cache = ClientCache(path, size, runtime=disk)
-    place = disk.slow_at = cache._book.current.get(A)
+    place = disk.slow_at = inside.book(cache).current.get(A)
     found = []
     thread = threading.Thread(target=lambda: found.append(cache.load(A)))
     thread.start()
     assert disk.reached.wait(20)
     cache.applyCommit(p64(6), [(A, b'n' * 100)])
     cache.write_late()
-    assert cache._book.current.get(A) & ~15 == place
+    assert inside.book(cache).current.get(A) & ~15 == place
     disk.go.set()
     thread.join()
     assert found == [(b'n' * 100, p64(6))]

@@ -5,6 +5,7 @@ import pytest
 
 from tests.client.fake_server import Refuse, p64
 from tests.client.test_order import Wrapper
+from tests.support import inside
 from zeo_clone.client import attempt
 from zeo_clone.Exceptions import ClientDisconnected
 
@@ -27,7 +28,7 @@ def test_an_invalidation_before_the_answer_to_register_takes_effect(fake, opened
     storage = opened(wait=False)
     told = Wrapper(storage).told
     invalidations_before_the_answer(fake, 2)
-    storage._manager.link(20)
+    inside.manager(storage).link(20)
     assert storage.lastTransaction() == p64(11)
     assert told[-2:] == [(p64(10), [OID]), (p64(11), [OID])]
 

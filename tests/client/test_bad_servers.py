@@ -5,6 +5,7 @@ import pytest
 from ZODB.Connection import TransactionMetaData
 
 from tests.client.fake_server import Refuse, p64
+from tests.support import inside
 from zeo_clone.client import link, notices
 from zeo_clone.Exceptions import ClientDisconnected, MessageTooLarge
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
@@ -19,7 +20,7 @@ def tell(fake, **more):
 
 def send_limit(storage):
     storage.ping()
-    return storage._manager.ready.channel.core.send_limit
+    return inside.link(storage).channel.core.send_limit
 
 
 @pytest.mark.parametrize('send', [
@@ -89,7 +90,7 @@ def test_large_texts_of_a_server_are_not_kept(fake, opened):
     fake.client.notice('info', {'name': 'n' * 1_000_000, 'length': 7})
     storage.ping()
     assert len(storage) == 7
-    info = storage._manager.ready.info
+    info = inside.link(storage).info
     assert set(info) == {'length', 'size', 'supportsUndo'}
 
 
@@ -136,7 +137,7 @@ def test_a_batch_that_was_not_asked_for_leaves_nothing(fake, opened, reply):
     storage = opened()
     storage.prefetch([p64(1), p64(2)], b'\x7f' + b'\xff' * 7)
     fake.wait(lambda: len(fake.registered) == 2)
-    assert len(storage._cache) == 0
+    assert len(inside.cache(storage)) == 0
 
 
 @pytest.mark.parametrize('name', ['receiveBlobStart', 'receiveBlobChunk', 'receiveBlobStop'])

@@ -12,6 +12,7 @@ from ZODB.interfaces import IBlobStorage
 from ZODB.POSException import ConflictError, POSKeyError, Unsupported
 
 from tests.client.fake_server import p64, z64
+from tests.support import inside
 from zeo_clone.client.blobdir import BlobCache, SharedBlobs
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
@@ -146,7 +147,7 @@ def test_a_full_disk_fails_the_download_not_the_connection(fake, storage, monkey
         def close(self):
             pass
 
-    monkeypatch.setattr(storage._blobs.directory, 'open_part', lambda path: Full())
+    monkeypatch.setattr(inside.blobs(storage).directory, 'open_part', lambda path: Full())
     with pytest.raises(OSError, match='No space left'):
         storage.loadBlob(OID, TID)
     assert len(fake.registered) == 1
@@ -222,11 +223,11 @@ def test_the_cleanup_keeps_the_cache_small(fake, opened, tmp_path):
     """The blobs that were not used for longest go first, down to 90 % of the size."""
     fake.answers['sendBlob'] = lambda connection, oid, serial: send_blob(connection, oid, serial, b'x' * 1000)
     storage = opened(blob_dir=str(tmp_path / 'blobs'), blob_cache_size=10_000)
-    storage._blobs.directory.close()
+    inside.blobs(storage).directory.close()
     for number in range(20):
         path = storage.loadBlob(p64(number), TID)
         os.utime(path, (number, number))
-        storage._blobs.directory.close()
+        inside.blobs(storage).directory.close()
     left = files_in(tmp_path / 'blobs')
     assert len(left) <= 11
     assert fake.called('sendBlob') == 20
@@ -281,7 +282,7 @@ def test_shared_blobs_are_not_transferred(fake, opened, tmp_path):
     (oid, serial, record, name, number), = [args for call, args in fake.calls if call == 'storeBlobShared']
     assert (oid, serial, record) == (OID, z64, b'record')
     assert name == os.path.basename(name)
-    helper = storage._blobs.directory.fshelper
+    helper = inside.blobs(storage).directory.fshelper
     assert read(os.path.join(helper.getPathForOID(OID), name)) == DATA
     os.rename(os.path.join(helper.getPathForOID(OID), name), helper.getBlobFilename(OID, p64(1)))
     tid = storage.tpc_finish(meta)

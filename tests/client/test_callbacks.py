@@ -10,6 +10,7 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import p64, z64
 from tests.client.test_order import Wrapper
+from tests.support import inside
 from zeo_clone.client import search
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
@@ -81,7 +82,7 @@ def test_a_database_that_fails_to_listen_does_not_keep_the_storage_from_connecti
     db = Listener(storage, invalidate=told, invalidateCache=told_too_late)
     for _ in range(3):
         commit_elsewhere(fake)
-        storage._manager.link(20)
+        inside.manager(storage).link(20)
         fake.wait(lambda: fake.connections)
         catch_up(storage, fake.tid)
         assert db.told[-1] == (fake.tid, [OID])
@@ -111,7 +112,7 @@ def test_a_database_that_never_listens_does_not_fill_the_log(fake, storage, capl
     assert caplog.text.count('cannot be used: AttributeError: no \'db\', at call 2 of invalidate') == 1
     assert caplog.text.count('cannot be used') == 1
     with pytest.raises(ClientDisconnected, match="AttributeError: no 'db', at call .* of invalidate"):
-        storage._manager.link(0)
+        inside.manager(storage).link(0)
 
 
 @pytest.mark.parametrize('failures', [{1}, {1, 2, 3}, {2}], ids=str)
@@ -177,11 +178,11 @@ def test_a_cache_that_fails_while_it_is_brought_up_to_date(
         fake, storage, method, call, remembered, monkeypatch):
     """C17, K11: at whichever call: the search goes on, and then the cache is right."""
     Listener(storage)
-    cache = storage._cache
+    cache = inside.cache(storage)
     real, calls = getattr(type(cache), method), []
 
     def failing(self, *args):
-        if self is cache and REAL.get_ident() == storage._manager._loop._thread_ident:
+        if self is cache and REAL.get_ident() == inside.manager(storage)._loop._thread_ident:
             calls.append(args)
             if len(calls) == call:
                 raise OSError(5, 'Input/output error')

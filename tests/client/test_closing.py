@@ -10,6 +10,7 @@ import ZODB
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import p64, z64
 
+from tests.support import inside
 from tests.support.json_process import child_environment
 from tests.support.server_process import package_path
 from zeo_clone.cache import ClientCache
@@ -69,14 +70,14 @@ def test_the_next_transaction_does_not_wait_for_files_that_cannot_be_removed(
     """C21, C24: of blobs that were not committed, or were; nor is the caller told of them."""
     server = new_server()
     storage = ClientStorage(server.addr, blob_dir=str(tmp_path / 'blobs'))
-    monkeypatch.setattr(storage._blobs, 'discard', fail)
+    monkeypatch.setattr(inside.blobs(storage), 'discard', fail)
     for _ in range(2):
         transaction = TransactionMetaData()
         storage.tpc_begin(transaction)
-        storage._engine.committing.phase.blobs.append((OID, str(tmp_path / 'blobs' / 'none')))
+        inside.engine(storage).committing.phase.blobs.append((OID, str(tmp_path / 'blobs' / 'none')))
         storage.store(storage.new_oid(), z64, b'x', '', transaction)
         storage.tpc_vote(transaction)
-        storage._engine.committing.phase.blobs[:] = [(OID, 'none')]
+        inside.engine(storage).committing.phase.blobs[:] = [(OID, 'none')]
         told = getattr(storage, step)(transaction)
         assert told == (storage.lastTransaction() if step == 'tpc_finish' else None)
         assert storage.tpc_transaction() is None
@@ -87,7 +88,7 @@ def test_a_database_on_a_storage_that_cannot_be_closed_well_is_closed(new_server
     """C21, N12"""
     storage = ClientStorage(new_server().addr)
     db = ZODB.DB(storage)
-    monkeypatch.setattr(storage._manager, 'close', fail)
+    monkeypatch.setattr(inside.manager(storage), 'close', fail)
     db.close()
     monkeypatch.undo()
-    storage._manager.close()
+    inside.manager(storage).close()

@@ -10,6 +10,7 @@ from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionEr
 from ZODB.utils import maxtid
 
 from tests.client.fake_server import Refuse, p64, z64
+from tests.support import inside
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 OID = p64(7)
@@ -93,7 +94,7 @@ def test_oids_are_given_up_when_the_link_is_not_ready_any_more(fake, opened):
     storage = opened()
     ready = []
     lost = storage.manager_lost
-    storage.manager_lost = lambda link: (ready.append(storage._manager.ready), lost(link))
+    storage.manager_lost = lambda link: (ready.append(inside.link(storage)), lost(link))
     fake.client.cut()
     fake.wait(lambda: len(fake.registered) == 2)
     storage.ping()
@@ -165,11 +166,11 @@ def test_what_a_commit_has_left_is_done_during_the_next_one_s_vote(fake, opened)
         storage.tpc_vote(meta)
         return storage.tpc_finish(meta)
 
-    assert not storage._cache.late
+    assert not inside.cache(storage).late
     first = commit()
-    assert storage._cache.late
-    write_late = storage._cache.write_late
-    storage._cache.write_late = lambda: (write_late(), settled.set())
+    assert inside.cache(storage).late
+    write_late = inside.cache(storage).write_late
+    inside.cache(storage).write_late = lambda: (write_late(), settled.set())
     fake.answers['vote'] = vote
     second = commit()
     assert storage.loadBefore(p64(1), maxtid) == (b'data', second, None)

@@ -13,6 +13,7 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.client.test_order import Wrapper
+from tests.support import inside
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.client.world import REAL_WORLD
 from zeo_clone.Exceptions import ClientDisconnected
@@ -314,7 +315,7 @@ def test_without_an_io_thread_the_application_turns_the_loop(fake, opened):
     assert poll(10)
     assert storage.lastTransaction() == p64(3)
     fake.client.notice('invalidateTransaction', p64(4), [OID])
-    application_loop().runtime.wait(storage._manager.ready.channel.fd, True, False, 10)
+    application_loop().runtime.wait(inside.link(storage).channel.fd, True, False, 10)
     storage.sync()
     assert storage.lastTransaction() == p64(4)
 
@@ -322,7 +323,7 @@ def test_without_an_io_thread_the_application_turns_the_loop(fake, opened):
 def test_a_link_on_which_a_send_has_failed_is_not_handed_out(fake, opened):
     """C16: until the loop has buried it, which nobody turns here, it is ready in name only."""
     storage = opened(io_thread=False)
-    manager = storage._manager
+    manager = inside.manager(storage)
     link = manager.link(10)
     link.channel.socket.shutdown(socket.SHUT_WR)
     link.channel.send('set_client_label', ('lost',), flush=True)

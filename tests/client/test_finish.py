@@ -14,6 +14,7 @@ from ZODB.utils import maxtid, p64, z64
 from tests.client.fake_server import Refuse
 from tests.client.test_order import Wrapper
 from tests.storage.helpers import store_blob
+from tests.support import inside
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 pytestmark = pytest.mark.long
@@ -63,7 +64,7 @@ def finish(storage, meta, **options):
         pass
 
     fault = Fault(callback, **options)
-    call = storage._engine.committing.phase._finish
+    call = inside.engine(storage).committing.phase._finish
 
     def faulty(*args):
         sys.setprofile(fault)
@@ -72,7 +73,7 @@ def finish(storage, meta, **options):
         finally:
             sys.setprofile(None)
 
-    storage._engine.committing.phase._finish = faulty
+    inside.engine(storage).committing.phase._finish = faulty
     try:
         return storage.tpc_finish(meta, callback), fault
     except (ClientDisconnected, CommitOutcomeUnknown) as error:
@@ -179,7 +180,7 @@ def test_blobs_that_cannot_be_kept_are_committed(new_server, client, tmp_path, m
     def fail(*args):
         raise OSError(30, 'Read-only file system')
 
-    monkeypatch.setattr(storage._blobs, 'committed', fail)
+    monkeypatch.setattr(inside.blobs(storage), 'committed', fail)
     tid = storage.tpc_finish(meta)
     with storage.openCommittedBlobFile(OID, tid) as file:
         assert file.read() == b'blob'

@@ -9,6 +9,7 @@ import pytest
 from ZODB.POSException import ReadOnlyError
 
 from tests.server.desk import ClockRuntime, HandLoop
+from tests.support import inside
 from zeo_clone.client import manager, outage, search
 from zeo_clone.client.arguments import arguments
 from zeo_clone.client.options import make_options
@@ -105,8 +106,8 @@ def test_the_log_tells_each_outage(new_server, client, monkeypatch):
     server.close()
     assert said.wait(20)
     new_server(addr=server.addr)
-    assert storage._manager.link(20)
-    assert storage._manager._outage._timer is None
+    assert inside.manager(storage).link(20)
+    assert inside.manager(storage)._outage._timer is None
 
 
 def test_the_line_is_short_whatever_the_errors(loop, monkeypatch, caplog):
@@ -157,4 +158,4 @@ def test_a_client_with_a_wrong_storage_says_so_and_recovers(new_server, client, 
     address = server.addr
     server.close()
     new_server({'later': server.storages['1'].__class__()}, addr=address)
-    assert storage._manager.link(20)
+    assert inside.manager(storage).link(20)

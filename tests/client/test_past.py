@@ -6,6 +6,7 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import p64
 from tests.client.test_order import Wrapper
+from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.client.verification import digest
@@ -157,7 +158,7 @@ def test_a_live_client_does_not_read_the_lost_future(fake, opened):
     assert storage.lastTransaction() == p64(5)
     assert db.cache_dropped == 1
     fake.tid = p64(5)
-    storage._manager.link(20)
+    inside.manager(storage).link(20)
     assert storage.loadBefore(OID, maxtid)[0] == b'lost'
 
 

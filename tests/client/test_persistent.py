@@ -16,6 +16,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import p64
+from tests.support import inside
 from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.client.world import World
@@ -195,7 +196,7 @@ def audit(path, storage):
     """Catch the cache up as a client does; then each revision in it must be the server's."""
     cache = ClientCache(path, 200_000)
     try:
-        changed = storage._loader.ask('getInvalidations', cache.getLastTid())
+        changed = inside.loader(storage).ask('getInvalidations', cache.getLastTid())
         assert changed is not None or not len(cache)
         for oid in changed[1] if changed else ():
             cache.invalidate(oid, None)
@@ -203,7 +204,7 @@ def audit(path, storage):
             before = maxtid if end is None else end
             found = cache.loadBefore(oid, before)
             if found is not None:
-                assert found == storage._loader.ask('loadBefore', oid, before), (oid, start, end)
+                assert found == inside.loader(storage).ask('loadBefore', oid, before), (oid, start, end)
         return len(cache)
     finally:
         cache.close()

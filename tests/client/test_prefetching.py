@@ -8,6 +8,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid
 
 from tests.client.fake_server import Refuse, p64, z64
+from tests.support import inside
 from zeo_clone.client import prefetching
 from zeo_clone.client.prefetching import BATCH_SIZE, BURST
 from zeo_clone.Exceptions import ClientDisconnected, ProtocolError, UnrecognizedResult
@@ -61,7 +62,7 @@ def test_a_prefetch_asks_nothing_twice(fake, opened, serve):
         assert storage.loadBefore(p64(number), maxtid) == revision(p64(number))
     assert asked(fake) == [p64(1), p64(2), p64(3), p64(4)]
     assert fake.called('load_batch') == (serve is in_batches)
-    assert storage._loader.prefetcher.pending == {}
+    assert inside.loader(storage).prefetcher.pending == {}
 
 
 @BOTH
@@ -111,7 +112,7 @@ def test_a_load_waits_for_what_did_not_fit_into_a_reply(fake, opened):
     thread.join(20)
     assert found == [revision(p64(3))]
     assert [len(args[0]) for name, args in fake.calls if name == 'load_batch'] == [24, 16, 8]
-    assert (fake.called('loadBefore'), storage._loader.prefetcher.pending) == (0, {})
+    assert (fake.called('loadBefore'), inside.loader(storage).prefetcher.pending) == (0, {})
 
 
 @BOTH
@@ -132,7 +133,7 @@ def test_a_batch_with_something_unknown_in_it(fake, opened):
     storage = opened()
     storage.prefetch([p64(1), p64(2), p64(3)], maxtid)
     storage.ping()
-    assert sorted(oid for oid, _, _ in storage._cache.contents()) == [p64(1), p64(3)]
+    assert sorted(oid for oid, _, _ in inside.cache(storage).contents()) == [p64(1), p64(3)]
 
 
 def test_a_batch_that_fails_does_no_harm(fake, opened):
@@ -146,7 +147,7 @@ def test_a_batch_that_fails_does_no_harm(fake, opened):
     storage = opened()
     storage.prefetch([OID, p64(8)], maxtid)
     assert storage.loadBefore(OID, maxtid) == revision(OID)
-    assert (fake.called('load_batch'), storage._loader.prefetcher.pending) == (1, {})
+    assert (fake.called('load_batch'), inside.loader(storage).prefetcher.pending) == (1, {})
 
 
 @pytest.mark.parametrize('answer', [None, 5, (), (b'', b''), (bytes(40), b''), (bytes(19), b'')])
@@ -155,7 +156,7 @@ def test_an_answer_that_is_no_batch_is_refused(fake, opened, answer):
     in_batches(fake)
     fake.answers['load_batch'] = lambda connection, oids, before, size: answer
     storage = opened()
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     storage.prefetch([OID], maxtid)
     assert channel.buried.wait(20)
     assert isinstance(channel.fate, UnrecognizedResult)
@@ -181,7 +182,7 @@ def test_few_bursts_wait_for_their_answers_at_the_same_time(fake, opened, monkey
     monkeypatch.setattr(prefetching, 'MAX_BURSTS', 2)
     in_batches(fake, most=20)
     storage = opened()
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     waiting, begin = [], channel.begin
 
     def note(*args):
@@ -207,7 +208,7 @@ def test_a_prefetch_with_a_bad_oid_asks_for_nothing(fake, opened, serve, oid, er
     with pytest.raises(error):
         storage.prefetch([OID], oid)
     storage.ping()
-    assert (asked(fake), storage._loader.prefetcher.pending) == ([], {})
+    assert (asked(fake), inside.loader(storage).prefetcher.pending) == ([], {})
 
 
 def test_a_prefetch_that_fails_half_way_keeps_what_was_asked(fake, opened, monkeypatch):
@@ -215,7 +216,7 @@ def test_a_prefetch_that_fails_half_way_keeps_what_was_asked(fake, opened, monke
     for what was not."""
     singly(fake)
     storage = opened()
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     start_load, started = channel.start_load, []
 
     def full(*args):
@@ -229,7 +230,8 @@ def test_a_prefetch_that_fails_half_way_keeps_what_was_asked(fake, opened, monke
         storage.prefetch([p64(n) for n in range(4)], maxtid)
     monkeypatch.undo()
     storage.ping()
-    assert (channel.core.pending, storage._loader.prefetcher.pending, len(storage._cache)) == (0, {}, 2)
+    assert (channel.core.pending, inside.loader(storage).prefetcher.pending) == (0, {})
+    assert len(inside.cache(storage)) == 2
     assert storage.loadBefore(p64(3), maxtid) == revision(p64(3))
 
 
@@ -238,7 +240,7 @@ def test_a_prefetch_on_a_lost_connection_leaves_nobody_waiting(fake, opened, mon
     """C16: a thread may have joined a load between its being noted and its being sent."""
     serve(fake)
     storage = opened()
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     loaded, joined = [], threading.Event()
 
     def wait(pending):
@@ -258,14 +260,14 @@ def test_a_prefetch_on_a_lost_connection_leaves_nobody_waiting(fake, opened, mon
     with pytest.raises(ClientDisconnected):
         storage.prefetch([OID], maxtid)
     load.join(20)
-    assert (loaded, storage._loader.prefetcher.pending) == ([revision(OID)], {})
+    assert (loaded, inside.loader(storage).prefetcher.pending) == ([revision(OID)], {})
 
 
 def test_nobody_waits_for_the_rest_of_a_batch_when_it_cannot_be_asked_for(fake, opened, monkeypatch):
     """C16: the connection is about to be closed when the beginning of a batch arrives."""
     in_batches(fake, most=1)
     storage = opened()
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     begin, begun = channel.begin, []
 
     def cut(*args):
@@ -278,7 +280,7 @@ def test_nobody_waits_for_the_rest_of_a_batch_when_it_cannot_be_asked_for(fake, 
     storage.prefetch([p64(1), p64(2)], maxtid)
     assert storage.loadBefore(p64(2), maxtid) == revision(p64(2))
     assert channel.buried.wait(20)
-    assert (len(begun), storage._loader.prefetcher.pending) == (2, {})
+    assert (len(begun), inside.loader(storage).prefetcher.pending) == (2, {})
     assert storage.loadBefore(p64(1), maxtid) == revision(p64(1))
 
 
@@ -293,7 +295,7 @@ def test_a_prefetch_ends_with_its_connection(fake, opened):
     storage = opened()
     storage.prefetch([OID], maxtid)
     assert storage.loadBefore(OID, maxtid) == revision(OID)
-    assert storage._loader.prefetcher.pending == {}
+    assert inside.loader(storage).prefetcher.pending == {}
 
 
 def test_what_the_cache_knows_is_not_asked_for_again_after_a_prefetch_of_the_past(fake, opened):
@@ -302,6 +304,6 @@ def test_what_the_cache_knows_is_not_asked_for_again_after_a_prefetch_of_the_pas
     storage = opened()
     storage.prefetch([OID], p64(2))
     storage.ping()
-    assert list(storage._cache.contents()) == [(OID, p64(1), p64(2))]
+    assert list(inside.cache(storage).contents()) == [(OID, p64(1), p64(2))]
     assert storage.loadBefore(OID, p64(2)) == (b'old', p64(1), p64(2))
     assert (asked(fake), fake.tid) == ([OID], z64)

@@ -14,6 +14,7 @@ from ZODB.TimeStamp import TimeStamp
 from ZODB.utils import z64
 
 import zeo_clone
+from tests.support import inside
 from tests.support.tool_process import run_at_terminal, run_tool
 from zeo_clone.addresses import format_address
 from zeo_clone.commands import status as zeo_status
@@ -229,7 +230,7 @@ def test_invalidations_and_verifications_are_counted(new_server, client, caplog)
         transaction.commit()
     storage = client(server.addr, client_label='me')
     assert storage.server_status()['invalidations'] == 2
-    ask = functools.partial(storage._manager.ready.channel.call, 'getInvalidations')
+    ask = functools.partial(inside.link(storage).channel.call, 'getInvalidations')
     last = storage.lastTransaction()
     for tid, answer in [(last, (last, [])), (b'\0' * 7 + b'\1', None), (b'\x7f' * 8, None)]:
         assert ask((tid,)) == answer
@@ -323,7 +324,7 @@ def at_unix_socket(new_server, tmp_path):
 
 def test_a_client_is_disconnected(at_unix_socket, client, caplog):
     storage = client(at_unix_socket.addr, client_label='instance 1')
-    link = storage._manager.ready
+    link = inside.link(storage)
     code, out, err = run_tool('commands.status', at_unix_socket.addr, '--disconnect', 'instance 1')
     assert (code, err) == (0, '')
     assert out.startswith('disconnected unix socket, pid ')

@@ -14,8 +14,10 @@ from ZODB.MappingStorage import MappingStorage
 
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.connections.test_finding import Lasting, commit, free_port
+from tests.support import inside
 from zeo_clone.client import attempt, search
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.loop import poll
 from zeo_clone.loop.runtime import AF_INET, Endpoint, Runtime
 
 OID = p64(7)
@@ -107,14 +109,19 @@ def names(monkeypatch):
             event.set()
 
 
+def go_on_for_a_moment(storage):
+    """Let the client connect, or whatever it is at."""
+    if storage._options.io_thread:
+        inside.manager(storage).places.wait(0.01)
+    else:
+        poll(0.01)
+
+
 def tried(storage, *addresses):
     """Wait until there are attempts at all of these."""
-    manager, wanted = storage._manager, {f'{host}:{port}' for host, port in addresses}
+    manager, wanted = inside.manager(storage), {f'{host}:{port}' for host, port in addresses}
     while not wanted <= {str(one.target) for one in tuple(manager._search._trying)}:
-        if storage._options.io_thread:
-            manager.places.wait(0.01)
-        else:
-            manager._loop.turn(0.01)
+        go_on_for_a_moment(storage)
 
 
 def there_is_none(storage, match):
@@ -123,9 +130,9 @@ def there_is_none(storage, match):
     while match not in complaint:
         assert time.monotonic() < deadline
         if not storage._options.io_thread:
-            storage._manager._loop.turn(0.01)
+            poll(0.01)
         try:
-            storage._manager.link(0.05)
+            inside.manager(storage).link(0.05)
         except ClientDisconnected as error:
             complaint = str(error)
 
@@ -214,7 +221,7 @@ def test_a_writable_server_is_found_again_beside_a_mute_one(new_server, client, 
     tried(storage, silent)
     new_server({'1': kept}, address)
     while storage.isReadOnly():
-        storage._manager.places.wait(0.01)
+        inside.manager(storage).places.wait(0.01)
         storage.ping()
     commit(storage, OID)
 
@@ -253,7 +260,7 @@ def test_new_addr_while_the_name_of_the_old_one_is_looked_up(two, client, names,
     addresses = [('old.example', 1), ('127.0.0.1', free_port('127.0.0.1'))]
     storage = client(addresses, wait=False, wait_timeout=20, io_thread=io_thread)
     if not io_thread:
-        storage._manager._loop.turn(0)
+        poll(0)
     names['wait_for']('old.example')
     if not late:
         answer.set()
@@ -284,7 +291,7 @@ def test_new_addr_at_each_step_of_a_connection(two, client, held, io_thread):
         seen = old.called(held)
         old.client.cut()
         while old.called(held) == seen:
-            storage._manager._loop.turn(0.01) if not io_thread else storage._manager.places.wait(0.01)
+            go_on_for_a_moment(storage)
     ends_at_the_new_one(storage, old, new)
 
 
@@ -297,7 +304,7 @@ def test_new_addr_while_an_attempt_hangs(two, client, mute):
     storage.new_addr(new.address)
     storage.ping()
     assert new.called('ping') == 1
-    assert not storage._manager._search._trying
+    assert not inside.manager(storage)._search._trying
 
 
 def test_new_addr_again_and_again(two, client):
@@ -325,7 +332,7 @@ def test_new_addr_while_a_better_server_waits_for_the_old_one_to_go(two, client,
 
     old.answers['register'] = register
     storage = client(old.address, read_only_fallback=True, wait_timeout=20)
-    manager, arrived, go_on = storage._manager, threading.Event(), threading.Event()
+    manager, arrived, go_on = inside.manager(storage), threading.Event(), threading.Event()
     fail = manager.ready.fail
 
     def slow_fail(error):

@@ -12,6 +12,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
 from tests.client.fake_server import p64
+from tests.support import inside
 from tests.support.proxy import INSIDE, UP, Proxy
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
@@ -48,7 +49,7 @@ def quiet(new_server, tmp_path):
 
     def state():
         with changed:
-            assert changed.wait_for(lambda: not server._sessions, 20)
+            assert changed.wait_for(lambda: not inside.sessions(server), 20)
         gc.collect()
         return descriptors(), threading.active_count(), len(os.listdir(served.temporaryDirectory()))
 

@@ -13,6 +13,7 @@ from ZODB.POSException import ReadOnlyError
 from ZODB.utils import z64
 
 from tests.client.fake_server import p64
+from tests.support import inside
 from zeo_clone.client import search
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
@@ -69,9 +70,9 @@ def test_the_client_is_there_first(place, new_server, client):
     pings = []
     thread = threading.Thread(target=lambda: pings.append(storage.ping()))
     thread.start()
-    failed = storage._manager._search._errors
+    failed = inside.manager(storage)._search._errors
     while not failed:  # at least one attempt has failed
-        storage._manager.places.wait(0.1)
+        inside.manager(storage).places.wait(0.1)
     new_server(addr=place.address, **place.server)
     thread.join(20)
     assert pings == [None]
@@ -226,9 +227,9 @@ def test_a_server_that_comes_and_goes_does_not_fill_the_log(new_server, client, 
     server = new_server()
     storage = client(server.addr)
     for _ in range(20):
-        link = storage._manager.link(20)
-        for session in list(server._sessions):
-            server._loop.door(lambda session=session: session.disconnect('test'))
+        link = inside.manager(storage).link(20)
+        for session in list(inside.sessions(server)):
+            server.call_in_loop(lambda session=session: session.disconnect('test'))
         assert link.channel.buried.wait(20)
     lines = [record for record in caplog.records
              if record.name.startswith('zeo_clone.client') and 'was lost' in record.message]
@@ -243,7 +244,7 @@ def test_a_db_survives_many_losses(new_server, client):
     for number in range(10):
         with other.transaction() as connection:
             connection.root()['n'] = number
-        link = db.storage._manager.ready
+        link = inside.link(db.storage)
         link.fail(ClientDisconnected('test'))
         db.storage.ping()
         with db.transaction() as connection:

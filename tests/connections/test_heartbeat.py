@@ -12,6 +12,7 @@ import pytest
 import zeo_clone
 from tests.connections.blackhole import Wire
 from tests.server.desk import ClockRuntime, Desk, HandLoop
+from tests.support import inside
 from zeo_clone.client import heartbeat as client_heartbeat
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
@@ -59,7 +60,7 @@ def test_a_client_that_vanished_is_noticed(new_server, client, wire_to, caplog):
     server = new_server(heartbeat_s=INTERVAL_S)
     wire = wire_to(server)
     storage = client(wire.address, heartbeat=INTERVAL_S)
-    session, = server._sessions
+    session, = inside.sessions(server)
     while math.isinf(session.pulse.interval_s):  # the promise comes from the I/O thread
         storage.ping()
     gone = threading.Event()
@@ -74,16 +75,16 @@ def test_a_client_without_an_io_thread_may_be_silent(new_server, client):
     """Its application may have other things to do; nobody expects heartbeats of it."""
     server = new_server(heartbeat_s=0.02)
     storage = client(server.addr, heartbeat=0.01, io_thread=False)
-    session, = server._sessions
+    session, = inside.sessions(server)
     storage.ping()
     assert math.isinf(session.pulse.interval_s)
     # Five keep-alive messages of the server have come when there are 5 * 22 bytes or more.
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     before = channel.transport.received
     while channel.transport.received < before + 100:
         REAL.wait(channel.fd, True, False, 20)
         storage._life.process_pending()
-    assert session in server._sessions
+    assert session in inside.sessions(server)
 
 
 def test_intervals_have_names_and_add_up_to_three():
@@ -97,8 +98,8 @@ def test_intervals_have_names_and_add_up_to_three():
 def test_tcp_itself_notices_a_host_that_vanished(server, client):
     """N1: for clients that promise nothing; both ends of a connection have the options."""
     storage = client(server.addr)
-    session, = server._sessions
-    for sock in (storage._manager.ready.channel.socket, session.channel.socket):
+    session, = inside.sessions(server)
+    for sock in (inside.link(storage).channel.socket, session.channel.socket):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
@@ -196,20 +197,20 @@ def test_clients_of_zeo_ignore_keep_alive_messages(new_server, console):
     server = new_server(heartbeat_s=0.05)
     prompt = console('ZEO')
     prompt.connect(server.addr)
-    session, = server._sessions
+    session, = inside.sessions(server)
     session.channel.core.send_keep_alive = counter = Counter(session.channel.core.send_keep_alive)
     assert counter.done.wait(20)
     prompt.run("root['x'] = 1; transaction.commit()")
-    assert list(server._sessions) == [session]
+    assert list(inside.sessions(server)) == [session]
 
 
 def test_servers_of_zeo_answer_heartbeats(peer_server, client):
     """N1: they send nothing by themselves, but they answer ``ping``."""
     storage = client(peer_server.address, heartbeat=0.05)
-    link = storage._manager.ready
+    link = inside.link(storage)
     link._heartbeat._answered = counter = Counter(link._heartbeat._answered)
     assert counter.done.wait(20)
-    assert storage._manager.ready is link
+    assert inside.link(storage) is link
 
 
 # -- what is told with it -------------------------------------------------------------------------------
@@ -222,9 +223,9 @@ def test_client_tells_its_version_and_how_often_its_cache_had_what_was_wanted(ne
             with db.transaction() as connection:
                 connection.cacheMinimize()
                 connection.root()._p_activate()
-        session, = server._sessions
+        session, = inside.sessions(server)
         stats = db.storage.cache_stats()
-        db.storage._manager.ready._heartbeat.beat()
+        inside.link(db.storage)._heartbeat.beat()
         while session.member.told.get('hits') != stats['hits']:
             db.storage.ping()
         described, = server.server_status()['clients']

@@ -15,6 +15,7 @@ from ZODB.utils import maxtid
 
 from tests.client.fake_server import p64
 from tests.connections.test_finding import commit
+from tests.support import inside
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.configuration import zconfig
 from zeo_clone.Exceptions import ClientDisconnected
@@ -67,7 +68,7 @@ def test_a_message_above_the_frame_limit(new_server, client, caplog):
     """N7: from a client that does not know the limit: the connection is closed with a line; others go on."""
     server = new_server(frame_limit=100_000)
     storage = client(server.addr)
-    storage._manager.ready.channel.core.send_limit = 1 << 30
+    inside.link(storage).channel.core.send_limit = 1 << 30
     other = client(server.addr)
     meta = TransactionMetaData()
     with pytest.raises(ClientDisconnected):
@@ -88,12 +89,12 @@ def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
     gone = threading.Event()
     forget = server.forget
     server.forget = lambda session: (forget(session), gone.set())
-    session = next(iter(server._sessions))
+    session = next(iter(inside.sessions(server)))
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     oids = [p64(n) for n in range(60_000)]
     notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), oids))
     for _ in range(20):
-        server._loop.door(lambda: session.member.send(notice))
+        server.call_in_loop(lambda: session.member.send(notice))
     assert gone.wait(20)
     assert 'it does not read' in caplog.text
     commit(writer, p64(1))
@@ -105,7 +106,7 @@ def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client,
     server = new_server(output_limit=1 << 20, ssl=contexts.server())
     options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost'}
     lazy = client(server.addr, io_thread=False, **options)
-    session = next(iter(server._sessions))
+    session = next(iter(inside.sessions(server)))
     writer = client(server.addr, **options)
     gone = threading.Event()
     forget = server.forget
@@ -114,9 +115,9 @@ def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client,
     oids = [p64(n) for n in range(60_000)]
     notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), oids))
     for _ in range(20):
-        server._loop.door(lambda: session.member.send(notice))
+        server.call_in_loop(lambda: session.member.send(notice))
     assert gone.wait(20)
-    assert session not in server._sessions
+    assert session not in inside.sessions(server)
     assert 'it does not read' in caplog.text
     commit(writer, p64(1))
     lazy.close()
@@ -134,11 +135,11 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     writer.store(p64(1), bytes(8), b'x' * 100_000, '', meta)
     writer.tpc_vote(meta)
     tid = writer.tpc_finish(meta)
-    before = set(server._sessions)
+    before = set(inside.sessions(server))
     slow = client(server.addr, io_thread=False, **options)
-    session, = set(server._sessions) - before
+    session, = set(inside.sessions(server)) - before
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
-    link = slow._manager.ready
+    link = inside.link(slow)
     answers = []
 
     class Load(Joinable):
@@ -153,9 +154,9 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
         if session.channel._paused:
             paused.set()
         else:
-            server._loop.call_later(0.001, look)
+            inside.loop(server).call_later(0.001, look)
 
-    server._loop.door(look)
+    server.call_in_loop(look)
     assert paused.wait(20)
     assert session.channel.queued < 1 << 20  # of 5 MB
     writer.ping()

@@ -14,6 +14,7 @@ from ZODB.utils import maxtid
 from tests.client.fake_server import p64
 from tests.connections.test_finding import commit
 from tests.connections.wire import Peer, call, oneway
+from tests.support import inside
 from tests.support.memory import Peak
 from tests.support.runzeo_process import Runzeo
 from tests.support.server_process import ServerProcess
@@ -196,7 +197,7 @@ def test_nobody_is_closed_in_the_middle_of_a_commit(watched, peer, client, caplo
     """S12, L3: not even the committer itself, should it have most just then; it goes afterwards."""
     class Growing(MappingStorage):
         def tpc_finish(self, transaction, func=lambda tid: None):
-            next(iter(server.server._sessions)).channel.share.add(9 * MB)
+            next(iter(inside.sessions(server.server))).channel.share.add(9 * MB)
             return super().tpc_finish(transaction, func)
 
     server = watched(storages={'1': Growing()}, memory_limit=8 * MB)
@@ -219,7 +220,7 @@ def test_the_bound_holds_under_tls(watched, client, contexts, caplog):
     server = watched(ssl=contexts.server(), memory_limit=4 * MB)
     options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost', 'io_thread': False}
     lazy = [client(server.address, **options) for _ in range(4)]
-    sessions = list(server.server._sessions)
+    sessions = list(inside.sessions(server.server))
     notice = sessions[0].channel.core.send_oneway('invalidateTransaction',
                                            (p64(1), [p64(number) for number in range(200_000)]))
 
@@ -248,14 +249,14 @@ def test_who_stops_in_the_middle_of_a_message_is_not_waited_for(watched, peer, c
     server.wait_for_ends(1)
     assert f'it sent {MB + 4} bytes of a message, and nothing more for 0.2 s' in caplog.text
     assert server.used < 2000
-    assert len(server.server._sessions) == 2
+    assert len(inside.sessions(server.server)) == 2
 
 
 def test_a_large_invalidation_is_in_memory_once_and_closes_nobody(new_server, client, contexts):
     """S12: 20 clients that have not read it yet, 40 MB by the queues, 2 MB in truth."""
     server = new_server(memory_limit=8 * MB)
     lazy = [client(server.addr, io_thread=False) for _ in range(20)]
-    for session in list(server._sessions):
+    for session in list(inside.sessions(server)):
         session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     done = threading.Event()
 

@@ -17,6 +17,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import p64
+from tests.support import inside
 from zeo_clone.client import search
 from zeo_clone.Exceptions import ClientDisconnected
 
@@ -81,15 +82,15 @@ def test_a_one_way_call_when_the_reader_has_just_met_the_end(
                      **options[1])
     transaction = TransactionMetaData()
     storage.tpc_begin(transaction)
-    channel = storage._manager.ready.channel
-    session, = server._sessions
+    channel = inside.link(storage).channel
+    session, = inside.sessions(server)
 
     def hang_up():
         if end == 'it was reset':
             reset(session.channel.socket)
         session.disconnect('test')
 
-    server._loop.door(hang_up)
+    server.call_in_loop(hang_up)
     with contextlib.suppress(ConnectionResetError):
         while channel.runtime.wait(channel.fd, True, False, 20) and channel.transport.receive() != b'':
             pass

@@ -14,6 +14,7 @@ from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import FakeServer, Refuse, p64
 from tests.client.test_order import Wrapper
+from tests.support import inside
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
 from zeo_clone.client.link import Identity
 from zeo_clone.client.storage import ClientStorage
@@ -80,7 +81,7 @@ def test_whatever_became_of_the_request_the_client_tells_the_truth(server, proxy
     for number in range(10):
         data = b'%d' % number
         meta = vote(storage, data, serial=base)
-        link = storage._manager.ready
+        link = inside.link(storage)
         proxy.cut(UP, b'tpc_finish', AFTER)
         try:
             base = storage.tpc_finish(meta)
@@ -109,14 +110,14 @@ def test_an_older_session_of_the_client_cannot_commit_any_more(server, client, m
     """C11: the server closes it before it answers, whatever is still on the way from it."""
     storage = client(server.addr)
     vote(storage)
-    session, = server._sessions
+    session, = inside.sessions(server)
     # It has the token from the start: it may be connected before its constructor returns.
     monkeypatch.setattr(Identity, '__init__', lambda self, runtime: vars(self).update(
-        vars(storage._engine.identity)))
+        vars(inside.engine(storage).identity)))
     other = client(server.addr)
     other.ping()
     # The lock is free: the transaction of the first session was aborted.
-    assert session not in server._sessions
+    assert session not in inside.sessions(server)
     meta = vote(other, b'other')
     other.tpc_finish(meta)
 
@@ -124,9 +125,9 @@ def test_an_older_session_of_the_client_cannot_commit_any_more(server, client, m
 def test_a_child_of_fork_is_another_client(server, client):
     """It must not close the parent's session."""
     storage = client(server.addr)
-    token = storage._engine.identity.token
+    token = inside.engine(storage).identity.token
     other = client(server.addr)
-    assert other._engine.identity.token != token
+    assert inside.engine(other).identity.token != token
     assert len(token) == 16
 
 
@@ -202,7 +203,7 @@ def test_real_zeo_servers_are_looked_at(peer_server, client):
 def at_finish(storage, happens, committed):
     """When the client commits: the server does so if `committed`, then something happens, then the connection
     is lost, before the reply has come."""
-    link = storage._manager.ready
+    link = inside.link(storage)
     original = link.channel.call
 
     def call(name, args, on_reply=None):

@@ -10,6 +10,7 @@ import ZODB
 from ZODB.utils import maxtid, p64, z64
 
 from tests.storage.helpers import commit, store
+from tests.support import inside
 from tests.support.server_process import PeerServer, ServerProcess
 from zeo_clone.Exceptions import ClientDisconnected
 
@@ -86,7 +87,7 @@ def test_a_live_client_of_a_lost_future(process, client, tmp_path):
     past.goes_another_way()
     while past.victim.effects.applying is None:
         with pytest.raises(ClientDisconnected):
-            past.victim._manager.link(0.1)
+            inside.manager(past.victim).link(0.1)
     for oid in (ONE, TWO):
         with pytest.raises(ClientDisconnected, match='restart this client'):
             past.victim.loadBefore(oid, maxtid)

@@ -11,6 +11,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import FakeServer, p64
+from tests.support import inside
 from tests.support.runzeo_process import Runzeo
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
@@ -47,7 +48,7 @@ class Watching(Runtime):
 def interrupted_in(fake, storage, name, call):
     """Make `call`, whose message `name` the server answers only after a KeyboardInterrupt in the wait."""
     answer, release = fake.answers.get(name), threading.Event()
-    channel = storage._manager.ready.channel
+    channel = inside.link(storage).channel
     channel.runtime = watching = Watching()
 
     def hold(connection, *args):
@@ -131,7 +132,7 @@ def test_in_the_finish(fake, storage):
 
 def test_in_sending(fake, storage):
     """Nobody knows how much of the message is on its way: the connection is given up, the next one used."""
-    transport = storage._manager.ready.channel.transport
+    transport = inside.link(storage).channel.transport
     send = transport.send
 
     def interrupt(data):

@@ -15,6 +15,7 @@ from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import p64
 from tests.connections.blackhole import Wire
+from tests.support import inside
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
 from zeo_clone.Exceptions import ClientDisconnected
 
@@ -72,7 +73,7 @@ def test_a_commit_is_cut_at_each_frame(server, client, direction, content, where
         ledger = Ledger(storage)
         assert ledger.attempt()
         for _ in range(2):
-            cuts, link = proxy.cuts_made, storage._manager.ready
+            cuts, link = proxy.cuts_made, inside.link(storage)
             proxy.cut(direction, content, where)
             ledger.attempt()
             link.channel.buried.wait(20)  # with AFTER the reply may have been faster than the cut
@@ -130,7 +131,7 @@ def test_tls_is_cut_at_each_byte(new_server, client, contexts, direction, most):
         assert ledger.attempt()
         outcomes = set()
         for budget in range(0, most, 1 if HEAVY else 60):
-            cuts, link = wire.cuts, storage._manager.link(20)
+            cuts, link = wire.cuts, inside.manager(storage).link(20)
             with wire.changed:
                 wire.budget[direction] = budget
             outcomes.add(ledger.attempt())

@@ -222,7 +222,7 @@ def test_close_while_the_server_is_silent(new_server, client, contexts, when):
     asked, errors = threading.Event(), []
     if when == 'it waits':
         release = threading.Event()
-        server._loop.door(lambda: release.wait(20))  # it answers nobody
+        server.call_in_loop(lambda: release.wait(20))  # it answers nobody
     else:
         release = None
 

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from tests.monitor.conftest import LIMIT_S, get
+from tests.support import inside
 from zeo_clone.monitor.monitor import Monitor
 
 
@@ -39,7 +40,7 @@ def storage(measured, client):
 
 
 def test_the_page_disconnects_a_client_and_the_log_says_so(monitor, token, storage, caplog):
-    link = storage._manager.ready
+    link = inside.link(storage)
     status, text = post(monitor.address, '/disconnect?client=instance+1&storage=1', X_Zeo_Token=token)
     assert status == 200
     assert text.endswith('(instance 1)')
@@ -58,14 +59,14 @@ def test_the_same_origin_is_welcome(monitor, token, storage):
     {'Origin': 'null'}, {'Origin': ''}])
 def test_pages_of_other_sites_are_refused(monitor, token, storage, headers):
     """They do not know the token, and could not send it."""
-    link = storage._manager.ready
+    link = inside.link(storage)
     if 'Origin' in headers:
         headers = {'X_Zeo_Token': token, **headers}
     assert post(monitor.address, '/disconnect?client=instance+1', **headers)[0] == 403
     assert post(monitor.address, '/disconnect?client=instance+1', X_Zeo_Token=token,
                 Host='evil.example')[0] == 421
     storage.ping()
-    assert storage._manager.ready is link
+    assert inside.link(storage) is link
 
 
 def test_what_was_not_done_is_told(monitor, token, storage):
@@ -80,10 +81,10 @@ def test_what_was_not_done_is_told(monitor, token, storage):
 
 
 def test_looking_does_nothing(monitor, token, storage):
-    link = storage._manager.ready
+    link = inside.link(storage)
     assert get(monitor.address, '/disconnect?client=instance+1', **{'X-Zeo-Token': token})[0] == 405
     storage.ping()
-    assert storage._manager.ready is link
+    assert inside.link(storage) is link
 
 
 def test_without_the_key_there_is_nothing_to_do(ask, measured, new_monitor, storage):

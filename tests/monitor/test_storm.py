@@ -9,6 +9,7 @@ from collections import deque
 import pytest
 
 from tests.monitor.conftest import get
+from tests.support import inside
 from zeo_clone.commands.health import ask
 from zeo_clone.monitor.web import MAX_CONNECTIONS
 from zeo_clone.server.clients import strangers
@@ -63,4 +64,4 @@ def test_ruok_is_answered_in_a_storm(new_server, client, monkeypatch):
         for _ in range(10):
             assert ask(server.addr, 60)['1']['connections'] == 1
     storage.ping()
-    assert not storage._manager.ready.channel.closed
+    assert not inside.link(storage).channel.closed

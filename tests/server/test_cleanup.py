@@ -25,6 +25,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import p64, z64
 
 from tests.server.desk import ClockRuntime, Desk, HandLoop
+from tests.support import inside
 from tests.support.brittle import Script, brittle, brittle_files
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.server.audience import audience
@@ -571,4 +572,4 @@ def test_a_connection_that_cannot_be_greeted_is_forgotten(new_server, monkeypatc
         assert connection.recv(100) == b''
     with socket.create_connection(server.addr, 10) as connection:
         assert connection.recv(100)
-        assert len(server._sessions) == 1
+        assert len(inside.sessions(server)) == 1

@@ -348,7 +348,7 @@ def test_a_server_that_never_ran_can_be_closed():
 def test_close_works_in_the_loop_thread_too(new_server, wire):
     server = new_server()
     client = wire(server).register()
-    server._loop.door(server.close)
+    server.call_in_loop(server.close)
     assert client.at_end()
 
 

@@ -9,6 +9,8 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
+from tests.support import inside
+
 BLOB_RECORD = b'cZODB.blob\nBlob\n.N.'
 
 
@@ -81,7 +83,7 @@ class Recorder:
 
 def channel(storage):
     """The way to the server for what ClientStorage itself would never send."""
-    return storage._manager.ready.channel
+    return inside.link(storage).channel
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ZODB.utils import p64, z64
 
 from tests.storage.helpers import BLOB_RECORD, channel, commit, store, store_blob
 from tests.storage.helpers import no_larger_files as limited
+from tests.support import inside
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.StorageServer import StorageServer
@@ -140,9 +141,9 @@ def test_only_names_that_the_server_could_have_issued_are_taken(blob_server, cli
     oid = storage.new_oid()
     transaction = TransactionMetaData()
     storage.tpc_begin(transaction)
-    directory = storage._blobs.directory.fshelper.getPathForOID(oid, create=True)
+    directory = inside.blobs(storage).directory.fshelper.getPathForOID(oid, create=True)
     os.symlink(secret, os.path.join(directory, 'link'))
-    number = storage._engine.committing.phase.number
+    number = inside.engine(storage).committing.phase.number
     channel(storage).send('storeBlobShared', (oid, z64, BLOB_RECORD, name, number))
     with pytest.raises(ValueError):
         storage.tpc_vote(transaction)
@@ -157,12 +158,12 @@ def test_a_symbolic_link_with_a_good_name_is_refused(blob_server, client, tmp_pa
     secret.write_text('secret')
     storage = client(blob_server.address, blob_dir=str(tmp_path / 'blobs'), shared_blob_dir=True)
     oid = storage.new_oid()
-    directory = storage._blobs.directory.fshelper.getPathForOID(oid, create=True)
+    directory = inside.blobs(storage).directory.fshelper.getPathForOID(oid, create=True)
     name = '0x01-1-1.tmp'
     os.symlink(secret, os.path.join(directory, name))
     transaction = TransactionMetaData()
     storage.tpc_begin(transaction)
-    number = storage._engine.committing.phase.number
+    number = inside.engine(storage).committing.phase.number
     channel(storage).send('storeBlobShared', (oid, z64, BLOB_RECORD, name, number))
     with pytest.raises(ValueError, match='regular file'):
         storage.tpc_vote(transaction)
@@ -281,7 +282,7 @@ def test_nothing_of_an_upload_stays_when_the_server_is_killed(blob_server, clien
         committed = files_below(files)
         assert len([name for name in committed if name.endswith('.blob')]) == 3
     if shared and moment != 'finished':  # so that the client does not do it
-        storage._engine.committing.phase.blobs.clear()
+        inside.engine(storage).committing.phase.blobs.clear()
     blob_server.kill()
     blob_server.start()
     assert files_below(files) == committed

@@ -16,6 +16,7 @@ from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
 from tests.storage.helpers import commit, store
+from tests.support import inside
 from tests.support.server_process import ServerProcess
 
 WHEN = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
@@ -89,7 +90,7 @@ def test_iterations_step_by_step_are_lossless_as_well(tmp_path, client, only_her
     tids = write(tmp_path / 'Data.fs', RICH)
     with ServerProcess([{'kind': 'file', 'path': str(tmp_path / 'Data.fs')}]) as server:
         storage = client(server.address)
-        storage._manager.ready.info['extensions'] = ['rich_values']
+        inside.link(storage).info['extensions'] = ['rich_values']
         found = next(storage.iterator())
         assert found.extension == RICH
         assert [record.tid for record in found] == tids

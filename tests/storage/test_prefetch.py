@@ -6,6 +6,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64
 
 from tests.storage.helpers import Recorder, commit, store
+from tests.support import inside
 
 #: Bytes of an object: most are small, some do not fit into a reply together with others.
 SIZES = [300_000 if number % 40 == 5 else 20_000 if number % 3 else 5 for number in range(200)]
@@ -29,7 +30,7 @@ def test_prefetched_objects_need_no_further_request(blob_server, client, written
     reader = client(blob_server.address, cache_size=50 << 20)
     oids = [p64(number + 1) for number in range(len(SIZES))]
     before = writer.server_status()['loads']
-    monkeypatch.setattr(reader._manager.ready.channel, 'load', refuse)
+    monkeypatch.setattr(inside.link(reader).channel, 'load', refuse)
     reader.prefetch([*oids, p64(10_000)], maxtid)
     for number, (oid, size) in enumerate(zip(oids, SIZES, strict=True)):
         assert reader.loadBefore(oid, maxtid) == (bytes((number,)) * size, tid, None)
@@ -50,7 +51,7 @@ def test_what_was_prefetched_ends_when_it_is_changed(blob_server, client, writte
     changed = commit(writer, store(oids[0], b'changed', tid))
     assert recorder.of(changed) == {oids[0]}
     with monkeypatch.context() as patch:
-        patch.setattr(reader._manager.ready.channel, 'load', refuse)
+        patch.setattr(inside.link(reader).channel, 'load', refuse)
         assert reader.loadBefore(oids[0], changed) == (bytes(5), tid, changed)
         assert reader.loadBefore(oids[1], maxtid) == (b'\1' * 20_000, tid, None)
     assert reader.loadBefore(oids[0], maxtid) == (b'changed', changed, None)

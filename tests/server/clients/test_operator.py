@@ -11,6 +11,7 @@ from ZODB.MappingStorage import MappingStorage
 
 import zeo_clone
 from tests.server.desk import Desk
+from tests.support import inside
 from zeo_clone.commands.health import NoAnswer, Refused, ask, disconnect
 from zeo_clone.loop.runtime import Runtime
 
@@ -157,7 +158,7 @@ def real_client():
 def test_by_a_unix_socket_it_is_always_possible(new_server, real_client, tmp_path):
     server = new_server(addr=str(tmp_path / 'socket'))
     storage = real_client(server.addr, client_label='me')
-    link = storage._manager.ready
+    link = inside.link(storage)
     name = disconnect(server.addr, 'me', None, 'jane', 20)
     assert name.startswith('unix socket, pid ')
     assert link.channel.buried.wait(20)
@@ -182,7 +183,7 @@ def test_not_for_other_users(new_server, real_client, tmp_path):
 def test_by_tcp_only_if_it_is_allowed(new_server, real_client, allowed):
     server = new_server(allow_disconnect=allowed)
     storage = real_client(server.addr, client_label='me')
-    link = storage._manager.ready
+    link = inside.link(storage)
     if allowed:
         assert disconnect(server.addr, 'me', '1', 'jane', 20).endswith('(me)')
         assert link.channel.buried.wait(20)

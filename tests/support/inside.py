@@ -1,0 +1,50 @@
+"""What tests see behind the doors of a storage, a cache and a server: the one place that knows those names.
+
+Whoever wants more of the inside asks here, so that a change of the house is told here and not in forty files.
+`tests/test_reach.py` counts who goes by another way.
+"""
+
+
+def manager(storage):
+    """Of the links of a ClientStorage."""
+    return storage._manager
+
+
+def link(storage):
+    """The link in use; None while there is none."""
+    return storage._manager.ready
+
+
+def engine(storage):
+    """All of a storage that a fork must not share."""
+    return storage._engine
+
+
+def loader(storage):
+    """What asks the server for records."""
+    return storage._loader
+
+
+def cache(storage):
+    """Its cache."""
+    return storage._cache
+
+
+def blobs(storage):
+    """Its files of blobs; None without a directory for them."""
+    return storage._blobs
+
+
+def sessions(server):
+    """The sessions of a StorageServer, which come and go in its thread."""
+    return server._sessions
+
+
+def loop(server):
+    """The loop of a StorageServer."""
+    return server._loop
+
+
+def book(cache):
+    """What a ClientCache knows of revisions."""
+    return cache._book
