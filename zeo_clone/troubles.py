@@ -58,8 +58,11 @@ def find(status: dict[str, Values]) -> list[Trouble]:
 
 def _of_storage(name: str, values: Values) -> Iterator[Trouble]:
     if values.get('failed'):
-        yield Trouble(True, 'failed', name, f'it has failed in {values["failed"]}',
-                      'look at its disk and at the log; the next commit that succeeds ends this alarm')
+        yield Trouble(True, 'failed', name, failure(values),
+                      'look at its disk and at the log; the next commit that succeeds ends this alarm'
+                      if _away(values) is None else
+                      'see whether PostgreSQL runs and lets this machine in (zeo-clone check asks it); loads '
+                      'and commits wait for database-patience, and all goes on by itself when it is back')
     yield from _commit_lock(name, values)
     yield from _stalled(name, values)
     for disk in (values.get('sizes') or {}).get('disks', ()):
@@ -74,6 +77,20 @@ def _of_storage(name: str, values: Values) -> Iterator[Trouble]:
     if packing is not None and packing >= PACK_S:
         yield Trouble(False, 'pack', name, f'it has been packed for {format_age(packing)}',
                       'see whether its disk is busy and the new file grows; pack more often, or by night')
+
+
+def failure(values: Values) -> str:
+    """What a storage that has failed has failed in."""
+    away = _away(values)
+    if away is None:
+        return f'it has failed in {values["failed"]}'
+    return f'its database has been away for {format_age(away)}: {values["failed"]}'
+
+
+def _away(values: Values) -> float | None:
+    """Since so many seconds the database is away; None for storages that are no databases."""
+    seconds: float | None = (values.get('database') or {}).get('away')
+    return seconds
 
 
 def _commit_lock(name: str, values: Values) -> Iterator[Trouble]:

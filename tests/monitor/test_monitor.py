@@ -179,7 +179,7 @@ def test_server_with_a_storage_that_failed_is_healthy_but_not_ready(new_server, 
     assert get(monitor.address, '/healthz')[0] == 200
     status, _, text = get(monitor.address, '/readyz')
     assert status == 503
-    assert text == "storage 'bad' failed in tpc_finish: OSError: [Errno 28] No space left on device\n"
+    assert text == "storage 'bad': it has failed in tpc_finish: OSError: [Errno 28] No space left on device\n"
     found = samples(get(monitor.address, '/metrics')[2])
     assert (found['zeo_storage_failed', 'good'], found['zeo_storage_failed', 'bad']) == (0, 1)
 

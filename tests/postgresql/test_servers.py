@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 import time
 
@@ -17,8 +18,11 @@ from ZODB.utils import maxtid, p64, u64, z64
 from tests.server.test_server import Wire
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.loop.runtime import REAL
 from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.reporter import Report
+from zeo_clone.server.backend.database.relstorage import Database
+from zeo_clone.troubles import find
 
 pytestmark = pytest.mark.long
 
@@ -251,6 +255,18 @@ def test_a_server_that_starts_remembers_what_was_last_and_no_more(new_database_s
     assert history.last_tid == second and not history.knows(first)
 
 
+def test_what_nobody_asks_for_any_more_is_forgotten(new_storage, query):
+    """C11, C22: outcomes and the log keep 30 days; a tid may be old and its copy new; the last one stays."""
+    database = Database(new_storage(), REAL)
+    for name, days in ((b'old', 31), (b'new', 29)):
+        query("INSERT INTO zeo_clone_outcome VALUES (%s, 1, 5, 0, now() - %s * INTERVAL '1 day')", name, days)
+    for tid, days in ((5, 31), (6, 0), (7, 31)):
+        query("INSERT INTO zeo_clone_log VALUES (%s, NULL, now() - %s * INTERVAL '1 day')", tid, days)
+    database.prune()
+    assert [bytes(token) for token, in query('SELECT token FROM zeo_clone_outcome')] == [b'new']
+    assert query('SELECT tid FROM zeo_clone_log ORDER BY 1') == [(6,), (7,)]
+
+
 def test_new_oids_are_given_out_once(servers, wire):
     """C13."""
     given = [oid for server in servers for _ in range(3) for oid in wire(server).call('new_oids', 100)]
@@ -453,8 +469,9 @@ def test_the_status_says_that_the_database_is_away(new_database_server, wire, cl
     try:
         with pytest.raises(AssertionError, match='ReadConflictError'):
             here.call('loadBefore', OTHER, maxtid)
-        assert 'the database, which is away' in server.server_status('1')['failed']
-        assert server.server_status('1')['database']['away'] is not None
+        trouble, = (one for one in find(server.ruok()) if one.kind == 'failed')
+        assert re.search('^its database has been away for .*: .', trouble.text)
+        assert 'see whether PostgreSQL runs' in trouble.advice and 'disk' not in trouble.advice
     finally:
         cluster.start()
     while True:

@@ -103,7 +103,7 @@ def _storage(name: str, values: dict[str, Any]) -> list[str]:
         parts.append(f"being packed for {format_age(values['packing'])}")
     lines = [line + ', '.join(parts), *_sizes(values.get('sizes') or {})]
     if values.get('failed'):
-        lines.append(Loud(clean(f"  FAILED: {values['failed']}"), True))
+        lines.append(Loud(clean(f'  FAILED: {troubles.failure(values)}'), True))
     return lines
 
 

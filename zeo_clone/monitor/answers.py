@@ -24,7 +24,7 @@ from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.reporter import PATIENCE_S, Report, Reporter
 from zeo_clone.monitor.web import Request, Response, text
 from zeo_clone.server.clients.operator import NotDone, Wish
-from zeo_clone.troubles import find
+from zeo_clone.troubles import failure, find
 from zeo_clone.version import __version__
 from zeo_clone.wording import format_seconds
 
@@ -168,7 +168,7 @@ def _unavailable(_: str, reason: str) -> Response:
 
 
 def _readiness(_: Any, report: Report) -> Response:
-    failed = [f'storage {name!r} failed in {status["failed"]}'
+    failed = [f'storage {name!r}: {failure(status)}'
               for name, status in sorted(report.storages.items()) if status['failed']]
     if failed:
         return text(HTTPStatus.SERVICE_UNAVAILABLE, '\n'.join(failed))

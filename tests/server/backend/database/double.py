@@ -7,11 +7,21 @@ from tests.server.desk import ClockRuntime, HandLoop
 from zeo_clone.server.backend.database.relstorage import Statements
 
 
+class Runtime(ClockRuntime):
+    """One without threads."""
+
+    def start_thread(self, target, name, *, daemon=True):
+        target()
+
+
 class Loop(HandLoop):
-    """One without descriptors."""
+    """One without descriptors, and with nobody outside."""
 
     def __init__(self):
-        super().__init__(ClockRuntime())
+        super().__init__(Runtime())
+
+    def door(self, callback):
+        callback()
 
     def register(self, dispatcher):
         """Nothing is polled."""
@@ -103,7 +113,7 @@ class Double:
 
     # ---- what lines need -----------------------------------------------------------------------------
 
-    def connect_later(self):
+    def connect(self):
         if self.away:
             raise ConnectionError('away')
         self.connections.append(Connection(self, 1000 + len(self.connections)))

@@ -27,6 +27,7 @@ from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import Reader
 from zeo_clone.server.backend.database.records import Records
 from zeo_clone.server.backend.database.relstorage import Database, number_of
+from zeo_clone.server.backend.database.upkeep import Upkeep
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.hot import HotObjects
 from zeo_clone.server.backend.packing import Packing
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 #: So many changed oids are told to a client that was away; with more its cache is dropped.
 MOST_CHANGED = 1_000_000
-#: Seconds between two looks at how large the database is.
-MEASURE_S = 20.0
 #: RelStorage gives out oids sixteen at a time.
 OID_RANGE = 16
 #: A client has the commit lock for so long and its timeout, in seconds, before the database lets go of it.
@@ -84,17 +83,13 @@ class DatabaseAbilities(Abilities):
 class DatabaseFailures:
     """What the status says of the database, as `failure.Failures` does of other storages."""
 
-    def __init__(self, feed: Feed, clock: Callable[[], float]) -> None:
+    def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._clock = clock
 
     @property
     def latest(self) -> str | None:
         """Why the database cannot be used just now."""
-        since = self._feed.away_since
-        if since is None:
-            return None
-        return f'the database, which is away for {self._clock() - since:.0f} s: {self._feed.trouble}'
+        return None if self._feed.away_since is None else self._feed.trouble
 
     def sync_failed(self, error: Exception) -> None:
         """Nothing is synced here."""
@@ -113,7 +108,7 @@ class DatabaseBackend:
         self._runtime = runtime
         self._guard = guard
         self._tuning = tuning
-        self._database = database = Database(storage, runtime.randbytes(16).hex())
+        self._database = database = Database(storage, runtime)
         if database.shares_blob_dir:
             raise ValueError('its blobs are in a directory that is shared (shared-blob-dir true), and this '
                              'server serves only those that are in the database: set shared-blob-dir false')
@@ -128,7 +123,7 @@ class DatabaseBackend:
         self.files = BlobFiles(runtime, storage, abilities)
         self.sizes = Sizes(loop, storage, None)
         self.packing = Packing(name, self, abilities, guard, self.files, self.sizes, stats, runtime)
-        self.failures = DatabaseFailures(self._feed, runtime.monotonic)
+        self.failures = DatabaseFailures(self._feed)
         self.hot = HotObjects(self._read_in_worker, runtime.monotonic)
         self.chronicle = Chronicle(self, abilities, runtime)
         self._fences = Fences(runtime, database, tuning.patience_s)
@@ -143,7 +138,7 @@ class DatabaseBackend:
         self._oids: list[bytes] = []  # that nobody has got yet
         self._token = runtime.randbytes(16)  # under which transactions of clients are kept that have none
         self._number = 0
-        self._measured = database.measure()
+        self._upkeep = Upkeep(loop, name, database)
         self._tell: Callable[[bytes, list[bytes], Any], object] | None = None
         self._lost_track: Callable[[], object] | None = None
 
@@ -228,7 +223,7 @@ class DatabaseBackend:
 
     def info(self) -> dict[str, Any]:
         """Length and size, as they were measured last."""
-        length, size = self._measured
+        length, size = self._upkeep.measured
         return {'length': length, 'size': size}
 
     def describe(self) -> dict[str, Any]:
@@ -423,16 +418,7 @@ class DatabaseBackend:
         """Measure in a thread of `workers` from now on."""
         self._measurers = workers
         self.sizes.start(workers)
-        self._loop.call_later(MEASURE_S, self._measure)
-
-    def _measure(self) -> None:
-        if self._measurers is not None:
-            self._measurers.run(self, self._database.measure).when_settled(self._have_measured)
-
-    def _have_measured(self, value: Any, error: BaseException | None) -> None:
-        if error is None:
-            self._measured = value
-        self._loop.call_later(MEASURE_S, self._measure)
+        self._upkeep.start(workers)
 
     def look_up(self) -> None:
         """Somebody looks at hot objects whose classes are not known."""

@@ -3,13 +3,15 @@
 In: questions, statements with their arguments; readiness of the descriptor.  Out: ``ready()`` when there is
 room for one, ``lost(error)`` when the connection has gone or cannot be made, ``notified()`` when the database
 says that there is something new.  A line that was lost is opened again by itself, with pauses.  Loop thread
-only.  It knows no SQL: what makes a connection and moves it on is given to it.
+only, but for the making of connections: names are looked up for that.  It knows no SQL: what makes a
+connection and moves it on is given to it.
 """
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from zeo_clone.loop.core import Loop
@@ -30,8 +32,8 @@ Done = Callable[[Rows], object]
 class Connects(Protocol):
     """A database."""
 
-    def connect_later(self) -> Any:
-        """A connection that is being made."""
+    def connect(self) -> Any:
+        """A connection.  Takes its time, in a thread for it."""
 
     def advance(self, connection: Any) -> str:
         """Go on: 'read', 'write' or 'done'."""
@@ -89,20 +91,14 @@ class Line:
         self._wire: _Wire | None = None
         self._cursor: Any = None  # of all questions, once there is a connection
         self._done: Done | None = None  # of the question that is under way
-        self._since = 0.0  # when that, or the connection, was begun
-        self._connected = False
+        self._since = 0.0  # when that was begun
         self._pause_s = FIRST_PAUSE_S
         self._closed = False
         #: Can a question be asked?
         self.is_ready = False
 
     def __repr__(self) -> str:
-        return f'<Line {"ready" if self.is_ready else "busy" if self._connected else "not connected"}>'
-
-    @property
-    def is_connected(self) -> bool:
-        """Is there a connection?"""
-        return self._connected
+        return f'<Line {"ready" if self.is_ready else "busy" if self._connection else "not connected"}>'
 
     # ---- opening and closing ------------------------------------------------------------------------
 
@@ -112,14 +108,26 @@ class Line:
         self.loop.call_later(TICK_S, self._tick)
 
     def _connect(self) -> None:
-        if self._closed:
-            return
-        self._since = self.loop.runtime.monotonic()
+        if not self._closed:
+            self.loop.runtime.start_thread(self._make, 'zeo-server-database')
+
+    def _make(self) -> None:
+        """In a thread of its own."""
         try:
-            self._connection = self._database.connect_later()
-            self.advance()
+            connection = self._database.connect()
         except Exception as error:
-            self.broke(error)
+            self.loop.door(partial(self.broke, error))
+        else:
+            self.loop.door(partial(self._made, connection))
+
+    def _made(self, connection: Any) -> None:
+        if self._closed:
+            connection.close()
+            return
+        self._connection, self._cursor = connection, connection.cursor()
+        self._wire = _Wire(self, connection)
+        self._wire.open(READ)
+        self.ask(self._opening, None, _opened)
 
     def close(self) -> None:
         """For good.  May be called twice."""
@@ -127,25 +135,19 @@ class Line:
         self._drop()
 
     def _drop(self) -> None:
-        self.is_ready = self._connected = False
-        self._cursor = self._done = None
+        self.is_ready = False
+        self._connection = self._cursor = self._done = None
         wire, self._wire = self._wire, None
-        connection, self._connection = self._connection, None
         if wire is not None:
             with contextlib.suppress(OSError):  # a connection that has failed has no descriptor any more
                 wire.set_interest(0)
             wire.close()
-        elif connection is not None:
-            connection.close()
 
     def broke(self, error: Exception) -> None:
-        """The connection is not good any more."""
-        was_connected = self._connected
+        """The connection is not good any more, or could not be made."""
         self._drop()
         if self._closed:
             return
-        if was_connected:
-            self._pause_s = FIRST_PAUSE_S
         self.loop.call_later(self._pause_s, self._connect)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._user.lost(error)
@@ -154,8 +156,7 @@ class Line:
         if self._closed:
             return
         self.loop.call_later(TICK_S, self._tick)
-        waits = self._connection is not None and not self.is_ready
-        if waits and self.loop.runtime.monotonic() - self._since > self._patience_s:
+        if self._done is not None and self.loop.runtime.monotonic() - self._since > self._patience_s:
             self.broke(TimeoutError('the database does not answer'))
 
     # ---- questions ----------------------------------------------------------------------------------
@@ -174,23 +175,15 @@ class Line:
 
     def advance(self) -> None:
         """Go on as far as that is possible without waiting."""
-        connection = self._connection
-        if connection is None:
+        connection, wire = self._connection, self._wire
+        if connection is None or wire is None:
             return
-        if not self._connected and self._wire is not None:
-            # While it tries one address after the other it has one descriptor after the other.
-            self._wire.set_interest(0)
-            self.loop.unregister(self._wire)
-            self._wire = None
         try:
             state = self._database.advance(connection)
         except Exception as error:
             self._refused(error)
             return
-        if self._wire is None:
-            self._wire = _Wire(self, connection)
-            self._wire.open(0)
-        self._wire.set_interest(WRITE if state == 'write' else READ)
+        wire.set_interest(WRITE if state == 'write' else READ)
         told = bool(connection.notifies)
         if told:
             connection.notifies.clear()
@@ -200,7 +193,8 @@ class Line:
             self._user.notified()
 
     def _refused(self, error: Exception) -> None:
-        if self._done is None or self._connection.closed or self._database.is_away(error):
+        is_opening = self._done is None or self._done is _opened
+        if is_opening or self._connection.closed or self._database.is_away(error):
             self.broke(error)
             return
         self._done = None
@@ -209,11 +203,6 @@ class Line:
         self._tell_ready()
 
     def _answered(self) -> None:
-        if not self._connected:
-            self._connected = True
-            self._cursor = self._connection.cursor()
-            self.ask(self._opening, None, _opened)
-            return
         done, self._done = self._done, None
         if done is None:
             return  # nothing was asked: a notice, or nothing at all

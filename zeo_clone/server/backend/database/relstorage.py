@@ -20,7 +20,11 @@ from importlib import metadata
 from typing import Any
 
 from ZODB.POSException import ConflictError, ReadConflictError, StorageError, StorageTransactionError
-from ZODB.utils import p64, u64
+from ZODB.utils import p64, u64, z64
+
+from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.backend.database.connecting import Connector, with_timeouts
+from zeo_clone.server.backend.numbers import later_tid
 
 #: The versions of RelStorage whose private names are known here.
 KNOWN = ('4.3',)
@@ -33,11 +37,9 @@ SETUP_LOCK = -20_119
 COMMIT_LOCK = -1
 #: Outcomes and the log keep what is so many days old.
 KEEP_DAYS = 30
+DAY_S = 86_400
 #: A server that stops between choosing a tid and COMMIT keeps others from committing no longer, in seconds.
 FINISH_S = 10
-#: What is added to the DSN for connections of our own, unless it is there.
-DSN_DEFAULTS = {'connect_timeout': '10', 'keepalives_idle': '10', 'keepalives_interval': '3',
-                'keepalives_count': '3', 'application_name': 'zeo_clone'}
 
 SETUP = '''
 CREATE TABLE IF NOT EXISTS zeo_clone_identity (identity TEXT NOT NULL);
@@ -50,7 +52,7 @@ CREATE TABLE IF NOT EXISTS zeo_clone_log (
 PRUNE = '''
 DELETE FROM zeo_clone_outcome WHERE at < now() - %(days)s * INTERVAL '1 day';
 DELETE FROM zeo_clone_log WHERE at < now() - %(days)s * INTERVAL '1 day'
-    AND tid < (SELECT max(tid) FROM zeo_clone_log);
+    AND tid < %(tid)s AND tid < (SELECT max(tid) FROM zeo_clone_log);
 '''
 HOLD = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 TRY = '''
@@ -174,28 +176,26 @@ def try_section(factory: Any) -> str | None:
 class Database:
     """The database of `storage`, for which `is_database` is true."""
 
-    def __init__(self, storage: Any, instance: str) -> None:
+    def __init__(self, storage: Any, runtime: Runtime) -> None:
         import psycopg2
         import psycopg2.extensions
         self._driver = psycopg2
+        self._clock = runtime.time
         self._extensions = psycopg2.extensions
         self._storage = storage
-        self._adapter = storage._adapter
-        self._dsn = self._with_defaults(storage._adapter._dsn)
+        adapter = storage._adapter
+        adapter._dsn = adapter.connmanager._dsn = with_timeouts(self._extensions, adapter._dsn)
+        self._dsn = with_timeouts(self._extensions, adapter._dsn, application_name='zeo_clone')
+        self._connector = Connector(runtime, psycopg2, self._extensions, self._dsn)
         self.keeps_history = bool(storage.keep_history)
         self.statements = Statements(self.keeps_history)
         #: Does RelStorage keep blobs in a directory that all servers share?
         self.shares_blob_dir = bool(storage._options.shared_blob_dir)
-        self.identity = self._set_up(instance)
+        self.identity = self._set_up(runtime.randbytes(16).hex())
         storage.sync()  # no snapshot of it stays open
 
     def __repr__(self) -> str:
         return f'<Database {self.identity}, {"with" if self.keeps_history else "without"} history>'
-
-    def _with_defaults(self, dsn: str) -> str:
-        given = self._extensions.parse_dsn(dsn)
-        made: str = self._extensions.make_dsn(**{**DSN_DEFAULTS, **given})
-        return made
 
     def _set_up(self, instance: str) -> str:
         with self.connection() as cursor:
@@ -206,7 +206,6 @@ class Database:
                 cursor.execute(SETUP)
             if not self._storage.isReadOnly():
                 cursor.execute(IDENTIFY, (instance,))
-                cursor.execute(PRUNE, {'days': KEEP_DAYS})
             cursor.execute('SELECT min(identity) FROM zeo_clone_identity')
             identity: str = cursor.fetchone()[0]
             cursor.execute('COMMIT')
@@ -228,9 +227,9 @@ class Database:
         finally:
             connection.close()
 
-    def connect_later(self) -> Any:
-        """A connection that is being made, without waiting.  Raises what `is_away` knows."""
-        return self._driver.connect(self._dsn, async_=True)
+    def connect(self) -> Any:
+        """A connection for `advance`.  Raises what `is_away` knows.  For a thread that may wait."""
+        return self._connector.connect()
 
     def advance(self, connection: Any) -> str:
         """Go on with what it does: 'read' or 'write' for what it waits, or 'done'."""
@@ -325,6 +324,14 @@ class Database:
         return known, None if tid is None else p64(tid)
 
     # ---- other work: any thread but the loop's ------------------------------------------------------
+
+    def prune(self) -> None:
+        """Forget outcomes and transactions that nobody asks for any more."""
+        if not self._storage.isReadOnly():
+            # By the tid there is an index; a transaction that was copied may have an older one than its time.
+            tid = later_tid(z64, self._clock() - KEEP_DAYS * DAY_S)
+            with self.connection() as cursor:
+                cursor.execute(PRUNE, {'days': KEEP_DAYS, 'tid': u64(tid)})
 
     def measure(self) -> tuple[int, int]:
         """Objects, about, and bytes."""
