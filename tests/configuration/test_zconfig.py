@@ -75,6 +75,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           allow-disconnect true
           poll-interval 500ms
           read-connections 2
+          commit-connections 3
           server-cache-size 1MB
           database-patience 30
           pid-filename $INSTANCE/zeo.pid
@@ -100,7 +101,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
         'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
         'measure': True, 'slow_commit_s': 1.5, 'slow_load_s': 0.1,
-        'allow_disconnect': True, 'poll_interval_s': 0.5, 'read_connections': 2,
+        'allow_disconnect': True, 'poll_interval_s': 0.5, 'read_connections': 2, 'commit_connections': 3,
         'server_cache_size': 1 << 20, 'database_patience_s': 30}
     assert configuration.zeo.monitor == {'hosts': ['zeo.example.com', '10.0.0.1'], 'disconnect': True}
     assert list(configuration.storages) == ['main', '1']
@@ -120,7 +121,7 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
         'frame_limit': 256 << 20, 'output_limit': 512 << 20, 'memory_limit': None, 'socket_mode': None,
         'measure': False, 'slow_commit_s': None, 'slow_load_s': None,
         'allow_disconnect': False, 'poll_interval_s': None, 'read_connections': None,
-        'server_cache_size': None, 'database_patience_s': None}
+        'commit_connections': None, 'server_cache_size': None, 'database_patience_s': None}
     assert configuration.zeo.monitor == {'hosts': [], 'disconnect': False}
     assert configuration.storages == {}
     assert configuration.eventlog is configuration.runner is None
@@ -153,6 +154,7 @@ def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_lim
     ('<zeo>\naddress 1\ninvalidation-age -1s\n</zeo>', "'-1s' is not a time", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size -1\n</zeo>', '-1 is less than 0', 3),
     ('<zeo>\naddress 1\nread-connections 0\n</zeo>', '0 is less than 1', 3),
+    ('<zeo>\naddress 1\ncommit-connections 0\n</zeo>', '0 is less than 1', 3),
     ('<zeo>\naddress 1\nresolve *\n</zeo>', "'*' names no class: give package.module.Class, or package.*", 3),
     ('<zeo>\naddress 1\nresolve Class\n</zeo>', "'Class' names no class", 3),
     ('<zeo>\naddress 1\nmetrics-address here\n</zeo>', "bad address 'here': the port is missing", 3),

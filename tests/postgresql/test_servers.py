@@ -433,6 +433,27 @@ def test_a_lost_reply_to_commit_is_looked_up(servers, wire, monkeypatch):
     assert there.call('loadBefore', OID, maxtid) == (b'data', tid, None)
 
 
+def test_a_transaction_that_waits_for_its_client_keeps_nobody_else_waiting(new_database_server, wire):
+    """L1, X2: as many as there are connections for commits are there at once, the next one waits."""
+    server = new_database_server(commit_connections=2)
+    slow, other, third = (wire(server) for _ in range(3))
+    store(slow, 5, OID)
+    first = other.commit(OTHER)
+    store(other, 8, OTHER, serial=first)
+    for step in (('tpc_begin', 9, b'', b'', {}, None, ' '), ('storea', OID, z64, b'other', 9)):
+        third.oneway(*step)
+    third.send(pickle.dumps((2, False, 'vote', (9,)), 3))
+    second, last = slow.call('tpc_finish', 5), other.call('tpc_finish', 8)
+    assert first < second < last
+    while (answer := pickle.loads(third.receive()))[0] != 2:
+        pass
+    assert answer[1] == 2 and 'ConflictError' in str(answer)
+    third.call('tpc_abort', 9)
+    for number in range(3):
+        assert third.commit(p64(10 + number)) > last
+    assert server.server_status('1')['lock_holder'] is None
+
+
 # ---- the database goes and comes --------------------------------------------------------------------
 
 def test_all_goes_on_after_the_database_was_stopped_at_once(servers, wire, cluster):

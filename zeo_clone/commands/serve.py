@@ -52,6 +52,7 @@ logger = logging.getLogger('zeo_clone')
 
 #: Options of the server that only databases have, and their keys.
 DATABASE_KEYS = {'poll_interval_s': 'poll-interval', 'read_connections': 'read-connections',
+                 'commit_connections': 'commit-connections',
                  'server_cache_size': 'server-cache-size', 'database_patience_s': 'database-patience'}
 
 

@@ -218,6 +218,7 @@ class ServerSection:
             'measure': section.metrics_address is not None,
             'poll_interval_s': section.poll_interval,
             'read_connections': section.read_connections,
+            'commit_connections': section.commit_connections,
             'server_cache_size': section.server_cache_size,
             'database_patience_s': section.database_patience,
         }

@@ -30,6 +30,7 @@ class ServedDatabase(ServedStorage):
 
     def __init__(self, *args: Any, tuning: Tuning, timeout_s: float | None, **keywords: Any) -> None:
         self._tuning = tuning
+        self.commits_at_once = tuning.commit_connections
         self._timeout_s = timeout_s
         super().__init__(*args, timeout_s=timeout_s, **keywords)
         self.instance = self.backend.database

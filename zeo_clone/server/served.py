@@ -62,7 +62,7 @@ class ServedStorage:
         self.latency = Latency(loop.runtime.monotonic) if measure else None
         guard = Guard(name, resolvable or Resolvable(), client_conflict_resolution, loop.runtime)
         self.backend = backend = self._make_backend(storage, guard)
-        self.lock = CommitLock(loop, name, self.stats, timeout_s)
+        self.lock = CommitLock(loop, name, self.stats, timeout_s, self.commits_at_once)
         self.outcomes: Outcomes[Attendee] = Outcomes()
         recent = backend.recent(history_size)
         history = History(history_size, backend.last_of(recent), recent)
@@ -77,6 +77,8 @@ class ServedStorage:
 
     #: Are the steps of a commit carried out elsewhere, so that their results come later?
     is_distant = False
+    #: So many transactions can be in the storage at the same time.
+    commits_at_once = 1
     #: By which clients know the storage again at another server, where that can tell outcomes (C11).
     instance: str | None = None
 

@@ -60,6 +60,7 @@ SYNC_THREADS = 4
 
 #: Names of arguments that only databases need, as in zeo.conf.
 DATABASE_KEYS = {'poll_interval_s': 'poll-interval', 'read_connections': 'read-connections',
+                 'commit_connections': 'commit-connections',
                  'server_cache_size': 'server-cache-size', 'patience_s': 'database-patience'}
 
 
@@ -115,8 +116,9 @@ class StorageServer:
     as in ``zeo.conf``.
 
     For a RelStorage on PostgreSQL only, other servers beside: ``poll_interval_s``: the database is asked for
-    what is new so often at least; ``read_connections`` to it, for loads; ``server_cache_size``: bytes of
-    current records that are kept; ``database_patience_s``: what is asked while the database is away waits.
+    what is new so often at least; ``read_connections`` to it, for loads, and ``commit_connections``, for as
+    many transactions at the same time; ``server_cache_size``: bytes of current records that are kept;
+    ``database_patience_s``: what is asked while the database is away waits.
     """
 
     def __init__(self, addr: Any, storages: Mapping[str, Any], read_only: bool = False,
@@ -131,11 +133,13 @@ class StorageServer:
                  allow_disconnect: bool = False, resolve: Sequence[str] = (),
                  slow_commit_s: float | None = None, slow_load_s: float | None = None,
                  poll_interval_s: float | None = None, read_connections: int | None = None,
+                 commit_connections: int | None = None,
                  server_cache_size: int | None = None, database_patience_s: float | None = None) -> None:
         address = parse_address(addr)
         storages = dict(storages)
         serve = _kinds(storages, {
             'poll_interval_s': poll_interval_s, 'read_connections': read_connections,
+            'commit_connections': commit_connections,
             'server_cache_size': server_cache_size, 'patience_s': database_patience_s})
         resolvable = Resolvable(resolve)
         if not client_conflict_resolution:

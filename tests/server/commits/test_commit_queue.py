@@ -32,6 +32,17 @@ def test_first_come_first_served(queue, members):
     assert queue.holder is None
 
 
+def test_several_can_hold_it_where_there_is_room():
+    """L2: the first of them is who has held it for longest."""
+    queue, (a, b, c, d) = CommitQueue(2), [Member() for _ in range(4)]
+    assert [queue.request(member) for member in (a, b, c, d)] == [True, True, False, False]
+    assert queue.holder is a and queue.holds(b) and not queue.holds(c)
+    assert queue.leave(b) is c
+    assert queue.leave(a) is d
+    assert queue.holder is c and queue.waiting == 0
+    assert queue.leave(c) is queue.leave(d) is queue.holder is None
+
+
 def test_waiting_members_that_vanish_do_not_stall_the_queue(queue, members):
     """L2."""
     a, b, c, d = members

@@ -89,6 +89,7 @@ class Guard:
         self._storage = storage
         self._resolvable = resolvable
         self._by_clients = by_clients
+        self._runtime = runtime
         self._clock = runtime.monotonic
         self._get_ident = runtime.get_ident
         self._owner: int | None = None  # the thread of the commit that is under way
@@ -101,6 +102,10 @@ class Guard:
         self._told_at = -ANY_INTERVAL_S
         self._latest: tuple[str, str] | None = None  # the class of the latest conflict
         _GUARDS[token] = self
+
+    def another(self) -> Guard:
+        """One of the same kind, for commits beside."""
+        return Guard(self._storage, self._resolvable, self._by_clients, self._runtime)
 
     # ---- loop thread: a commit ----------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The commit lock of one storage: who holds it, who waits for it, and what is said when that takes long.
 
-In: transactors that want it and leave, for whatever reason.  Out: grants, one at a time, first come first
-served (L2); word to a holder that takes its time (L1, L10).  Loop thread only, apart from what the status
-reads; the watchdog goes by the loop's monotonic clock.
+In: transactors that want it and leave, for whatever reason.  Out: grants, one at a time, or as many as a
+database has connections for commits, first come first served (L2); word to a holder that takes its time (L1,
+L10).  Loop thread only, apart from what the status reads; the watchdog goes by the loop's monotonic clock.
 """
 from __future__ import annotations
 
@@ -31,15 +31,25 @@ class CommitQueue(Generic[Member]):
     """Who holds the lock and who is next: first come, first served.
 
     Members are compared by identity and never called: it knows neither sockets nor threads, nor what a commit
-    is.  Bounded by its members: each can stand in it once.
+    is.  Bounded by its members: each can stand in it once.  `room`: so many hold it at the same time.
     """
 
-    def __init__(self) -> None:
-        self.holder: Member | None = None
+    def __init__(self, room: int = 1) -> None:
+        self._room = room
+        self._holders: dict[Member, None] = {}
         self._waiting: deque[Member] = deque()
 
     def __repr__(self) -> str:
-        return f'<CommitQueue {"locked" if self.holder is not None else "free"}, {self.waiting} waiting>'
+        return f'<CommitQueue {"locked" if self._holders else "free"}, {self.waiting} waiting>'
+
+    @property
+    def holder(self) -> Member | None:
+        """Who holds the lock, for longest."""
+        return next(iter(self._holders), None)
+
+    def holds(self, member: Member) -> bool:
+        """Does `member` hold the lock?"""
+        return member in self._holders
 
     @property
     def waiting(self) -> int:
@@ -52,10 +62,10 @@ class CommitQueue(Generic[Member]):
 
     def request(self, member: Member) -> bool:
         """Queue `member`; True if it holds the lock now."""
-        if member is self.holder or member in self._waiting:
+        if member in self._holders or member in self._waiting:
             raise ValueError(f'{member!r} is in the queue already')
-        if self.holder is None:
-            self.holder = member
+        if len(self._holders) < self._room:
+            self._holders[member] = None
             return True
         self._waiting.append(member)
         return False
@@ -63,9 +73,13 @@ class CommitQueue(Generic[Member]):
     def leave(self, member: Member) -> Member | None:
         """Take `member` out: it has finished, or vanished.  The new holder, if that changed, else None.
         """
-        if member is self.holder:
-            self.holder = self._waiting.popleft() if self._waiting else None
-            return self.holder
+        if member in self._holders:
+            del self._holders[member]
+            if not self._waiting:
+                return None
+            successor = self._waiting.popleft()
+            self._holders[successor] = None
+            return successor
         if member in self._waiting:
             self._waiting.remove(member)
         return None
@@ -130,14 +144,18 @@ class Watchdog:
 
 
 class CommitLock:
-    """The commit lock of the storage `name`.  `timeout_s` None or 0: a commit may take for ever."""
+    """The commit lock of the storage `name`, for `room` transactions at the same time.
 
-    def __init__(self, loop: Loop, name: str, stats: Stats, timeout_s: float | None) -> None:
+    `timeout_s` None or 0: a commit may take for ever.
+    """
+
+    def __init__(self, loop: Loop, name: str, stats: Stats, timeout_s: float | None, room: int = 1) -> None:
         self._loop = loop
         self._name = name
         self._stats = stats
-        self._queue: CommitQueue[Transactor] = CommitQueue()
-        self._watchdog = Watchdog(loop, timeout_s)
+        self._queue: CommitQueue[Transactor] = CommitQueue(room)
+        self._idle = [Watchdog(loop, timeout_s) for _ in range(room)]
+        self._watched: dict[Transactor, tuple[Watchdog, float]] = {}  # and since when; the first one first
 
     def __repr__(self) -> str:
         return repr(self._queue)
@@ -191,16 +209,18 @@ class CommitLock:
 
     def release(self, transactor: Transactor) -> None:
         """`transactor` leaves the queue, or gives the lock back to the next one."""
-        if transactor is self._queue.holder:
-            self._watchdog.stop()
-            self._stats.lock_time = None
+        watched = self._watched.pop(transactor, None)
+        if watched is not None:
+            watched[0].stop()
+            self._idle.append(watched[0])
+            self._note_time()
         successor = self._queue.leave(transactor)
         if successor is not None:
             # Through the door: the work of one client ends before that of the next begins.
             self._loop.door(partial(self._grant, successor))
 
     def _grant(self, transactor: Transactor) -> None:
-        if transactor is not self._queue.holder:
+        if not self._queue.holds(transactor):
             return
         if not transactor.client.connected:
             transactor.close()  # it has gone while it waited: on to the next one
@@ -209,5 +229,10 @@ class CommitLock:
         transactor.phase.granted()
 
     def _locked(self, transactor: Transactor) -> None:
-        self._stats.lock_time = self._loop.runtime.time()
-        self._watchdog.start(transactor)
+        watchdog = self._idle.pop()
+        self._watched[transactor] = watchdog, self._loop.runtime.time()
+        self._note_time()
+        watchdog.start(transactor)
+
+    def _note_time(self) -> None:
+        self._stats.lock_time = next((since for _, since in self._watched.values()), None)

@@ -19,7 +19,7 @@ from zeo_clone.server.backend import numbers
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
-from zeo_clone.server.backend.database.committers import Committer, DatabaseCommit, Parts
+from zeo_clone.server.backend.database.committers import Committers, DatabaseCommit, Parts
 from zeo_clone.server.backend.database.feed import Feed
 from zeo_clone.server.backend.database.flights import Batch, Flights
 from zeo_clone.server.backend.database.instances import Instances, Transactions
@@ -57,6 +57,7 @@ class Tuning(NamedTuple):
 
     poll_interval_s: float = 1.0
     read_connections: int = 1
+    commit_connections: int = 4
     server_cache_size: int = 64 << 20
     patience_s: float = 10.0
 
@@ -127,14 +128,14 @@ class DatabaseBackend:
         self.hot = HotObjects(self._read_in_worker, runtime.monotonic)
         self.chronicle = Chronicle(self, abilities, runtime)
         self._fences = Fences(runtime, database, tuning.patience_s)
-        self._commit_workers = Workers(loop, f'zeo-server-commit-{name}', 1)
+        self._commit_workers = Workers(loop, f'zeo-server-commit-{name}', tuning.commit_connections)
         self._fence_workers = Workers(loop, f'zeo-server-outcome-{name}', FENCE_THREADS)
         self._measurers: Workers | None = None
         self._looking_up = False
         hold_s = timeout_s + GRACE_S if timeout_s else None
-        self._parts = Parts(database, abilities, guard, self.files, self._feed, self._records, self._fences,
-                            self._commit_workers, hold_s)
-        self._committer = Committer(database, guard)
+        self._committers = Committers(database, guard, tuning.commit_connections)
+        self._parts = Parts(database, abilities, self._committers, self.files, self._feed, self._records,
+                            self._fences, self._commit_workers, hold_s)
         self._oids: list[bytes] = []  # that nobody has got yet
         self._token = runtime.randbytes(16)  # under which transactions of clients are kept that have none
         self._number = 0
@@ -180,7 +181,7 @@ class DatabaseBackend:
     def close(self) -> None:
         """At the end, when no thread works any more."""
         take_steps(f'the end of storage {self._name!r}', self._feed.close, self.reader.close,
-                   self._commit_workers.close, self._fence_workers.close, self._committer.drop,
+                   self._commit_workers.close, self._fence_workers.close, self._committers.drop,
                    self._instances.close)
 
     # ---- what happens -------------------------------------------------------------------------------
@@ -406,7 +407,7 @@ class DatabaseBackend:
         else:
             self._number += 1
             key = self._token, self._number
-        return DatabaseCommit(self._committer, self._parts, meta, key, client)
+        return DatabaseCommit(self._parts, meta, key, client)
 
     def outcome(self, token: bytes, number: int) -> Deferred:
         """The `Found` of a client; none of its transactions up to `number` can be committed later."""

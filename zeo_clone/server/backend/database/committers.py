@@ -47,7 +47,7 @@ class Committer:
 
     def __init__(self, database: Database, guard: Guard) -> None:
         self._database = database
-        self._guard = guard
+        self.guard = guard
         self._instance: Any = None
 
     @property
@@ -55,7 +55,7 @@ class Committer:
         """The storage that is committed to.  Raises what the database raises."""
         if self._instance is None:
             instance = self._database.new_instance()
-            instance.registerDB(StorageWrapper(self._guard, _nothing, _nothing))
+            instance.registerDB(StorageWrapper(self.guard, _nothing, _nothing))
             self._instance = instance
         return self._instance
 
@@ -66,12 +66,41 @@ class Committer:
             take_steps('dropping an instance of the storage', instance.release)
 
 
+class Committers:
+    """All of a storage: as many as there may be transactions at the same time.  Loop thread only."""
+
+    def __init__(self, database: Database, guard: Guard, count: int) -> None:
+        self._all = [Committer(database, guard.another()) for _ in range(count)]
+        self._free = self._all[::-1]
+
+    def __repr__(self) -> str:
+        return f'<Committers {len(self._free)}/{len(self._all)}>'
+
+    def next(self) -> Committer:
+        """Who can be taken: a connection that is there is used rather than one more."""
+        return self._free[-1]
+
+    def take(self, committer: Committer) -> None:
+        """A transaction begins in it."""
+        self._free.remove(committer)
+
+    def give_back(self, committer: Committer) -> None:
+        """That is over, or in its thread soon.  May be called twice."""
+        if committer not in self._free:
+            self._free.append(committer)
+
+    def drop(self) -> None:
+        """At the end."""
+        for committer in self._all:
+            committer.drop()
+
+
 class DatabaseCommit(StorageCommit):
     """One transaction.  `key`: token and number under which its outcome is kept."""
 
-    def __init__(self, committer: Committer, parts: Parts, meta: Meta, key: tuple[bytes, int],
-                 client: Any) -> None:
-        super().__init__(None, parts.abilities, parts.guard, parts.files, meta, meta.tid,
+    def __init__(self, parts: Parts, meta: Meta, key: tuple[bytes, int], client: Any) -> None:
+        committer = parts.committers.next()
+        super().__init__(None, parts.abilities, committer.guard, parts.files, meta, meta.tid,
                          collect_conflicts=False, keep_stores=False)
         self._committer = committer
         self._parts = parts
@@ -88,7 +117,18 @@ class DatabaseCommit(StorageCommit):
 
     def replay(self, operations: Iterator[Operation]) -> Deferred:
         """Begin, carry out all `operations`, and vote."""
-        return self._run(partial(self._replay, operations))
+        self._parts.committers.take(self._committer)
+        answer = Deferred()
+        self._run(partial(self._replay, operations)).when_settled(partial(self._replayed, answer))
+        return answer
+
+    def _replayed(self, answer: Deferred, _: object, error: BaseException | None) -> None:
+        if error is not None:
+            self._leave()
+        answer.settle(None, error)
+
+    def _leave(self) -> None:
+        self._parts.committers.give_back(self._committer)
 
     def conclude(self, free: Callable[[], object]) -> Deferred:
         """Finish: the tid, when it has been told; `free` is called when the next transaction can begin.
@@ -101,7 +141,13 @@ class DatabaseCommit(StorageCommit):
 
     def give_up(self) -> Deferred:
         """Abort; never fails."""
-        return self._run(self._give_up)
+        answer = Deferred()
+        self._run(self._give_up).when_settled(partial(self._given_up, answer))
+        return answer
+
+    def _given_up(self, answer: Deferred, *settled: Any) -> None:
+        self._leave()
+        answer.settle(*settled)
 
     def _run(self, function: Callable[[], Any]) -> Deferred:
         return self._parts.workers.run(self._committer, function)
@@ -121,6 +167,7 @@ class DatabaseCommit(StorageCommit):
         self._reply.succeed(tid)
 
     def _let_go(self) -> None:
+        self._leave()
         free, self._free = self._free, _nothing
         take_steps('the end of a commit', free)
 
@@ -207,13 +254,14 @@ class DatabaseCommit(StorageCommit):
 class Parts:
     """What all commits of a storage share."""
 
-    def __init__(self, database: Database, abilities: Abilities, guard: Guard, files: BlobFiles, feed: Feed,
-                 records: Records, fences: Fences, workers: Workers, hold_s: float | None) -> None:
+    def __init__(self, database: Database, abilities: Abilities, committers: Committers, files: BlobFiles,
+                 feed: Feed, records: Records, fences: Fences, workers: Workers,
+                 hold_s: float | None) -> None:
         #: A transaction may wait so long between two of its steps, in seconds; None: for ever.
         self.hold_s = hold_s
         self.database = database
         self.abilities = abilities
-        self.guard = guard
+        self.committers = committers
         self.files = files
         self.feed = feed
         self.records = records
