@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.zrpc.helpers import IDS_31, OID, OIDS, TID, TRANSCRIPTS, VALUES, transcript
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.zrpc import marshal, messages, shortcuts
+from zeo_clone.zrpc import marshal, messages, shapes
 from zeo_clone.zrpc.messages import (
     KEEP_ALIVE,
     MAX_NAME,
@@ -142,7 +142,7 @@ def test_fast_store_means_what_the_general_one_means(oid, serial, data, transact
 @example(5, b'x' * 70_000, TID, None)
 def test_fast_load_reply_means_what_the_general_one_means(message_id, data, serial, end):
     fast = encode_loaded(message_id, (data, serial, end))
-    assert fast[8:22] == shortcuts._LOADED  # it did take the fast path
+    assert fast[8:22] == messages._LOADED  # it did take the fast path
     assert pickle.loads(fast) == (message_id, 0, '.reply', (data, serial, end))
     assert same(decode(fast), decode(encode_reply(message_id, (data, serial, end))))
     assert same(decode(fast), general(fast))
@@ -171,7 +171,7 @@ NUMBERS = st.integers(-1 << 31, (1 << 31) - 1)
 
 def means_the_same(fast, content, value):
     """`fast` is what was sent in place of the general form `content` of `value`."""
-    assert shortcuts.decode(fast) is not None  # it did take the fast path, on both sides
+    assert messages._decode_shape(fast) is not None  # it did take the fast path, on both sides
     assert same(pickle.loads(fast), value)
     assert same(decode(fast), general(fast))
     assert same(decode(fast), general(content))
@@ -213,7 +213,7 @@ def test_fast_info_means_what_the_general_one_means(length, size):
 
 
 @given(OIDS, st.lists(OIDS, min_size=1, max_size=30))
-@example(TID, [OID] * shortcuts.MAX_OIDS)
+@example(TID, [OID] * shapes.MAX_ITEMS)
 @example(b'C\x08' * 4, [b'C\x08' * 4, b'\x08C' * 4, b'e\x86t.](C\x08'])
 def test_fast_invalidation_means_what_the_general_one_means(tid, oids):
     args = (tid, oids)
@@ -236,7 +236,7 @@ def test_fast_invalidation_means_what_the_general_one_means(tid, oids):
     ('receiveBlobChunk', (OID, TID)), ('receiveBlobChunk', (OID, TID, 'x')),
     ('receiveBlobChunk', (OID, b'short', b'x')), ('receiveBlobChunk', ('x' * 8, TID, b'x')),
     ('receiveBlobChunk', (b'short', TID, b'x')), ('receiveBlobChunk', (OID, TID, b'x', 1)),
-    ('invalidateTransaction', (TID, [])), ('invalidateTransaction', (TID, [OID] * (shortcuts.MAX_OIDS + 1))),
+    ('invalidateTransaction', (TID, [])), ('invalidateTransaction', (TID, [OID] * (shapes.MAX_ITEMS + 1))),
     ('invalidateTransaction', (TID, (OID,))), ('invalidateTransaction', (TID, [OID, b'short'])),
     ('invalidateTransaction', (TID, [OID, 'x' * 8])), ('invalidateTransaction', (b'short', [OID])),
     ('invalidateTransaction', (None, [OID])), ('invalidateTransaction', (TID, [OID], 1)),
@@ -263,7 +263,7 @@ def test_reply_of_another_form_takes_the_general_path(message_id, value):
 FAST = [encode_load(77, OID, TID), encode_load(1, b'C\x08' * 4, b'\x86t.' + b'C' * 5),
         encode_loaded(77, (b'', TID, None)), encode_loaded(77, (b'', TID, LATER)),
         encode_loaded(1, (b'some data', TID, None)), encode_loaded(1, (b'N\x87t.' * 5, TID, LATER)),
-        encode_loaded(1, (shortcuts._LOADED * 2, b'N\x87t.C\x08C\x08', None)),
+        encode_loaded(1, (messages._LOADED * 2, b'N\x87t.C\x08C\x08', None)),
         encode_store(OID, TID, b'', 77), encode_store(OID, TID, b'some data', 1),
         encode_store(b'C\x08' * 4, b'B' * 8, b'J\0\0\0\0tt.', 1),
         encode_call(77, 'vote', (5,)), encode_call(77, 'tpc_finish', (-5,)),
@@ -310,7 +310,7 @@ def test_fast_message_with_any_changes_means_what_it_generally_means(content, ch
 
 
 @given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda rest: b'\x80\x03(J' + rest)
-       | st.binary(max_size=60).map(lambda rest: b'\x80\x03(J\1\0\0\0' + shortcuts._LOADED + rest))
+       | st.binary(max_size=60).map(lambda rest: b'\x80\x03(J\1\0\0\0' + messages._LOADED + rest))
 def test_any_bytes_are_a_message_or_a_protocol_error(content):
     """S5."""
     assert same(answer(content), general(content))

@@ -11,7 +11,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from struct import error as struct_error
 from typing import Any, NamedTuple
 
 from ZODB.POSException import StorageError
@@ -257,7 +256,7 @@ class ServerCore(Core):
         """`send_reply` for the result of loadBefore, faster."""
         try:
             content = messages.encode_loaded(message_id, revision)
-        except (*marshal.ENCODE_ERRORS, struct_error):
+        except marshal.ENCODE_ERRORS:
             return self.send_reply(message_id, revision)
         if len(content) > self._reply_limit:
             return self._send_too_large(message_id, len(content))

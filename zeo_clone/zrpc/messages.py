@@ -1,8 +1,10 @@
 """Messages: the pickled 4-tuple ``(message_id, flag, name, args)`` and its kinds.
 
 Values in, contents of frames out, and the reverse; sans-I/O.  `decode` vouches for the shape of what it
-returns, not for arguments, which their receivers check.  What a site exchanges all the time has a fast path
-in `shortcuts`.
+returns, not for arguments, which their receivers check.
+
+What sites exchange all the time has a shape in `SHAPES`, and needs no pickler.  Tests hold both ways against
+each other, for each shape and for what nearly has one.
 """
 from __future__ import annotations
 
@@ -10,9 +12,19 @@ from collections.abc import Generator
 from typing import Any
 
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.zrpc import marshal, shortcuts
+from zeo_clone.zrpc import marshal
 from zeo_clone.zrpc.decoder import PART, loads_in_parts
-from zeo_clone.zrpc.shortcuts import Message, encode_load, encode_store
+from zeo_clone.zrpc.shapes import (
+    BYTES,
+    EIGHT,
+    EIGHTS,
+    LONG_NUMBER,
+    NUMBER,
+    Message,
+    Shape,
+    pack_number,
+    pack_size,
+)
 
 __all__ = ['ERROR_FLAG', 'KEEP_ALIVE', 'KEEP_ALIVE_ID', 'MAX_NAME', 'REPLY', 'Message', 'decode',
            'encode_call', 'encode_encoded', 'encode_error', 'encode_load', 'encode_loaded', 'encode_oneway',
@@ -38,20 +50,71 @@ def clean_label(text: str) -> str:
     return ''.join(char if char.isprintable() else '?' for char in text[:MAX_LABEL])
 
 
+# ---- shapes ---------------------------------------------------------------------------------------
+
+LOAD = Shape(NUMBER, False, 'loadBefore', (EIGHT, EIGHT))
+CURRENT = Shape(NUMBER, 0, REPLY, (BYTES, EIGHT, None))
+PAST = Shape(NUMBER, 0, REPLY, (BYTES, EIGHT, EIGHT))
+STORE = Shape(0, True, 'storea', (EIGHT, EIGHT, BYTES, NUMBER))
+SHAPES = (
+    LOAD, CURRENT, PAST, STORE,
+    Shape(NUMBER, False, 'vote', (NUMBER,)),
+    Shape(NUMBER, False, 'tpc_finish', (NUMBER,)),
+    Shape(NUMBER, False, 'tpc_abort', (NUMBER,)),
+    Shape(NUMBER, 0, REPLY, None),
+    Shape(NUMBER, 0, REPLY, EIGHT),
+    Shape(NUMBER, 0, REPLY, []),
+    Shape(NUMBER, 0, REPLY, [{'tid': EIGHT}]),
+    Shape(0, True, 'tpc_begin', (NUMBER, BYTES, BYTES, {}, None, ' ')),
+    Shape(0, True, 'storeBlobChunk', (BYTES,)),
+    Shape(0, True, 'receiveBlobChunk', (EIGHT, EIGHT, BYTES)),
+    Shape(0, True, 'info', ({'length': LONG_NUMBER, 'size': LONG_NUMBER},)),
+    Shape(0, True, 'invalidateTransaction', (EIGHT, EIGHTS)),
+)
+_CALLS = {shape.name: shape for shape in SHAPES if shape.is_numbered and shape.name != REPLY}
+_ONEWAY = {shape.name: shape for shape in SHAPES if not shape.is_numbered}
+_REPLIES = {kind: [shape for shape in SHAPES if shape.name == REPLY and shape.type is kind]
+            for kind in (type(None), bytes, list, tuple)}
+_SIZED = {size: [shape for shape in SHAPES if shape.size == size]
+          for size in {shape.size for shape in SHAPES} - {None}}
+_START = 16  # so many bytes tell the others apart
+_OTHERS = {shape.constants[0][:_START]: shape for shape in _ONEWAY.values() if shape.size is None}
+assert len(_OTHERS) == len([shape for shape in _ONEWAY.values() if shape.size is None])
+_LOADED = CURRENT.constants[1]  # behind the id
+
+
+# ---- encoding -------------------------------------------------------------------------------------
+
 def encode_call(message_id: int, name: str, args: tuple[Any, ...]) -> bytes:
     """A two-way call."""
-    return shortcuts.encode_call(message_id, name, args) or marshal.dumps((message_id, False, name, args))
+    shape = _CALLS.get(name)
+    return (shape is not None and shape.encode(message_id, args)
+            or marshal.dumps((message_id, False, name, args)))
+
+
+def encode_load(message_id: int, oid: bytes, tid: bytes) -> bytes:
+    """`encode_call` of loadBefore, for an id of 31 bits and an oid and tid of exactly 8 bytes."""
+    return LOAD.template % (pack_number(message_id), oid, tid)
 
 
 def encode_oneway(name: str, args: tuple[Any, ...]) -> bytes:
     """A one-way call, either direction."""
-    return shortcuts.encode_oneway(name, args) or marshal.dumps((0, True, name, args))
+    shape = _ONEWAY.get(name)
+    return shape is not None and shape.encode(0, args) or marshal.dumps((0, True, name, args))
+
+
+def encode_store(oid: bytes, serial: bytes, data: bytes, number: int) -> bytes:
+    """`encode_oneway` of storea, for a number of 31 bits and an oid and serial of exactly 8 bytes."""
+    return STORE.template % (oid, serial, pack_size(len(data)), data, pack_number(number))
 
 
 def encode_reply(message_id: Any, value: Any, with_rich: bool = False) -> bytes:
     """The reply to a two-way call; `with_rich`: the peer takes values of `rich`."""
-    return shortcuts.encode_reply(message_id, value) or marshal.dumps(
-        (message_id, 0, REPLY, value), with_rich=with_rich)
+    for shape in _REPLIES.get(type(value), ()):
+        content = shape.encode(message_id, value)
+        if content is not None:
+            return content
+    return marshal.dumps((message_id, 0, REPLY, value), with_rich=with_rich)
 
 
 def encode_encoded(message_id: Any, value: marshal.Encoded) -> list[bytes]:
@@ -63,8 +126,9 @@ def encode_encoded(message_id: Any, value: marshal.Encoded) -> list[bytes]:
 
 
 def encode_loaded(message_id: Any, revision: Any) -> bytes:
-    """`encode_reply` for what a storage's loadBefore returned."""
-    return shortcuts.encode_loaded(message_id, revision) or encode_reply(message_id, revision)
+    """`encode_reply` for what a storage's loadBefore returned, faster."""
+    return (CURRENT.encode(message_id, revision) or PAST.encode(message_id, revision)
+            or encode_reply(message_id, revision))
 
 
 def encode_error(message_id: Any, name: str, state: Any) -> bytes:
@@ -77,15 +141,28 @@ _END = b'Nt.'
 KEEP_ALIVE = marshal.dumps((KEEP_ALIVE_ID, 0, REPLY, None))
 
 
+# ---- decoding -------------------------------------------------------------------------------------
+
 def decode(content: bytes) -> Message:
     """The message in a frame's content: id (int, bytes, str or the tuple ``(oid, tid)`` of ZEO 5/6's loads),
     flag, name, args.  Raises `ProtocolError` for anything else."""
-    return shortcuts.decode(content) or _checked(marshal.loads(content))
+    return _decode_shape(content) or _checked(marshal.loads(content))
 
 
 def decode_in_parts(content: bytes) -> Generator[None, None, Message]:
     """The same for a large call: returns the message, with a pause after each millisecond of work."""
-    return shortcuts.decode(content) or _checked((yield from loads_in_parts(content, MAX_CALL_OPCODES)))
+    return _decode_shape(content) or _checked((yield from loads_in_parts(content, MAX_CALL_OPCODES)))
+
+
+def _decode_shape(content: bytes) -> Message | None:
+    if content[8:22] == _LOADED:
+        return CURRENT.decode(content) or PAST.decode(content)
+    for shape in _SIZED.get(len(content), ()):
+        message = shape.decode(content)
+        if message is not None:
+            return message
+    other = _OTHERS.get(content[:_START])
+    return None if other is None else other.decode(content)
 
 
 def _checked(value: object) -> Message:
