@@ -3,13 +3,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
+import time
 
 import pytest
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, POSKeyError, StorageError, StorageTransactionError
+from ZODB.serialize import referencesf
 from ZODB.utils import maxtid, p64, z64
 
 from tests.server.desk import ClockRuntime, Desk
+from tests.server.test_blobs import upload
 from zeo_clone import ClientStorage, StorageServer
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.loop.runtime import Runtime
@@ -42,10 +47,11 @@ class SlowDisk(Gate, ClockRuntime):
 class SlowSite:
     """A desk over a storage on such a disk, with two clients, and an object that is on the disk."""
 
-    def __init__(self, path, **options):
+    def __init__(self, path, blobs=False, **options):
         self.disk = SlowDisk()
         self.disk.open_.set()
-        self.storage = GroupCommitStorage(str(path / 'Data.fs'), runtime=self.disk)
+        self.storage = GroupCommitStorage(str(path / 'Data.fs'), runtime=self.disk,
+                                          blob_dir=str(path / 'blobs') if blobs else None)
         self.desk = Desk({'1': self.storage}, runtime=self.disk, **options)
         self.came = threading.Semaphore(0)
         door = self.desk.loop.door
@@ -352,7 +358,6 @@ class RealDisk(Gate, Runtime):
 
 
 def commit(storage, oid, serial=z64):
-    from ZODB.Connection import TransactionMetaData
     meta = TransactionMetaData()
     storage.tpc_begin(meta)
     storage.store(oid, serial, NEW, '', meta)
@@ -411,3 +416,119 @@ def test_a_server_that_stops_lets_commits_get_to_the_disk_and_answers_them(serve
         committing.join()
         stopping.join()
     assert tids == [storage.durable]
+
+
+def test_commits_wait_for_the_end_of_a_pack_and_loads_do_not(served):
+    """D1, L12: however long the disk takes for the new file; the commit begins when the pack has ended."""
+    disk, storage, server = served
+    with contextlib.closing(ClientStorage.ClientStorage(server.addr)) as writer, \
+            contextlib.closing(ClientStorage.ClientStorage(server.addr, cache_size=0)) as reader:
+        last = first = commit(writer, ONE)
+        for _ in range(2):
+            last = commit(writer, ONE, last)
+        size = storage.getSize()
+        disk.open_.clear()
+        disk.waiting.clear()
+        packing = threading.Thread(target=storage.pack, args=(time.time() + 60, referencesf, False))
+        packing.start()
+        disk.waiting.wait()
+        tids = []
+        committing = threading.Thread(target=lambda: tids.append(commit(writer, TWO)))
+        committing.start()
+        while not server.served['1'].lock.waiting:
+            assert reader.loadBefore(ONE, maxtid) == (NEW, last, None)
+        assert tids == [] and server.served['1'].lock.holder is None
+        disk.open_.set()
+        committing.join()
+        packing.join()
+        assert storage.getSize() < size, 'two revisions are gone'
+        with pytest.raises(POSKeyError):
+            storage.loadSerial(ONE, first)
+        assert reader.loadBefore(TWO, maxtid) in [None, (NEW, tids[0], None)]
+        assert not server.served['1'].lock.waiting
+
+
+def test_a_pack_waits_for_the_commit_that_is_under_way(served):
+    """L2, L12: and the next one for the pack."""
+    disk, storage, server = served
+    with contextlib.closing(ClientStorage.ClientStorage(server.addr)) as writer:
+        first = commit(writer, ONE)
+        commit(writer, ONE, first)
+        meta = TransactionMetaData()
+        writer.tpc_begin(meta)
+        writer.store(TWO, z64, NEW, '', meta)
+        writer.tpc_vote(meta)
+        asked = threading.Event()
+        take_turn = server.served['1'].lock.take_turn
+
+        def asking():
+            asked.set()
+            take_turn()
+
+        server.served['1'].lock.take_turn = asking
+        packing = threading.Thread(target=storage.pack, args=(time.time() + 60, referencesf, False))
+        packing.start()
+        asked.wait()
+        tid = writer.tpc_finish(meta)
+        packing.join()
+        assert writer.loadBefore(TWO, maxtid) == (NEW, tid, None)
+        assert commit(writer, TWO, tid) > tid
+
+
+def test_a_pack_that_waits_for_its_turn_goes_on_when_the_server_ends(served):
+    """L12, C16: nobody is left to give it."""
+    disk, storage, server = served
+    lock = server.served['1'].lock
+    lock._loop = StoppedLoop()
+    waiting = threading.Thread(target=lock.take_turn)
+    waiting.start()
+    lock._loop.asked.wait()
+    lock.close()
+    waiting.join()
+    lock.take_turn()  # nor does one wait that comes later
+
+
+class StoppedLoop:
+    """A loop that calls nothing any more."""
+
+    runtime = Runtime()
+
+    def __init__(self):
+        self.asked = threading.Event()
+
+    def door(self, callback):
+        self.asked.set()
+
+    def in_loop_thread(self):
+        return False
+
+
+@pytest.mark.parametrize('lost', [False, True])
+def test_a_blob_is_noted_until_its_transaction_is_on_the_disk(tmp_path, monkeypatch, lost):
+    """B12, D4: if a loss of power takes the transaction, its file is cleared at the next start."""
+    monkeypatch.setattr(groupcommit, 'QUICK_S', -1.0)
+    (tmp_path / 'before').mkdir()
+    site = SlowSite(tmp_path / 'before', blobs=True)
+    size = site.storage.getSize()
+    site.disk.open_.set()
+    site.writer.begin()
+    upload(site.writer, b'blob', oid=TWO)
+    site.writer.call('vote', 7)
+    site.disk.open_.clear()
+    site.writer.start('tpc_finish', 7)
+    # The same files, as a note knows them by their numbers; but for the one that is written to.
+    shutil.copytree(tmp_path / 'before', tmp_path / 'after', symlinks=True, copy_function=os.link)
+    (tmp_path / 'after' / 'Data.fs').unlink()
+    data = (tmp_path / 'before' / 'Data.fs').read_bytes()
+    (tmp_path / 'after' / 'Data.fs').write_bytes(data[:size] if lost else data)
+    (tmp_path / 'after' / 'Data.fs.lock').unlink()
+    site.sync()
+    assert os.listdir(tmp_path / 'before' / 'blobs' / 'tmp') == []
+    site.close()
+    blobs = tmp_path / 'after' / 'blobs'
+    storage = GroupCommitStorage(str(tmp_path / 'after' / 'Data.fs'), blob_dir=str(blobs))
+    desk = Desk({'1': storage})
+    assert len(list(blobs.glob('0x00/**/*.blob'))) == (0 if lost else 1)
+    assert os.listdir(blobs / 'tmp') == []
+    desk.close()
+    storage.close()

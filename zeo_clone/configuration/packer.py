@@ -77,6 +77,8 @@ def pack(storage: Any, referencesf: Any, stop: bytes, gc: bool) -> tuple[int, An
                 _remove(path)
                 return None
             index = helper.index()
+        # Most of it is on the disk by now; what is not delays no commit yet.
+        REAL.sync_file(path)
         return Rest(storage, path, index).copy(reached)
     except BaseException:
         _remove(path)

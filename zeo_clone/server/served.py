@@ -63,6 +63,7 @@ class ServedStorage:
         guard = Guard(name, resolvable or Resolvable(), client_conflict_resolution, loop.runtime)
         self.backend = backend = self._make_backend(storage, guard)
         self.lock = CommitLock(loop, name, self.stats, timeout_s, self.commits_at_once)
+        backend.pack_in_turn(self.lock)
         self.outcomes: Outcomes[Attendee] = Outcomes()
         recent = backend.recent(history_size)
         history = History(history_size, backend.last_of(recent), recent)
@@ -190,6 +191,7 @@ class ServedStorage:
     def _on_disk(self, group: list[Finished]) -> None:
         """These are on the disk: each client is told of all of them at once, of its own at its place."""
         self.backend.failures.latest = None
+        self.backend.files.drop_notes(group[-1].tid)
         if len(group) == 1:
             (tid, oids, committer, reply), = group
             self._tell(tid, oids, committer)
@@ -235,6 +237,7 @@ class ServedStorage:
 
     def close(self, timeout_s: float) -> None:
         """At the end: what is on its way to the disk gets there, in that time, and its clients are told."""
+        self.lock.close()
         if self._syncer is not None:
             self._synced(self._syncer.end(timeout_s), None)
 

@@ -66,3 +66,25 @@ def test_nobody_stands_in_the_queue_twice(queue, members):
     for member in members[:2]:
         with pytest.raises(ValueError, match='in the queue already'):
             queue.request(member)
+
+
+def test_while_it_is_paused_nobody_gets_the_lock(queue, members):
+    """L2, L12: who has it keeps it; the order stays."""
+    a, b, c, d = members
+    queue.request(a)
+    queue.pause()
+    assert not queue.request(b) and queue.holder is a
+    assert queue.leave(a) is None and queue.holder is None
+    assert not queue.request(c) and queue.waiting == 2
+    assert queue.resume() == [b]
+    assert queue.holder is b
+    assert queue.leave(b) is c
+
+
+def test_a_pause_of_a_lock_that_is_held_changes_no_holder(queue, members):
+    queue.request(members[0])
+    queue.pause()
+    assert queue.resume() == [] and queue.holder is members[0]
+    queue.leave(members[0])
+    queue.pause()
+    assert queue.resume() == [] and queue.request(members[1])

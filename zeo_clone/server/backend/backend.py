@@ -21,7 +21,7 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.failure import Failures
-from zeo_clone.server.backend.groupcommit import Syncer
+from zeo_clone.server.backend.groupcommit import Syncer, Turns
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.horizon import Horizon
 from zeo_clone.server.backend.hot import HotObjects
@@ -184,6 +184,11 @@ class Backend:
         if self._horizon is None:
             return None
         return Syncer(self._storage, self._runtime, door, synced)
+
+    def pack_in_turn(self, turns: Turns) -> None:
+        """A pack is to wait for its turn, rather than commits in the loop's thread for it."""
+        if self._horizon is not None:
+            self._storage.pack_in_turn(turns)
 
     def hide(self, tid: bytes | None) -> None:
         """From now on clients see nothing of the transaction `tid`, nor of later ones; None: they see all."""

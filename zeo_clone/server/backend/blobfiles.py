@@ -7,8 +7,8 @@ Syncs are few, since each of them may take as long as a turn of the disk: a file
 already, and of the directories above it those are synced whose names were not seen to before.
 
 What a killed server has left is cleared at start (B12): uploads, and files that have got their names although
-their transaction was never finished.  Of these there is a note while the transaction goes on, a symbolic
-link ``inode:path``: where the file was, or will be.
+their transaction was never finished, or a loss of power took it.  Of these there is a note until the
+transaction is on the disk, a symbolic link ``inode:path``: where the file was, or will be.
 
 `sync` belongs to worker threads, the rest to the loop thread.
 """
@@ -19,6 +19,7 @@ import errno
 import logging
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
@@ -57,6 +58,7 @@ class BlobFiles:
         self._abilities = abilities
         self._safe: set[str] = set()  # directories whose names are on the disk, and those of all above them
         self._packs = 0  # that are under way: they remove directories
+        self._notes: deque[tuple[bytes, list[str]]] = deque()  # of transactions that are not on the disk yet
         self._scratches: dict[str, Scratch] = {}  # by directory; a DemoStorage makes its own when it needs it
         if self.helper is not None and not storage.isReadOnly():
             self._sync_base(self.helper.base_dir)
@@ -118,6 +120,16 @@ class BlobFiles:
             self.drop(note)
             raise
         return [note]
+
+    def keep_notes(self, tid: bytes, notes: list[str]) -> None:
+        """Transaction `tid` is finished, but not on the disk: its notes stay until `drop_notes`."""
+        self._notes.append((tid, notes))
+
+    def drop_notes(self, tid: bytes) -> None:
+        """All up to transaction `tid` is on the disk."""
+        while self._notes and self._notes[0][0] <= tid:
+            for note in self._notes.popleft()[1]:
+                self.drop(note)
 
     def _take(self, directory: str, kind: str) -> str:
         scratch = self._scratches.get(directory)

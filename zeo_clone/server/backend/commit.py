@@ -139,7 +139,9 @@ class StorageCommit:
             moved = {oid: self._blobs[oid] for oid in self._plan.missing if oid in self._blobs}
             plan = self._files.plan(moved, self._plan.missing, tid)
             self._files.sync(plan.files, plan.directories)
-        if self._notes:
+        if self._notes and self._abilities.can_finish_later:
+            self._files.keep_notes(tid, self._notes)
+        elif self._notes:
             self._drop_notes()
         return tid
 

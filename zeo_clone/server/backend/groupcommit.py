@@ -19,7 +19,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
@@ -50,7 +50,11 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self._named: object = None  # the open file whose name in the directory is on the disk
         #: The tid of the last transaction that is known to be on the disk.
         self.durable: bytes | None = None
+        self._packed = False  # the index is to be saved
+        self._pack_lock = PackLock(runtime)
         super().__init__(*args, **keywords)
+        self._commit_lock = lock = self._pack_lock
+        self._commit_lock_acquire, self._commit_lock_release = lock.acquire, lock.release
         if not self._is_read_only:
             try:
                 self._sync_under_lock()  # whoever was killed may have left what he has not synced
@@ -117,25 +121,28 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         Raises OSError, and from then on each time.
         """
         with self._sync_lock:
-            while True:
-                with self._lock:
-                    if self._sync_failure is not None:
-                        raise self._sync_failure
-                    tid, file = self._ltid, self._file
-                    if tid == self.durable:
-                        return tid
-                    try:
-                        fd = self._runtime.dup(file.fileno())  # a pack may close the file meanwhile
-                    except OSError:  # there is no descriptor left
-                        return self.sync_at_once()
+            return self._sync()
+
+    def _sync(self) -> bytes:
+        while True:
+            with self._lock:
+                if self._sync_failure is not None:
+                    raise self._sync_failure
+                tid, file = self._ltid, self._file
+                if tid == self.durable:
+                    return tid
                 try:
-                    self._sync_file(file, fd)
-                finally:
-                    self._runtime.close_fd(fd)
-                with self._lock:
-                    if self._file is file:  # and not another one that a pack has put into its place
-                        self.durable = max(tid, self.durable or b'')
-                        return tid
+                    fd = self._runtime.dup(file.fileno())  # a pack may close the file meanwhile
+                except OSError:  # there is no descriptor left
+                    return self.sync_at_once()
+            try:
+                self._sync_file(file, fd)
+            finally:
+                self._runtime.close_fd(fd)
+            with self._lock:
+                if self._file is file:  # and not another one that a pack has put into its place
+                    self.durable = max(tid, self.durable or b'')
+                    return tid
 
     def sync_at_once(self) -> bytes:
         """The same where a sync takes no time: the storage's lock is held meanwhile, as in ``tpc_finish``."""
@@ -163,6 +170,21 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
             raise
 
     # ---- packing, the index, the end --------------------------------------------------------------
+
+    def pack_in_turn(self, turns: Turns) -> None:
+        """From now on packs wait for their turn among the commits, and not the commits' thread for them."""
+        self._pack_lock.turns = turns
+
+    def pack(self, t: float, referencesf: Any, gc: bool | None = None) -> None:
+        """As ZODB's, but no sync is under the storage's lock, for which loads wait."""
+        with self._pack_lock.in_pack():
+            super().pack(t, referencesf, gc)
+            if self._packed:
+                self._packed = False
+                with self._commit_lock, contextlib.suppress(OSError):  # without one the file is read at start
+                    self._sync()  # and nothing is finished before the index is saved
+                    with self._lock:
+                        super()._save_index()
 
     def packer(self, storage: Any, referencesf: Any, stop: bytes, gc: bool) -> Any:
         """ZODB's own leaves a new file that is not on the disk, to take the place of one that is.
@@ -202,6 +224,9 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
 
         The storage's lock is held, or nobody has the storage yet.
         """
+        if self._pack_lock.in_pack_thread:
+            self._packed = True  # `pack` saves it
+            return
         if self.durable is not None and self._ltid != self.durable:
             try:
                 self._sync_under_lock()
@@ -220,6 +245,65 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                     self.durable = self._ltid
         finally:
             super().close()
+
+
+class Turns(Protocol):
+    """The order in which the loop's thread lets commits begin."""
+
+    def take_turn(self) -> None:
+        """In another thread: return when no commit is under way, and none begins before `end_turn`."""
+
+    def end_turn(self) -> None:
+        """Commits begin again."""
+
+
+class PackLock:
+    """A storage's commit lock.  A thread that packs takes it only when it is its turn, so that nobody who
+    commits finds it taken.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lock = runtime.lock()
+        self._packers: set[int] = set()  # the threads that pack
+        #: Who says whose turn it is; None: nobody but the lock.
+        self.turns: Turns | None = None
+
+    def __repr__(self) -> str:
+        return f'<PackLock {self._lock!r}>'
+
+    @contextlib.contextmanager
+    def in_pack(self) -> Iterator[None]:
+        """The thread packs."""
+        ident = self._runtime.get_ident()
+        self._packers.add(ident)
+        try:
+            yield
+        finally:
+            self._packers.discard(ident)
+
+    @property
+    def in_pack_thread(self) -> bool:
+        """Is the calling thread packing?"""
+        return bool(self._packers) and self._runtime.get_ident() in self._packers
+
+    def acquire(self) -> bool:
+        """As a lock's."""
+        if self.turns is not None and self.in_pack_thread:
+            self.turns.take_turn()
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        """Likewise."""
+        self._lock.release()
+        if self.turns is not None and self.in_pack_thread:
+            self.turns.end_turn()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Syncer:

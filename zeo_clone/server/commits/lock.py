@@ -2,7 +2,8 @@
 
 In: transactors that want it and leave, for whatever reason.  Out: grants, one at a time, or as many as a
 database has connections for commits, first come first served (L2); word to a holder that takes its time (L1,
-L10).  Loop thread only, apart from what the status reads; the watchdog goes by the loop's monotonic clock.
+L10).  Loop thread only, apart from what the status reads and a pack's `take_turn`; the watchdog goes by the
+loop's monotonic clock.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import logging
 import math
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.stats import Stats
@@ -38,9 +39,11 @@ class CommitQueue(Generic[Member]):
         self._room = room
         self._holders: dict[Member, None] = {}
         self._waiting: deque[Member] = deque()
+        self._paused = False  # nobody gets it
 
     def __repr__(self) -> str:
-        return f'<CommitQueue {"locked" if self._holders else "free"}, {self.waiting} waiting>'
+        state = 'locked' if self._holders else 'paused' if self._paused else 'free'
+        return f'<CommitQueue {state}, {self.waiting} waiting>'
 
     @property
     def holder(self) -> Member | None:
@@ -64,25 +67,37 @@ class CommitQueue(Generic[Member]):
         """Queue `member`; True if it holds the lock now."""
         if member in self._holders or member in self._waiting:
             raise ValueError(f'{member!r} is in the queue already')
-        if len(self._holders) < self._room:
+        if len(self._holders) < self._room and not self._paused:
             self._holders[member] = None
             return True
         self._waiting.append(member)
         return False
+
+    def pause(self) -> None:
+        """From now on nobody gets it who has not got it."""
+        self._paused = True
+
+    def resume(self) -> list[Member]:
+        """End `pause`; the new holders."""
+        self._paused = False
+        return list(iter(self._promote, None))
 
     def leave(self, member: Member) -> Member | None:
         """Take `member` out: it has finished, or vanished.  The new holder, if that changed, else None.
         """
         if member in self._holders:
             del self._holders[member]
-            if not self._waiting:
-                return None
-            successor = self._waiting.popleft()
-            self._holders[successor] = None
-            return successor
+            return self._promote()
         if member in self._waiting:
             self._waiting.remove(member)
         return None
+
+    def _promote(self) -> Member | None:
+        if self._paused or not self._waiting or len(self._holders) >= self._room:
+            return None
+        successor = self._waiting.popleft()
+        self._holders[successor] = None
+        return successor
 
 
 class Holder(Protocol):
@@ -156,6 +171,9 @@ class CommitLock:
         self._queue: CommitQueue[Transactor] = CommitQueue(room)
         self._idle = [Watchdog(loop, timeout_s) for _ in range(room)]
         self._watched: dict[Transactor, tuple[Watchdog, float]] = {}  # and since when; the first one first
+        self._asked: Any = None  # the event that a pack waits for, at last
+        self._turn: Any = None  # the same, when the loop's thread knows of it
+        self._has_ended = False
 
     def __repr__(self) -> str:
         return repr(self._queue)
@@ -199,8 +217,8 @@ class CommitLock:
         waiting = self._queue.waiting
         holder = self._queue.holder
         text = '%s: storage %r has %d transactions waiting; the commit lock is held by %s (%s)'
-        args = (transactor.client.name, self._name, waiting, holder and holder.client.name,
-                holder and holder.meta)
+        args = (transactor.client.name, self._name, waiting,
+                *(('a pack', 'at its end') if holder is None else (holder.client.name, holder.meta)))
         if waiting >= WAITING:
             self._loop.throttle.report(log, logging.WARNING, 'waiting', self._name, text, *args)
         else:
@@ -218,6 +236,45 @@ class CommitLock:
         if successor is not None:
             # Through the door: the work of one client ends before that of the next begins.
             self._loop.door(partial(self._grant, successor))
+        self._give_turn()
+
+    # ---- a pack's turn ----------------------------------------------------------------------------
+
+    def take_turn(self) -> None:
+        """In the thread of a pack: return when nobody holds the lock, which nobody gets before `end_turn`.
+
+        A pack ends with the storage's own lock on commits, for which the loop's thread must not wait (D1).
+        """
+        self._asked = turn = self._loop.runtime.event()
+        self._loop.door(partial(self._pause, turn))
+        if not self._has_ended and not self._loop.in_loop_thread():  # else nobody does what the door took
+            turn.wait()
+
+    def end_turn(self) -> None:
+        """In the same thread: that is over."""
+        self._loop.door(self._resume)
+
+    def close(self) -> None:
+        """There are no commits any more."""
+        self._has_ended = True
+        if self._asked is not None:
+            self._asked.set()
+
+    def _pause(self, turn: Any) -> None:
+        self._turn = turn
+        self._queue.pause()
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        if self._turn is not None and self._queue.holder is None:
+            self._turn.set()
+
+    def _resume(self) -> None:
+        self._turn = None
+        for successor in self._queue.resume():
+            self._grant(successor)
+
+    # -----------------------------------------------------------------------------------------------
 
     def _grant(self, transactor: Transactor) -> None:
         if not self._queue.holds(transactor):
