@@ -34,6 +34,7 @@ class Sizes(NamedTuple):
     cache_objects: int = 200_000
     transaction_objects: int = 1000
     writers: int = 32
+    all_writers: int = 80
     sync_ms: float = 0.0
 
 

@@ -62,6 +62,12 @@ def delays_beside_a_flood(of_what):
             Figure('max_ms', f'load beside a flood of {of_what}, longest', 'ms', aim=None))
 
 
+def told_of_a_storm(count, aim):
+    return (Figure('rate', f'commit of 1 object, {count} listen', 'txn/s', True, aim),
+            Figure('p50_ms', 'until the last is told, median', 'ms'),
+            Figure('max_ms', 'the longest', 'ms', aim=None))
+
+
 WORKLOADS = (
     Workload('cold', loads.cold_one, (
         rate('cold load, 1 thread', 'loads/s', 4.0),
@@ -91,6 +97,12 @@ WORKLOADS = (
         Figure('rate', 'commit of 1 object, 32 processes', 'txn/s', True),
         Figure('slowest_ms', 'the slowest process, mean', 'ms'),
         Figure('longest_ms', 'the longest commit', 'ms', aim=None)), axes=()),
+    Workload('commit-all', commits.commit_all, (
+        Figure('rate', 'commit of 1 object, 80 processes', 'txn/s', True, 2.5),
+        Figure('slowest_ms', 'the slowest process, mean', 'ms'),
+        Figure('longest_ms', 'the longest commit', 'ms', aim=None)), ZEO_ONLY, axes=()),
+    Workload('storm-100', commits.storm, told_of_a_storm(100, 7.0), ZEO_ONLY, axes=()),
+    Workload('storm-200', commits.large_storm, told_of_a_storm(200, 9.0), ZEO_ONLY, axes=()),
     Workload('fan-out-30', commits.fan_out_few, (
         Figure('ms', 'commit until 30 clients are told', 'ms', aim=3.0, grows=(SIZE, CROWD)),),
         ZEO_ONLY, (CROWD,)),

@@ -81,6 +81,7 @@ class SimRuntime(Runtime):
             self.epoll = None
         self._maps = self._dice.chance(0.5)
         self._mark = [True]
+        self.sending_s = self._dice.choice((0.0, 0.0005, 0.01))
 
     def __repr__(self) -> str:
         return f'<SimRuntime of {self.process.name}>'

@@ -70,6 +70,15 @@ class Client:
         """When the last of the crowd was told of the next commit."""
         return self._crowd.wait()
 
+    def note_tids(self):
+        self._crowd.note()
+
+    def told_of(self, tid):
+        self._crowd.wait_for(bytes.fromhex(tid))
+
+    def noted(self):
+        return self._crowd.noted()
+
     def disperse(self):
         self._crowd.close()
         self._crowd = None
@@ -103,6 +112,9 @@ class Client:
 
     def commits(self, objects):
         return writing.commits(self._store, objects)
+
+    def commits_noted(self):
+        return writing.commits_noted(self._store)
 
     def commits_apart(self, number):
         return writing.commits_apart(self._store, self._storage, number)

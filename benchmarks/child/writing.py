@@ -30,6 +30,21 @@ def commits(store, objects):
     return {'rate': operations / elapsed}
 
 
+def commits_noted(store):
+    """Commit one object, again and again: commits per second, their tids and when each ended."""
+    storage = store.open()
+    serials = store.serials(storage, store.oids[:1])
+    tids, ends = [], []
+    start = now = time.monotonic()
+    while not tids or now < start + store.seconds:
+        tids.append(commit(storage, serials, store.record))
+        serials = dict.fromkeys(serials, tids[-1])
+        now = time.monotonic()
+        ends.append(now)
+    storage.close()
+    return {'rate': len(tids) / (now - start), 'tids': [tid.hex() for tid in tids], 'ends': ends}
+
+
 def commits_apart(store, storage, number):
     """Commit the object `number`, again and again, while others do so with theirs; how long each took."""
     serials = store.serials(storage, [store.oids[number % len(store.oids)]])

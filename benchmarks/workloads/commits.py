@@ -7,6 +7,7 @@ from benchmarks.arena import together
 
 WRITERS = 8
 FEW, MANY = 30, 200
+LISTENERS = 100
 LISTENING_PROCESSES = 4
 
 
@@ -25,6 +26,11 @@ def commit_apart(arena):
 
 def commit_far_apart(arena):
     return apart(arena, arena.sizes.writers)
+
+
+def commit_all(arena):
+    """Whoever is told of a commit has one of its own under way."""
+    return apart(arena, arena.sizes.all_writers)
 
 
 def apart(arena, writers):
@@ -48,13 +54,40 @@ def fan_out_many(arena):
     return {'ms': until_told(arena, MANY)}
 
 
+def storm(arena):
+    """One client commits as fast as it can; each commit is told to all who listen."""
+    return commits_told_to(arena, LISTENERS * arena.sizes.crowd)
+
+
+def large_storm(arena):
+    return commits_told_to(arena, 2 * LISTENERS * arena.sizes.crowd)
+
+
+def commits_told_to(arena, count):
+    """Commits per second, and how long after a commit's end the last was told of it, a median."""
+    writer, listeners = gather(arena, count)
+    together(listeners, 'note_tids')
+    found = writer.call('commits_noted')
+    together(listeners, 'told_of', tid=found['tids'][-1])
+    told = [listener.call('noted') for listener in listeners]
+    together(listeners, 'disperse')
+    delays = sorted(max(one[tid] for one in told) - end
+                    for tid, end in zip(found['tids'], found['ends'], strict=True))
+    return {'rate': found['rate'], 'p50_ms': 1e3 * delays[len(delays) // 2], 'max_ms': 1e3 * delays[-1]}
+
+
+def gather(arena, count):
+    """A writer, and processes in which together `count` clients listen."""
+    writer, *listeners = arena.clients(1 + LISTENING_PROCESSES)
+    for number, listener in enumerate(listeners):
+        share = count // len(listeners) + (number < count % len(listeners))
+        listener.call('gather', count=share)
+    return writer, listeners
+
+
 def until_told(arena, count):
     """Milliseconds from `tpc_begin` until the last of `count` clients was told, a median of many commits."""
-    writer, *listeners = arena.clients(1 + LISTENING_PROCESSES)
-    total = count * arena.sizes.crowd
-    for number, listener in enumerate(listeners):
-        share = total // len(listeners) + (number < total % len(listeners))
-        listener.call('gather', count=share)
+    writer, listeners = gather(arena, count * arena.sizes.crowd)
     writer.call('open')
     took = []
     end = time.monotonic() + arena.sizes.seconds

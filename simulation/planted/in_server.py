@@ -15,6 +15,7 @@ from zeo_clone.server.commits.lock import CommitLock, CommitQueue, Watchdog
 from zeo_clone.server.commits.outcomes import NOT_COMMITTED, Outcomes
 from zeo_clone.server.commits.transactor import Transactor
 from zeo_clone.server.commits.unsynced import Unsynced
+from zeo_clone.zrpc.channel.server import NoNews, ServerChannel
 
 
 @plant('A client that has gone keeps the commit lock (C16).')
@@ -77,18 +78,25 @@ def committer_told_twice() -> list[Patch]:
 
 @plant('One client of many is not told of a transaction.')
 def one_not_told() -> list[Patch]:
-    tell, send = Audience.tell_all, Audience._send
+    announce = Audience._announce
 
-    def is_last(self: Any, listener: Any) -> bool:
-        return len(self) > 1 and listener is self.present()[-1]
+    def not_to_last(self: Any, message: bytes, knowing: list[Any]) -> None:
+        last = self.present()[-1:] if len(self) > 1 and b'invalidateTransaction' in message else []
+        announce(self, message, [*knowing, *(one for one in last if one not in knowing)])
+    return [(Audience, '_announce', not_to_last)]
 
-    def tell_all(self: Any, name: str, args: Any, besides: Any = None) -> None:
-        tell(self, name, args, besides if name != 'invalidateTransaction' else self.present()[-1])
 
-    def send_some(self: Any, listener: Any, data: bytes) -> None:
-        if not is_last(self, listener):
-            send(self, listener, data)
-    return [(Audience, 'tell_all', tell_all), (Audience, '_send', send_some)]
+@plant('An answer overtakes the news that wait for its client.')
+def answer_before_news() -> list[Patch]:
+    def send(self: Any, data: bytes) -> None:
+        news, self._news = self._news, NoNews()
+        place, self._place = self._place, 0
+        try:
+            whole(self, data)
+        finally:
+            self._news, self._place = news, place
+    whole = ServerChannel.send
+    return [(ServerChannel, 'send', send)]
 
 
 @plant('One of the objects of a transaction is missing in invalidations (C3).')

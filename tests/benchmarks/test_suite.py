@@ -20,7 +20,8 @@ from benchmarks.workloads.others import overlapping
 
 pytestmark = pytest.mark.long
 
-TINY = Sizes(objects=40, record_bytes=200, seconds=0.01, blob_mb=1, cache_objects=500, writers=WRITERS)
+TINY = Sizes(objects=40, record_bytes=200, seconds=0.01, blob_mb=1, cache_objects=500, writers=WRITERS,
+             all_writers=WRITERS)
 PEER = Side('peer', 'a peer', CLIENT, 'python', 'ZEO')
 FAST, SLOW = catalog.Figure('rate', 'fast', 'loads/s', True, 4.0), catalog.Figure('ms', 'slow', 'ms')
 NARROW = catalog.Figure('ms', 'narrow', 'ms', limit=50)

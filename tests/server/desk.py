@@ -31,12 +31,14 @@ from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.server import StorageServer
 from zeo_clone.zrpc import faults
 from zeo_clone.zrpc.channel.memory import Share, unlimited
-from zeo_clone.zrpc.channel.server import ServerChannel
+from zeo_clone.zrpc.channel.server import NoNews, ServerChannel
 from zeo_clone.zrpc.connection import ServerCore
 
 
 class ClockRuntime(Runtime):
     """The real world with a clock of its own."""
+
+    sending_s = 0.0
 
     def __init__(self):
         self.now = 1000.0
@@ -159,9 +161,12 @@ class FakeChannel:
         self.unfinished = 0
         self.traffic = 0, 0, 0
         self.share = Share(unlimited())
+        self._news, self._place = NoNews(), 0
 
     def send(self, data):
         if self.lost is None:
+            if self._place != self._news.end:
+                data = self._after_news(data)
             self._piece += data
             while len(self._piece) >= 4 and len(self._piece) >= (size := self._frame_size()):
                 self.out.append(self._piece[:size])
@@ -171,6 +176,8 @@ class FakeChannel:
         return 4 + struct.unpack('>I', self._piece[:4])[0]
 
     queue = send_common = send
+    follow, tell_news, skip_news = ServerChannel.follow, ServerChannel.tell_news, ServerChannel.skip_news
+    _after_news = ServerChannel._after_news
     reply, reply_loaded = ServerChannel.reply, ServerChannel.reply_loaded
     reply_encoded, fail = ServerChannel.reply_encoded, ServerChannel.fail
     tell, tell_later = ServerChannel.tell, ServerChannel.tell_later

@@ -591,3 +591,51 @@ def test_one_answer_may_be_larger_than_what_may_wait():
     bench.channel.send(b'x' * 5_000_000)
     assert 'output-limit' in bench.handler.lost[0][0]
     bench.close()
+
+
+class Bulletin:
+    """One piece of news."""
+
+    end = 0
+
+    def __init__(self, piece):
+        self._piece = piece
+
+    def since(self, place):
+        assert place < self.end
+        return self._piece
+
+
+@pytest.mark.parametrize('say', ['send', 'queue', 'send_common'])
+def test_news_come_before_whatever_is_said_next_and_once(bench, say):
+    """C1."""
+    news = Bulletin(b'news ')
+    bench.channel.follow(news)
+    bench.read()
+    news.end += 1
+    getattr(bench.channel, say)(b'answer')
+    bench.channel.tell_news()
+    bench.turn()
+    assert bench.read() == b'news answer'
+
+
+def test_small_news_go_in_one_piece_with_the_answer_and_large_ones_before_it(bench):
+    news = Bulletin(b'news ')
+    bench.channel.follow(news)
+    bench.read()
+    for piece, writes in ((b'news ', 1), (b'n' * 40_000, 2)):
+        news._piece, before = piece, bench.transport.writes
+        news.end += 1
+        bench.channel.send(b'answer')
+        assert bench.read() == piece + b'answer'
+        assert bench.transport.writes == before + writes
+
+
+def test_who_knows_the_news_is_not_told(bench):
+    news = Bulletin(b'news ')
+    bench.channel.follow(news)
+    bench.read()
+    news.end += 1
+    bench.channel.skip_news()
+    bench.channel.send(b'answer')
+    assert bench.read() == b'answer'

@@ -277,6 +277,8 @@ class Runtime:
     #: How long a thread looks for input before it sleeps, in seconds; see `Eagerness`.  With a single
     #: processor whoever looks would keep the peer from answering; under a virtual clock 0, too.
     eager_s = EAGER_S if usable_processors() > 1 else 0.0
+    #: What it takes a server to send a small message, at least, in seconds.
+    sending_s = 0.000003
     give_way = staticmethod(getattr(os, 'sched_yield', lambda: None))
 
     def input_poll(self, fd: int) -> Callable[[float], Any]:

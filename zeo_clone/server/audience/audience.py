@@ -1,5 +1,10 @@
 """Who is told what has happened to one storage, once each, in the order in which the storage did it.
 
+All are told of a commit at once, before its client has the answer, unless commits come faster than clients
+can be told: to tell 200 takes longer than a few commits.  Then, whenever all have been told, everybody rests
+`REST` times as long as that took, `LONGEST_REST_S` at most, and is told of several commits in one piece.
+Whatever else a client hears, the answer to a call above all, comes after its news.
+
 In: attendees that come and go; commits of ours; from a storage that is a client itself, what others changed,
 in any thread.  Out: messages to attendees.  It knows no storage: what happened it is told, and where the
 storage is now it asks a function.  Loop thread only, apart from the methods under the banner "any thread".
@@ -7,6 +12,7 @@ storage is now it asks a function.  Loop thread only, apart from the methods und
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.audience.history import History
+from zeo_clone.server.audience.news import News
 from zeo_clone.server.stats import Stats
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.frames import frame
@@ -23,13 +30,28 @@ log = logging.getLogger(__name__)
 
 #: Later than any tid.
 AFTER_ALL = b'\xff' * 9
+#: So many times as long as it took to tell all nobody is told: to hear it takes the clients longer.
+REST = 3
+#: Nobody waits longer for news.
+LONGEST_REST_S = 0.01
+#: More bytes of news do not wait.
+MAX_WAITING = 32 << 10
 
 
 class Attendee(Protocol):
     """What a storage tells a session."""
 
+    def follow(self, news: News) -> None:
+        """Be told of these from now on, at the latest before anything else is sent."""
+
+    def tell_news(self) -> None:
+        """Send what has not been sent of them."""
+
+    def skip_news(self) -> None:
+        """It knows."""
+
     def send(self, data: bytes) -> None:
-        """Send the bytes of a message."""
+        """Send the bytes of messages."""
 
     def disconnect(self, reason: str) -> None:
         """Close the connection; logs `reason`."""
@@ -61,6 +83,11 @@ class Audience:
         self._stats = stats
         self.history = history  # as far as it has been told
         self._where = where
+        self._clock = loop.runtime.monotonic
+        self._sending_s = loop.runtime.sending_s
+        self._news = News()
+        self._rest_until = -math.inf  # before then nobody is told
+        self._waiting = False  # all will be, then
         self._attendees: dict[Attendee, None] = {}  # in the order in which they came
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._resetting = False  # set in any thread: the storage has lost track of changes
@@ -76,6 +103,7 @@ class Audience:
     def join(self, attendee: Attendee) -> None:
         """`attendee` gets every invalidation from now on."""
         self.drain()
+        attendee.follow(self._news)
         self._attendees[attendee] = None
 
     def part(self, attendee: Attendee) -> None:
@@ -99,17 +127,11 @@ class Audience:
 
     # ---- what they are told -----------------------------------------------------------------------
 
-    def tell_all(self, name: str, args: tuple[Any, ...], besides: object = None) -> None:
+    def tell_all(self, name: str, args: tuple[Any, ...], besides: Any = None) -> None:
         """Call a method of every client but one."""
-        if len(self._attendees) > (besides in self._attendees):
-            message = frame(encode_oneway(name, args))
-            for attendee in list(self._attendees):
-                if attendee is not besides:
-                    try:
-                        attendee.send(message)
-                    except Exception as error:
-                        log.exception('storage %r: a client could not be told', self._name)
-                        self._send_away([attendee], f'it could not be told of {name}: {type(error).__name__}')
+        knows = besides in self._attendees
+        if len(self._attendees) > knows:
+            self._announce(frame(encode_oneway(name, args)), [besides] if knows else [])
 
     def publish(self, tid: bytes, oids: list[bytes], committer: Any) -> None:
         """Transaction `tid` wrote `oids`.  `committer`, if there is one, knows."""
@@ -135,26 +157,53 @@ class Audience:
                 messages.append(frame(encode_oneway('invalidateTransaction', (tid, oids))))
             places = {one.committer: place for place, one in enumerate(group)
                       if one.committer in self._attendees}
-            everything = b''.join(messages)
-            for attendee in list(self._attendees):
-                place = places.get(attendee)
-                self._send(attendee, everything if place is None else b''.join(messages[:place]))
+            self._announce(b''.join(messages), list(places))
+            for attendee, place in places.items():
+                self._tell(attendee, partial(attendee.send, b''.join(messages[:place])))
             for one in group:
                 one.tell_committer()
             for attendee, place in places.items():
-                self._send(attendee, b''.join(messages[place + 1:]))
+                self._tell(attendee, partial(attendee.send, b''.join(messages[place + 1:])))
         except Exception:  # as above
             log.exception('storage %r: clients could not be told of transactions', self._name)
             self._resetting = True
             self._reset()
 
-    def _send(self, attendee: Attendee, data: bytes) -> None:
-        if data:
-            try:
-                attendee.send(data)
-            except Exception as error:
-                log.exception('storage %r: a client could not be told', self._name)
-                self._send_away([attendee], f'it could not be told: {type(error).__name__}')
+    def _announce(self, message: bytes, knowing: list[Attendee]) -> None:
+        """Tell all but those that know, now or soon."""
+        for attendee in knowing:
+            self._tell(attendee, attendee.tell_news)  # what was before
+        self._news.add(message)
+        for attendee in knowing:
+            attendee.skip_news()
+        rest = self._rest_until - self._clock()
+        if rest <= 0 or self._news.size > MAX_WAITING:
+            self._tell_news()
+        elif not self._waiting:
+            self._waiting = True
+            self._loop.call_later(rest, self._stop_waiting)
+
+    def _stop_waiting(self) -> None:
+        self._waiting = False
+        if self._news.size:
+            self._tell_news()
+
+    def _tell_news(self) -> None:
+        began, end = self._clock(), self._news.end
+        attendees = list(self._attendees)
+        for attendee in attendees:  # if one goes because of it, the next commit may begin and bring more news
+            self._tell(attendee, attendee.tell_news)
+        self._news.forget(end)
+        ended = self._clock()
+        took = max(ended - began, self._sending_s * len(attendees))
+        self._rest_until = ended + min(REST * took, LONGEST_REST_S)
+
+    def _tell(self, attendee: Attendee, tell: Callable[[], object]) -> None:
+        try:
+            tell()
+        except Exception as error:
+            log.exception('storage %r: a client could not be told', self._name)
+            self._send_away([attendee], f'it could not be told: {type(error).__name__}')
 
     def drain(self, before: bytes = AFTER_ALL) -> None:
         """Publish what came from elsewhere before a tid, before anything later is said."""

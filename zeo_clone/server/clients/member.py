@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zeo_clone.loop.transport import LARGE_PIECE
 from zeo_clone.server.backend.iterators import Iterators
 from zeo_clone.server.clients.downloads import Downloads
 from zeo_clone.server.clients.limits import check_room
@@ -53,7 +52,8 @@ class Member:
         self.read_only = read_only
         self.peer = session.peer
         self.calls = session.calls
-        self.channel = session.channel
+        self.channel = channel = session.channel
+        self.follow, self.tell_news, self.skip_news = channel.follow, channel.tell_news, channel.skip_news
         self.core = session.channel.core
         self.share = session.channel.share  # what it has waiting
         #: Does it speak the protocol of ZEO 4?  Then it is told tids at the vote.
@@ -215,11 +215,9 @@ class Member:
         return not self.channel.closed
 
     def send(self, data: bytes) -> None:
-        """The bytes of a message, made once for many clients."""
-        if len(data) < LARGE_PIECE:
+        """The bytes of messages."""
+        if data:
             self.channel.send(data)
-        else:
-            self.channel.send_common(data)
 
     def send_oneway(self, name: str, args: tuple[Any, ...]) -> None:
         """Call a method of the client."""

@@ -64,6 +64,25 @@ class ServerHandler(Protocol):
         """
 
 
+class News(Protocol):
+    """Messages for many connections, each of which remembers its place among them."""
+
+    end: int
+
+    def since(self, place: int) -> bytes:
+        """All from `place` on."""
+
+
+class NoNews:
+    """There are none."""
+
+    end = 0
+
+    def since(self, place: int) -> bytes:
+        """Nothing."""
+        return b''
+
+
 class ServerChannel(Dispatcher):
     """One client's connection.  Loop thread only.
 
@@ -82,6 +101,8 @@ class ServerChannel(Dispatcher):
         self._memory = memory or unlimited()
         self.share = Share(self._memory)
         self._counted = 0  # of that: input and output
+        self._news: News = NoNews()
+        self._place = 0  # all before it has been sent
         self._common: deque[tuple[int, bytes]] = deque()  # messages made for many, and where their ends are
         self._common_size = 0
         self._frames = core.frames
@@ -272,6 +293,8 @@ class ServerChannel(Dispatcher):
         """Send `data`, after what was sent before.  Never blocks, never raises."""
         if self.closed:
             return
+        if self._place != self._news.end:
+            data = self._after_news(data)
         try:
             if self._collecting:
                 self.transport.write(data)
@@ -282,6 +305,33 @@ class ServerChannel(Dispatcher):
             self.lose(describe(error))
             return
         self._after_output()
+
+    def follow(self, news: News) -> None:
+        """Before anything else is sent comes what is added to `news` from now on."""
+        self._news, self._place = news, news.end
+
+    def tell_news(self) -> None:
+        """Send what there is."""
+        if self._place != self._news.end:
+            data = self._news.since(self._place)
+            self.skip_news()
+            if len(data) < LARGE_PIECE:
+                self.send(data)
+            else:
+                self.send_common(data)
+
+    def _after_news(self, data: bytes) -> bytes:
+        """What is to be sent: small ones go in one piece with what comes after them."""
+        news = self._news.since(self._place)
+        if len(news) + len(data) < LARGE_PIECE:
+            self.skip_news()
+            return news + data
+        self.tell_news()
+        return data
+
+    def skip_news(self) -> None:
+        """The client knows of all that there are."""
+        self._place = self._news.end
 
     def _note_large(self, size: int) -> None:
         """A message has about so many bytes."""
@@ -302,6 +352,7 @@ class ServerChannel(Dispatcher):
         """Have `data` sent in a later turn, so that others get theirs before."""
         if self.closed:
             return
+        self.tell_news()
         try:
             self.transport.write(data)
             self._count()
