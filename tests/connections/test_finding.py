@@ -16,6 +16,7 @@ from tests.client.fake_server import p64
 from tests.support import inside
 from zeo_clone.client import search
 from zeo_clone.client.storage import ClientStorage
+from zeo_clone.client.world import World
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import AF_INET, Endpoint, Runtime
 
@@ -99,38 +100,56 @@ def test_pauses_between_attempts_never_reach_two_seconds():
     assert search.FIRST_PAUSE_S <= 0.1
 
 
-def test_every_address_of_a_name_is_tried_and_names_are_resolved_anew(server, client, monkeypatch):
+class Names(Runtime):
+    """Where names are looked up by `resolve`."""
+
+    def __init__(self, resolve):
+        self.resolve = resolve
+
+
+@pytest.fixture
+def new_world():
+    """Worlds of storages that look up names so; requested before `client`, which closes these."""
+    made = []
+
+    def make(resolve):
+        made.append(World(Names(resolve)))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+def test_every_address_of_a_name_is_tried_and_names_are_resolved_anew(server, new_world, client):
     """N3: the first two addresses are dead; at the first attempt the name has nothing else."""
     dead = [Endpoint(AF_INET, ('127.0.0.1', free_port('127.0.0.1'))) for _ in range(2)]
     asked = []
 
-    def resolve(self, host, port, *, passive=False):
+    def resolve(host, port):
         asked.append((host, port))
         return dead if len(asked) == 1 else [*dead, Endpoint(AF_INET, server.addr)]
 
-    monkeypatch.setattr(Runtime, 'resolve', resolve)
-    storage = client(('db.example', 1234), wait_timeout=20)
+    storage = client(('db.example', 1234), wait_timeout=20, world=new_world(resolve))
     storage.ping()
     assert asked == [('db.example', 1234)] * 2
 
 
-def test_an_address_in_numbers_needs_no_name_server(server, client, monkeypatch):
+def test_an_address_in_numbers_needs_no_name_server(server, new_world, client):
     """N3: nor the thread that would wait for one."""
-    def resolve(self, host, port, *, passive=False):
+    def resolve(host, port):
         raise AssertionError('asked for')
 
-    monkeypatch.setattr(Runtime, 'resolve', resolve)
-    client(server.addr, wait_timeout=20).ping()
+    client(server.addr, wait_timeout=20, world=new_world(resolve)).ping()
 
 
-def test_a_name_that_is_unknown_is_in_the_exception(client, monkeypatch):
+def test_a_name_that_is_unknown_is_in_the_exception(new_world, client):
     """N13."""
-    def resolve(self, host, port, *, passive=False):
+    def resolve(host, port):
         raise socket.gaierror(-2, 'Name or service not known')
 
-    monkeypatch.setattr(Runtime, 'resolve', resolve)
     with pytest.raises(ClientDisconnected, match=r'db\.example:1234: gaierror: .*not known'):
-        client(('db.example', 1234), wait_timeout=0.1)
+        client(('db.example', 1234), wait_timeout=0.1, world=new_world(resolve))
 
 
 def test_without_a_host_both_families_have_one_port(new_server, client):

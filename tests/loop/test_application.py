@@ -9,6 +9,7 @@ import pytest
 
 import zeo_clone.loop
 from tests.loop.recorder import Recorder
+from tests.support.forks import told_by_child
 
 
 @pytest.fixture
@@ -100,3 +101,16 @@ def test_script_that_used_the_application_loop_ends_silently():
     done = subprocess.run([sys.executable, '-X', 'dev', '-W', 'error', '-c', script],
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
+def test_a_child_has_a_loop_of_its_own():
+    """N10: and the parent keeps its one."""
+    loop = zeo_clone.loop.application_loop()
+
+    def child():
+        own = zeo_clone.loop.application_loop()
+        zeo_clone.loop.close_application_loop()
+        return f'{own is loop} {own}'
+
+    assert told_by_child(child) == 'False <Loop 0 dispatchers, 0 timers, closed>'
+    assert zeo_clone.loop.application_loop() is loop

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from tests.loop.recorder import Recorder
+from tests.support.forks import told_by_child
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.poller import READ, WRITE
 
@@ -355,3 +356,31 @@ def test_an_error_in_line_is_logged_and_the_others_go_on(loop, caplog):
     loop.turn(0)
     assert called == [1]
     assert 'a callback of the event loop failed' in caplog.text
+
+
+def test_a_child_drops_its_copies_and_the_parent_goes_on(loop, pair, other_pair):
+    """N10: handlers of the child hear nothing, and nothing is called there that the parent had in hand."""
+    reading = Recorder(loop, pair[0])
+    reading.open(READ)
+    loop.door(lambda: reading.note('called'))
+
+    def child():
+        loop.orphan()
+        loop.turn(0)
+        loop.close()
+        return f'{reading.closed} {len(loop)} {reading.events}'
+
+    assert told_by_child(child) == 'True 0 []'
+    pair[1].send(b'x')
+    loop.turn(0)
+    assert sorted(reading.events) == ['called', 'read']
+
+
+@pytest.mark.parametrize('what', ['a callback', 'one in line'])
+def test_whoever_closes_the_loop_ends_the_turn(loop, pair, what):
+    """N12: no timer rings any more."""
+    called = []
+    (loop.door if what == 'a callback' else loop.in_line)(loop.close)
+    loop.call_later(0, lambda: called.append('timer'))
+    loop.turn(0)
+    assert called == []

@@ -10,8 +10,9 @@ import pytest
 
 from tests.loop.recorder import Recorder
 from tests.loop.runtimes import Counting
+from tests.support.forks import told_by_child
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.dispatcher import Acceptor
+from zeo_clone.loop.dispatcher import Acceptor, Dispatcher
 from zeo_clone.loop.poller import ERROR, READ, WRITE
 from zeo_clone.loop.runtime import AF_INET, REAL, Endpoint
 
@@ -81,6 +82,32 @@ def test_repr_names_the_descriptor(loop, pair):
     assert repr(dispatcher) == f'<Recorder fd {pair[0].fileno()}>'
     dispatcher.close()
     assert repr(dispatcher) == '<Recorder closed>'
+
+
+def test_a_child_drops_its_copy_and_the_peer_notices_nothing(loop, pair):
+    """N10."""
+    dispatcher = Recorder(loop, pair[0])
+    dispatcher.open(READ)
+
+    def child():
+        dispatcher.orphan()
+        return f'{dispatcher.closed} {dispatcher.socket.fileno()}'
+
+    assert told_by_child(child) == 'True -1'
+    pair[0].send(b'x')
+    assert pair[1].recv(10) == b'x'
+
+
+def test_what_nobody_overrides_does_nothing(loop, pair):
+    """But for the end, which closes it."""
+    dispatcher = Dispatcher(loop, pair[0])
+    dispatcher.open(READ)
+    for handle in dispatcher.handle_read, dispatcher.handle_write, dispatcher.handle_connect:
+        handle()
+    dispatcher.handle_accept(pair[1], None)
+    assert not dispatcher.closed
+    dispatcher.handle_close()
+    assert dispatcher.closed
 
 
 # ---- acceptors ----------------------------------------------------------------------------------
@@ -228,7 +255,7 @@ def test_acceptor_on_a_real_socket(loop):
 FULL = '''
 import errno, logging, resource, socket
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.dispatcher import Acceptor
+from zeo_clone.loop.dispatcher import Acceptor, Dispatcher
 from zeo_clone.loop.runtime import AF_INET, REAL, Endpoint
 
 class Door(Acceptor):

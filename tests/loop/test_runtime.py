@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import os
 import resource
 import socket
+import stat
+import subprocess
 import sys
+import textwrap
 
 import pytest
+import zc.lockfile
 
+from tests.support.json_process import child_environment
+from zeo_clone.loop import runtime as runtime_module
 from zeo_clone.loop.forks import ProcessLock
 from zeo_clone.loop.runtime import (
     AF_INET,
@@ -175,3 +182,220 @@ def test_the_limit_of_descriptors_is_that_of_the_process():
     assert REAL.descriptor_limits() == (soft, hard)
     with pytest.raises((OSError, ValueError)):
         REAL.raise_descriptor_limit(-5)
+
+
+# ---- sockets ------------------------------------------------------------------------------------
+
+def test_an_address_in_numbers_asks_nobody():
+    """N3: a name does not."""
+    assert REAL.in_numbers('127.0.0.1', 9100) == [Endpoint(AF_INET, ('127.0.0.1', 9100))]
+    assert REAL.in_numbers('name.example', 9100) == []
+    assert REAL.in_numbers('a' * 70 + '.example', 9100) == []  # no name at all
+
+
+def test_a_unix_socket_has_its_permissions_before_anybody_can_connect(tmp_path):
+    """S8."""
+    path = str(tmp_path / 'socket')
+    with REAL.listen(Endpoint(AF_UNIX, path), None, mode=0o600), REAL.socket(AF_UNIX) as caller:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        with pytest.raises(ConnectionRefusedError):
+            caller.connect(path)
+
+
+@pytest.mark.skipif(not hasattr(socket, 'AF_INET6'), reason='there is no IPv6')
+def test_ipv6_leaves_ipv4_to_a_socket_of_its_own():
+    """N3: "*" is both, with one port."""
+    try:
+        six = REAL.listen(Endpoint(AF_INET6, ('::', 0, 0, 0)))
+    except OSError:
+        pytest.skip('there is no IPv6')
+    with six, REAL.listen(Endpoint(AF_INET, ('0.0.0.0', six.getsockname()[1]))) as four:
+        assert four.getsockname()[1] == six.getsockname()[1]
+
+
+def test_who_is_at_the_other_end_of_a_unix_socket_is_known(pair, monkeypatch):
+    """S8: of another user's process, of a TCP connection and of other systems it is not believed."""
+    assert REAL.peer_credentials(pair[0]) == (os.getpid(), os.geteuid())
+    assert REAL.is_own_user(pair[0])
+    with REAL.listen(ANYWHERE) as listener:
+        assert not REAL.is_own_user(listener)
+
+    class Other(Runtime):
+        def peer_credentials(self, sock):
+            return os.getpid(), os.geteuid() + 1
+
+    assert not Other().is_own_user(pair[0])
+    monkeypatch.delattr(socket, 'SO_PEERCRED')
+    assert REAL.peer_credentials(pair[0]) is None
+    assert not REAL.is_own_user(pair[0])
+
+
+# ---- processes ----------------------------------------------------------------------------------
+
+def test_what_is_to_be_done_at_the_end_of_the_process_is_done():
+    said = subprocess.run([sys.executable, '-c', textwrap.dedent("""
+        from zeo_clone.loop.runtime import REAL
+        REAL.at_exit(lambda: print('last'))
+        print('first')
+    """)], env=child_environment(), capture_output=True, text=True, check=True).stdout
+    assert said.split() == ['first', 'last']
+
+
+class Python:
+    """Of the interpreter: what it does after a fork, and the lock of its imports."""
+
+    def __init__(self, held):
+        self.held = held
+        self.done = []
+
+    def lock_held(self):
+        return self.held
+
+    def acquire_lock(self):
+        self.done.append('lock')
+
+    def PyOS_AfterFork_Child(self):
+        self.done.append('finish')
+
+
+@pytest.mark.parametrize(('version', 'held', 'threads', 'done'), [
+    ((3, 12), False, ['1'], ['finish']),
+    ((3, 13), False, ['1'], ['lock', 'finish']),
+    ((3, 13), True, ['1'], []),
+    ((3, 13), False, ['1', '2'], []),
+    ((3, 13), False, None, []),
+])
+def test_a_fork_by_a_program_in_c_is_finished_where_that_can_be(monkeypatch, version, held, threads, done):
+    """N10: not amid an import, nor beside other threads."""
+    python = Python(held)
+
+    class Process(Runtime):
+        def listdir(self, path):
+            if threads is None:
+                raise FileNotFoundError(path)
+            return threads
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, 'version_info', version)
+        patch.setattr(runtime_module, '_imp', python)
+        patch.setattr(ctypes, 'pythonapi', python)
+        Process().finish_fork()
+    assert python.done == done
+
+
+def test_processors_are_those_that_the_process_may_use(monkeypatch):
+    assert 1 <= runtime_module.usable_processors() <= os.cpu_count()
+    monkeypatch.delattr(os, 'sched_getaffinity', raising=False)
+    assert runtime_module.usable_processors() == os.cpu_count()
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+def test_a_new_file_is_for_this_user_only_and_never_another_one_s(tmp_path):
+    path = str(tmp_path / 'new')
+    REAL.create(path).close()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        REAL.create(path)
+
+
+def test_what_is_at_a_path_is_told_without_errors(tmp_path):
+    (tmp_path / 'file').write_bytes(b'12345')
+    (tmp_path / 'link').symlink_to(tmp_path)
+    assert REAL.size(str(tmp_path / 'file')) == 5
+    names = [str(tmp_path / name) for name in ('file', 'link', 'none', 'a\0b')]
+    assert [REAL.exists(name) for name in names] == [True, True, False, False]
+    assert [REAL.is_directory(name) for name in names] == [False, True, False, False]
+    assert sorted(entry.name for entry in REAL.entries(str(tmp_path))) == ['file', 'link']
+    assert REAL.environment('NO_SUCH_VARIABLE_IS_SET') == ''
+    assert REAL.absolute_path('a') == os.path.join(os.getcwd(), 'a')
+
+
+@pytest.mark.parametrize('sync', ['sync_file', 'sync_directory'])
+@pytest.mark.parametrize(('number', 'fatal'), [
+    (None, ()), (errno.EIO, ('sync_file', 'sync_directory')), (errno.EINVAL, ('sync_file',))])
+def test_a_sync_that_fails_is_told_unless_the_file_system_knows_none(tmp_path, sync, number, fatal):
+    """D3: only of directories, and whatever happens nothing stays open."""
+    synced, before = [], REAL.next_descriptor()
+
+    class Disk(Runtime):
+        def fsync(self, fd):
+            synced.append(os.fstat(fd).st_ino)
+            if number is not None:
+                raise OSError(number, os.strerror(number))
+
+    path = tmp_path if sync == 'sync_directory' else tmp_path / 'file'
+    if sync == 'sync_file':
+        path.touch()
+    with pytest.raises(OSError) if sync in fatal else contextlib.nullcontext():
+        getattr(Disk(), sync)(str(path))
+    assert synced == [os.stat(path).st_ino]
+    assert REAL.next_descriptor() == before
+
+
+def test_a_file_that_may_only_be_read_can_be_locked(tmp_path, monkeypatch):
+    """B13: another user's is enough.  Without one the right to make it is missing."""
+    real, path = os.open, str(tmp_path / 'lock')
+
+    def no_right(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, 'not yours', path)
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, 'open', no_right)
+    with pytest.raises(PermissionError, match='not yours'):
+        REAL.open_to_lock(path)
+    with open(path, 'wb'):  # not by os.open
+        pass
+    first, second = REAL.open_to_lock(path), REAL.open_to_lock(path)
+    assert REAL.flock(first)
+    assert not REAL.flock(second, wait=False)
+    REAL.close_fd(first)
+    assert REAL.flock(second, shared=True)
+    REAL.close_fd(second)
+
+
+def test_rights_are_those_of_the_effective_user(tmp_path):
+    assert REAL.may_write_in(str(tmp_path))
+    assert not REAL.may_write_in(str(tmp_path / 'none'))
+    user, groups = REAL.credentials()
+    assert user == os.geteuid()
+    assert os.getegid() in groups
+
+
+def test_memory_that_cannot_be_had_is_none():
+    with REAL.memory(1 << 20) as memory:
+        assert memory[:4] == bytes(4)
+    assert REAL.memory(1 << 62) is None
+
+
+def test_a_copy_of_a_file_has_another_identity(tmp_path, monkeypatch):
+    """K11."""
+    with open(tmp_path / 'one', 'wb') as one, open(tmp_path / 'two', 'wb') as two:
+        first = REAL.file_identity(one.fileno())
+        assert len(first) == 16
+        assert first == REAL.file_identity(one.fileno()) != REAL.file_identity(two.fileno())
+        assert REAL.file_identity(-1) == b''
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_a_child_that_drops_a_lock_leaves_it_to_its_parent(tmp_path):
+    """N10."""
+    path = str(tmp_path / 'lock')
+    lock = REAL.lock_file(path)
+
+    def child():
+        REAL.forsake_lock(lock)
+        return 'dropped'
+
+    try:
+        with in_child(child) as said:
+            assert said == "'dropped'"
+        with pytest.raises(zc.lockfile.LockError):
+            REAL.lock_file(path)
+    finally:
+        lock.close()
+    REAL.lock_file(path).close()
+    again = REAL.lock_file(path)
+    REAL.forsake_lock(again)  # as in a child: the descriptor has gone
+    REAL.lock_file(path).close()

@@ -141,3 +141,48 @@ def test_a_file_is_moved_from_another_file_system(tmp_path):
     move(Partitions(), str(source), str(path))
     assert path.read_bytes() == b'blob'
     assert not source.exists()
+
+
+def test_a_lock_that_somebody_has_is_waited_for_only_if_wanted(tmp_path):
+    """B2: and if it cannot be had at all, nothing stays open."""
+    path, before = str(tmp_path / 'lock'), REAL.next_descriptor()
+    with locked(REAL, path) as mine, locked(REAL, path, wait=False) as ours:
+        assert (mine, ours) == (True, False)
+    assert not os.path.exists(path)
+    with pytest.raises(OSError, match='locks'), locked(WithoutLocks(), path):
+        pass
+    assert REAL.next_descriptor() == before
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path):
+    """B2: its last holder removes it; else two would have the lock, each of another file."""
+    path = tmp_path / 'lock'
+
+    class Late(Runtime):
+        """The one before has it until it is asked for."""
+        asked = 0
+
+        def flock(self, fd, *, shared=False, wait=True):
+            self.asked += 1
+            if self.asked == 1:
+                path.unlink()
+            return super().flock(fd, shared=shared, wait=wait)
+
+    runtime = Late()
+    with locked(runtime, str(path)) as mine:
+        assert (mine, runtime.asked, path.exists()) == (True, 2, True)
+
+
+def test_an_interrupt_in_a_lock_leaves_nothing_open(tmp_path):
+    """B2."""
+    class Interrupted(Runtime):
+        def flock(self, fd, *, shared=False, wait=True):
+            raise KeyboardInterrupt
+
+    before = REAL.next_descriptor()
+    with pytest.raises(KeyboardInterrupt):
+        Scratch(Interrupted(), str(tmp_path)).take('part')
+    assert REAL.next_descriptor() == before
+    scratch = Scratch(WithoutLocks(), str(tmp_path))
+    scratch.give_back(scratch.take('part'))  # there is no lock: age tells
+    assert repr(scratch) == f'<Scratch {tmp_path}, 0 files>'

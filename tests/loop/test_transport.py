@@ -240,7 +240,11 @@ def test_shutdown_of_what_is_closed_is_no_error(narrow):
 def test_repr_shows_what_waits():
     transport = Transport(Stub(), REAL)
     transport.write(b'abc')
-    assert repr(transport) == '<Transport fd 99, 3 bytes queued>'
+    transport.write(b'de')
+    assert repr(transport) == '<Transport fd 99, 5 bytes queued>'
+    assert (transport.pieces, transport.established) == (2, True)
+    transport.forget()
+    assert (transport.pieces, transport.flush(), transport.socket.pieces) == (0, True, [])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of the C library of GNU')

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from zeo_clone.loop.runtime import REAL
+from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.trigger import Trigger
 
 
@@ -102,3 +102,19 @@ def test_pull_after_close_does_nothing(trigger):
 def test_close_may_be_called_twice(trigger):
     trigger.close()
     trigger.close()
+
+
+def test_pull_of_a_trigger_that_is_broken_is_an_error(trigger):
+    """Whoever waits for the callback would wait for ever."""
+    class Known(Runtime):
+        def socketpair(self):
+            self.reader, writer = super().socketpair()
+            return self.reader, writer
+
+    runtime = Known()
+    broken = Trigger(runtime)
+    runtime.reader.close()
+    with pytest.raises(OSError):
+        broken.pull(lambda: None)
+    broken.close()
+    broken.pull(lambda: None)

@@ -190,7 +190,7 @@ class Runtime:
         threads it is too late: nothing is done then, nor if the program forked amid an import.
         """
         try:
-            alone = len(os.listdir('/proc/self/task')) == 1
+            alone = len(self.listdir('/proc/self/task')) == 1
         except OSError:
             alone = False
         finish = getattr(getattr(ctypes, 'pythonapi', None), 'PyOS_AfterFork_Child', None)
