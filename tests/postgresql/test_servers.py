@@ -454,6 +454,34 @@ def test_a_transaction_that_waits_for_its_client_keeps_nobody_else_waiting(new_d
     assert server.server_status('1')['lock_holder'] is None
 
 
+def test_a_thread_that_comes_back_late_leaves_the_next_commit_alone(new_database_server, wire, monkeypatch):
+    """C11: the commit was told before; the connection belongs to somebody else since."""
+    from relstorage.storage import RelStorage
+    finish, late, first = RelStorage.tpc_finish, threading.Event(), []
+
+    def commit_and_come_late(self, transaction_):
+        finish(self, transaction_)
+        if not first:
+            first.append(self)
+            late.wait(LIMIT_S)
+
+    monkeypatch.setattr(RelStorage, 'tpc_finish', commit_and_come_late)
+    server = new_database_server()
+    here, second, third = (wire(server) for _ in range(3))
+    try:
+        here.commit(OID)
+        for step in (('tpc_begin', 9, b'', b'', {}, None, ' '), ('storea', OTHER, z64, b'other', 9)):
+            second.oneway(*step)
+        second.send(pickle.dumps((2, False, 'vote', (9,)), 3))
+        second.call('ping')  # an answer of its own kind: the vote has been begun
+    finally:
+        late.set()
+    while pickle.loads(second.receive())[0] != 2:
+        pass
+    tids = [third.commit(p64(3)), second.call('tpc_finish', 9)]
+    assert tids == sorted(tids)
+
+
 # ---- the database goes and comes --------------------------------------------------------------------
 
 def test_all_goes_on_after_the_database_was_stopped_at_once(servers, wire, cluster):

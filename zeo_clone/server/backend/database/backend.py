@@ -379,6 +379,9 @@ class DatabaseBackend:
     def new_syncer(self, *_: object) -> None:
         """The database syncs."""
 
+    def pack_in_turn(self, _: object) -> None:
+        """The database packs beside commits."""
+
     def hide(self, tid: bytes | None) -> None:
         """Nothing is hidden."""
 

@@ -85,9 +85,8 @@ class Committers:
         self._free.remove(committer)
 
     def give_back(self, committer: Committer) -> None:
-        """That is over, or in its thread soon.  May be called twice."""
-        if committer not in self._free:
-            self._free.append(committer)
+        """That is over, or in its thread soon."""
+        self._free.append(committer)
 
     def drop(self) -> None:
         """At the end."""
@@ -103,6 +102,7 @@ class DatabaseCommit(StorageCommit):
         super().__init__(None, parts.abilities, committer.guard, parts.files, meta, meta.tid,
                          collect_conflicts=False, keep_stores=False)
         self._committer = committer
+        self._has_committer = False
         self._parts = parts
         self._database = parts.database
         self._token, self._number = key
@@ -118,6 +118,7 @@ class DatabaseCommit(StorageCommit):
     def replay(self, operations: Iterator[Operation]) -> Deferred:
         """Begin, carry out all `operations`, and vote."""
         self._parts.committers.take(self._committer)
+        self._has_committer = True
         answer = Deferred()
         self._run(partial(self._replay, operations)).when_settled(partial(self._replayed, answer))
         return answer
@@ -128,7 +129,9 @@ class DatabaseCommit(StorageCommit):
         answer.settle(None, error)
 
     def _leave(self) -> None:
-        self._parts.committers.give_back(self._committer)
+        if self._has_committer:  # once only: since then it may have become somebody else's
+            self._has_committer = False
+            self._parts.committers.give_back(self._committer)
 
     def conclude(self, free: Callable[[], object]) -> Deferred:
         """Finish: the tid, when it has been told; `free` is called when the next transaction can begin.
