@@ -52,26 +52,33 @@ def lesser_user():
 class Cluster:
     """A running cluster below `directory`, which that user must be able to enter.  A context manager.
 
-    `settings` are other than PostgreSQL's own: ``fsync=off``.
+    `settings` are other than PostgreSQL's own: ``fsync=off``.  With `primary`, another `Cluster`, it is a
+    standby of that, up to `promote`.
     """
 
-    def __init__(self, directory, settings=()):
+    def __init__(self, directory, settings=(), primary=None):
         self._settings = settings
+        self._primary = primary
         self._programs = find_programs()
         if self._programs is None:
             raise PostgresError('there is no initdb, neither in $PATH nor below /usr/lib/postgresql')
         self._user = lesser_user()
-        self._directory = tempfile.mkdtemp(prefix='zeo-clone-postgres-', dir=directory)
+        #: Where its socket is.
+        self.directory = tempfile.mkdtemp(prefix='zeo-clone-postgres-', dir=directory)
         if self._user:
-            os.chown(self._directory, self._user['user'], self._user['group'])
-        self._data = os.path.join(self._directory, 'data')
+            os.chown(self.directory, self._user['user'], self._user['group'])
+        self._data = os.path.join(self.directory, 'data')
         self._running = False
         self._databases = 0
 
     def __enter__(self):
         try:
-            self._step('initdb', '-D', self._data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8',
-                       '--no-locale')
+            if self._primary is None:
+                self._step('initdb', '-D', self._data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8',
+                           '--no-locale')
+            else:
+                self._step('pg_basebackup', '-D', self._data, '-h', self._primary.directory, '-U', 'postgres',
+                           '--write-recovery-conf', '--checkpoint=fast', '--no-sync')
             self.start()
         except BaseException:
             self.__exit__()
@@ -80,13 +87,13 @@ class Cluster:
 
     def __exit__(self, *_):
         self.crash()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(self):
         """Let it run, again after a `crash`."""
         settings = ''.join(f' -c {setting}' for setting in self._settings)
-        self._step('pg_ctl', '-D', self._data, '-l', os.path.join(self._directory, 'log'), '-w',
-                   '-o', f"-k {self._directory} -c listen_addresses=''{settings}", 'start')
+        self._step('pg_ctl', '-D', self._data, '-l', os.path.join(self.directory, 'log'), '-w',
+                   '-o', f"-k {self.directory} -c listen_addresses=''{settings}", 'start')
         self._running = True
 
     def crash(self):
@@ -94,6 +101,10 @@ class Cluster:
         if self._running:
             self._running = False
             self._step('pg_ctl', '-D', self._data, '-m', 'immediate', '-w', 'stop')
+
+    def promote(self):
+        """Let the standby be a primary from now on."""
+        self._step('pg_ctl', '-D', self._data, '-w', 'promote')
 
     @property
     def pid(self):
@@ -104,20 +115,22 @@ class Cluster:
         """A new database, empty or like `template`; returns its name."""
         self._databases += 1
         name = f'bench{self._databases}'
-        self._step('createdb', '-h', self._directory, '-U', 'postgres', '-T', template or 'template0', name)
+        # Also while there is no standby yet that a commit would wait for.
+        self._step('createdb', '-h', self.directory, '-U', 'postgres', '-T', template or 'template0',
+                   '--maintenance-db', "dbname=postgres options='-c synchronous_commit=local'", name)
         return name
 
     def drop(self, name):
-        self._step('dropdb', '-h', self._directory, '-U', 'postgres', '--force', name)
+        self._step('dropdb', '-h', self.directory, '-U', 'postgres', '--force', name)
 
     def dsn(self, name):
         """How psycopg2 finds the database `name`."""
-        return f'host={self._directory} user=postgres dbname={name}'
+        return f'host={self.directory} user=postgres dbname={name}'
 
     def _step(self, program, *arguments):
         # To a file: a server that pg_ctl starts would keep a pipe open.
         with tempfile.TemporaryFile('w+') as output:
-            done = subprocess.run([str(self._programs / program), *arguments], cwd=self._directory,
+            done = subprocess.run([str(self._programs / program), *arguments], cwd=self.directory,
                                   stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                                   timeout=STEP_LIMIT_S, **self._user)
             output.seek(0)

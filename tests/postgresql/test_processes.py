@@ -95,9 +95,9 @@ def test_a_check_says_that_the_database_is_not_there(configuration):
     assert re.search("cannot serve storage 'main' .*database \"nowhere\" does not exist; check its", err)
 
 
-def count_up(addresses, name, stop, counted, enough):
+def count_up(addresses, name, stop, counted, enough, storage_id='main'):
     """A client of all servers adds one to its counter again and again; `counted`: what was acknowledged."""
-    storage = ClientStorage(list(addresses), storage='main', server_sync=True, wait_timeout=PATIENCE_S)
+    storage = ClientStorage(list(addresses), storage=storage_id, server_sync=True, wait_timeout=PATIENCE_S)
     database = DB(storage)
     try:
         while not stop.is_set():
