@@ -36,8 +36,8 @@ def arguments() -> argparse.Namespace:
                         help='plant a bug; stop when it is found ("all": each in turn)')
     parser.add_argument('--set', metavar='NAME=VALUE', action='append', default=[],
                         help='a field of the plan (see simulation/plan.py)')
-    parser.add_argument('--without', metavar='FAULT', action='append', default=[],
-                        help='leave out a kind of fault')
+    parser.add_argument('--without', metavar='NAME', action='append', default=[],
+                        help='leave out a kind of fault, or an operation')
     parser.add_argument('--lines', action='store_true', help='switch threads at any statement, too')
     parser.add_argument('--no-shrink', action='store_true', help='do not look for smaller runs that fail')
     return parser.parse_args()

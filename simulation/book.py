@@ -55,6 +55,19 @@ class Moved(NamedTuple):
     oids: tuple[bytes, ...] | None
 
 
+class Kept(NamedTuple):
+    """What a cache had at the end of a client's life: (oid, start, end, record) of each entry, as of `last`.
+
+    `is_exact`: it knows when revisions ended; `is_final`: at the end of the run.
+    """
+
+    client: str
+    last: bytes
+    is_exact: bool
+    is_final: bool
+    entries: list[tuple[bytes, bytes, bytes | None, bytes]]
+
+
 class Life:
     """One ClientStorage, from its opening to its end: what it told its database, and its last tids."""
 

@@ -164,6 +164,7 @@ class System:
         if runtime is None:
             os.makedirs(path, mode, exist_ok)
             return
+        path = os.path.normpath(path)
         if not self.path.exists(os.path.dirname(path)):
             self.makedirs(os.path.dirname(path), mode, True)
         try:
@@ -178,6 +179,13 @@ class System:
             os.rmdir(path)
         else:
             process.machine.disk.remove(path, directory=True)
+
+    def remove_all(self, path: str) -> None:
+        """As ``shutil.rmtree``."""
+        for directory, _, files in self.walk(path, topdown=False):
+            for name in files:
+                self.remove(os.path.join(directory, name))
+            self.rmdir(directory)
 
     def link(self, source: str, target: str) -> None:
         process = self._binding.process
@@ -226,13 +234,14 @@ def bound(kernel: Kernel) -> Iterator[Binding]:
              'Condition': binding.either('condition', threading.Condition)}
     replaced: list[tuple[ModuleType, dict[str, Any]]] = [
         (FILE_STORAGE, {'open': binding.open, 'os': system, 'time': clock, 'LockFile': binding.lock_file,
-                        'fsync': system.fsync}),
+                        'fsync': system.fsync, 'remove_committed': system.remove,
+                        'remove_committed_dir': system.remove_all, 'link_or_copy': system.link}),
         (ZODB.FileStorage.fspack, {'open': binding.open, 'os': system}),
         (ZODB.fsIndex, {'open': binding.open}),
         (ZODB.BaseStorage, {'time': clock}),
         (ZODB.MappingStorage, {'time': clock}),
         (ZODB.utils, {'time': clock, 'os': system, 'mkstemp': binding.mkstemp, **locks}),
-        (ZODB.blob, {'os': system, 'open': binding.open}),
+        (ZODB.blob, {'os': system, 'open': binding.open, 'remove_committed': system.remove}),
         (ZODB.DB, {'time': clock}),
         (ZODB.mvccadapter, {'Lock': locks['Lock']}),
     ]

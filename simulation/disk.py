@@ -312,9 +312,12 @@ class Raw(io.RawIOBase):
         self._writes = mode.strip('bt') != 'r'
         self._appends = 'a' in mode
         self._at = len(node.data) if self._appends else 0
-        self._fd = process.new_fd(self)
         if 'w' in mode:
-            self.truncate(0)
+            node.truncate(0)
+        self._fd = process.new_fd(self)
+
+    def __repr__(self) -> str:
+        return f'<Raw {self.name}>'
 
     def vanish(self, silently: bool = False) -> None:
         """Its process is no more."""

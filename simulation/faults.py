@@ -13,7 +13,7 @@ from simulation.strangers import visit
 if TYPE_CHECKING:
     from simulation.disk import Disk
     from simulation.machine import Process
-    from simulation.service import Client
+    from simulation.service import Client, Relay
     from simulation.world import World
 
 
@@ -30,6 +30,7 @@ class Faults:
         self.dice = world.dice.fork('faults')
         self.count = 0
         self._active = False
+        self._old_ones: list[Client | Relay] = []  # that were there when a backup was restored
 
     def start(self) -> None:
         """From now on."""
@@ -55,7 +56,11 @@ class Faults:
             world.service.kill()  # as its log says: look after the disk, then restart it
         for service in world.services:
             service.start()
+        for one in self._old_ones:
+            one.renew()
         for client in world.clients:
+            if client.stopping:
+                client.kill()
             client.start()
 
     def _plan(self, kind: str) -> None:
@@ -116,6 +121,11 @@ class Faults:
         client.kill()
         self._later(self._some_time(10.0), client.start)
 
+    def _stop_client(self) -> None:
+        client = self._client()
+        client.stop()
+        self._later(self._some_time(10.0), client.start)
+
     def _pause_client(self) -> None:
         self._pause(self._client().process)
 
@@ -151,6 +161,26 @@ class Faults:
             address = service.machine.address, PORT
             process.spawn(partial(visit, process, address, self.dice.fork(f'stranger {self.count}'),
                                   lambda: not self._active), 'main')
+
+    def _restore_server(self) -> None:
+        """A backup is made; the next time the server gets it back, and then each client is started anew."""
+        world, service = self.world, self.world.service
+        if service.backup is None:
+            service.back_up()
+        elif not world.lost_pasts and not service.restoring:
+            service.restoring = True
+            service.kill()
+            self._later(self._some_time(5.0), service.start)
+            self._old_ones = [*world.clients, *([] if world.relay is None else [world.relay])]
+            for one in self._old_ones:
+                self._later(0.5 + self._some_time(20.0), partial(self._renew, one))
+
+    def _renew(self, one: Client | Relay) -> None:
+        if self.world.service.restoring:
+            self._later(1.0, partial(self._renew, one))
+        elif one in self._old_ones:
+            self._old_ones.remove(one)
+            one.renew()
 
     # ---- operations of the system -----------------------------------------------------------------
 

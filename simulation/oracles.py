@@ -3,16 +3,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ZODB.utils import z64
 
-from simulation.book import Attempt, Book, Fate, Life
-from simulation.program import MONEY
-from simulation.records import decode
+from simulation.book import Attempt, Book, Fate, Kept, Life, Seen
+from simulation.records import MONEY, decode
 
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+Blame = Callable[[str], object]
 
 
 class History:
@@ -48,39 +52,51 @@ def judge(world: World) -> None:
     book = world.book
     if book.faults or not world.history:
         return  # there is no end that could be compared
-    tids = [tid for tid, _ in world.history]
-    if tids != sorted(set(tids)):
-        book.blame('the transactions of the storage are not in order')
-    history = History(world.history, world.numbers)
-    _attempts(book, history)
-    _invariants(book, world, history)
+    pasts = [History(history, world.numbers) for history in (world.history, *world.lost_pasts)]
+    for history in pasts:
+        if history.tids != sorted(set(history.tids)):
+            book.blame('the transactions of the storage are not in order')
+        _invariants(book, world, history)
+    _attempts(book, pasts)
     for seen in book.seen:
-        wrong = {oid: serial for oid, serial in seen.serials.items()
-                 if history.current(oid, seen.tid) != serial}
-        if wrong:
-            oid, serial = next(iter(wrong.items()))
-            book.blame(f'{seen.client} saw {oid.hex()} as of {serial.hex()} in its snapshot of '
-                       f'{seen.tid.hex()}; that was {_hex(history.current(oid, seen.tid))}')
+        _in_one(book, pasts, partial(_snapshot, seen))
     for name, found in book.iterated:
-        _iteration(book, name, found, history)
+        _in_one(book, pasts, partial(_iteration, name, found))
     for life in book.lives:
-        _invalidations(book, life, history)
-    for name, last, exact, entries in world.caches:
-        for oid, start, end, data in entries:
-            _entry(book, name, last, exact, (oid, start, end, data), history)
+        own = {attempt.number for attempt in book.attempts if attempt.client.startswith(life.client + '/')}
+        _in_one(book, pasts, partial(_invalidations, life, own))
+    for kept in world.caches:
+        for entry in kept.entries:
+            _in_one(book, pasts[:1] if kept.is_final else pasts, partial(_entry, kept, entry))
+
+
+def _in_one(book: Book, pasts: list[History], check: Callable[[History, Blame], None]) -> None:
+    """It has to be right in one of the pasts; where no backup was restored there is one."""
+    wrong: list[list[str]] = []
+    for history in pasts:
+        wrong.append([])
+        check(history, wrong[-1].append)
+        if not wrong[-1]:
+            return
+    for one in wrong[0]:
+        book.blame(one)
 
 
 def _hex(tid: bytes | None) -> str:
     return 'none' if tid is None else tid.hex()
 
 
-def _attempts(book: Book, history: History) -> None:
+def _attempts(book: Book, pasts: list[History]) -> None:
     """Acknowledged: exactly once, and whole.  Refused: never.  Unknown: at most once, and whole."""
     places: dict[int, Counter[bytes]] = {}
-    for _, tid in history.data:
-        places.setdefault(history.numbers[tid], Counter())[tid] += 1
+    there: dict[bytes, History] = {}
+    for history in pasts:
+        for tid in history.tids:
+            if there.setdefault(tid, history) is history:
+                places.setdefault(history.numbers[tid], Counter())[tid] += len(history.wrote[tid])
     for attempt in book.attempts[1:]:
-        _attempt(book, attempt, places.get(attempt.number, Counter()), history)
+        found = places.get(attempt.number, Counter())
+        _attempt(book, attempt, found, there[next(iter(found))] if found else pasts[0])
 
 
 def _attempt(book: Book, attempt: Attempt, found: Counter[bytes], history: History) -> None:
@@ -118,6 +134,15 @@ def _undo(book: Book, attempt: Attempt, undone: bytes, before: bytes, history: H
             book.blame(f'{attempt!r} has not brought back what {oid.hex()} was before {undone.hex()}')
 
 
+def _snapshot(seen: Seen, history: History, blame: Blame) -> None:
+    for oid, serial in seen.serials.items():
+        current = history.current(oid, seen.tid)
+        if current != serial:
+            blame(f'{seen.client} saw {oid.hex()} as of {serial.hex()} in its snapshot of {seen.tid.hex()}; '
+                  f'that was {_hex(current)}')
+            return
+
+
 def _invariants(book: Book, world: World, history: History) -> None:
     """The bank's total, at each moment; lists only grow."""
     balances: dict[bytes, int] = {}
@@ -137,71 +162,70 @@ def _invariants(book: Book, world: World, history: History) -> None:
             break
 
 
-def _invalidations(book: Book, life: Life, history: History) -> None:
+def _invalidations(life: Life, own: set[int], history: History, blame: Blame) -> None:
     """Told in order, each once, with all that was written, and before the last transaction moves on (C2)."""
-    own = {attempt for attempt in book.attempts if attempt.client.startswith(life.client + '/')}
-    numbers = {attempt.number for attempt in own}
-    foreign = [tid for tid in history.tids
-               if history.numbers[tid] not in numbers]
+    foreign = [tid for tid in history.tids if history.numbers[tid] not in own]
     known, anything = life.first, False
     for last, tid, oids in life.moves:
         if oids is None:
             anything = True
             continue
-        _untold(book, life, _between(foreign, known, last))
+        _untold(blame, life, _between(foreign, known, last))
         known = max(known, last)
         if tid <= last:
             if tid < last:
-                book.blame(f'{life.client}, at {last.hex()}, was told of {tid.hex()} once more')
+                blame(f'{life.client}, at {last.hex()}, was told of {tid.hex()} once more')
             continue  # at `last` itself: what was written is not known, it is to be asked for
         written = {oid for one in _between(foreign, last, tid) for oid in history.wrote[one]}
         missing = sorted(written - set(oids))
         if missing and not (anything and not oids):
-            book.blame(f'{life.client}, at {last.hex()}, was told of transactions up to {tid.hex()}, but not '
-                       f'that {missing[0].hex()} has changed')
+            blame(f'{life.client}, at {last.hex()}, was told of transactions up to {tid.hex()}, but not '
+                  f'that {missing[0].hex()} has changed')
         known, anything = tid, False
     if life.last:
-        _untold(book, life, _between(foreign, known, life.last))
+        _untold(blame, life, _between(foreign, known, life.last))
 
 
 def _between(tids: list[bytes], after: bytes, until: bytes) -> list[bytes]:
     return tids[bisect_right(tids, after):bisect_right(tids, until)]
 
 
-def _iteration(book: Book, name: str, found: list[tuple[bytes, tuple[bytes, ...]]], history: History) -> None:
+def _iteration(name: str, found: list[tuple[bytes, tuple[bytes, ...]]], history: History,
+               blame: Blame) -> None:
     """Some transactions in a row."""
     if found:
         tids = [tid for tid, _ in found]
         at = bisect_left(history.tids, tids[0])
         expected = history.tids[at:at + len(tids)]
         if tids != expected:
-            book.blame(f'{name} iterated over {[tid.hex() for tid in tids]}; the history has '
-                       f'{[tid.hex() for tid in expected]} there')
+            blame(f'{name} iterated over {[tid.hex() for tid in tids]}; the history has '
+                  f'{[tid.hex() for tid in expected]} there')
         elif any(set(oids) != set(history.wrote[tid]) for tid, oids in found):
-            book.blame(f'{name} iterated over transactions from {tids[0].hex()} on that were not whole')
+            blame(f'{name} iterated over transactions from {tids[0].hex()} on that were not whole')
 
 
-def _untold(book: Book, life: Life, missing: list[bytes]) -> None:
+def _untold(blame: Blame, life: Life, missing: list[bytes]) -> None:
     if missing:
-        book.blame(f'{life.client} was not told of {missing[0].hex()} before its last transaction was later '
-                   f'(C2)')
+        blame(f'{life.client} was not told of {missing[0].hex()} before its last transaction was later '
+              f'(C2)')
 
 
-def _entry(book: Book, name: str, last: bytes, exact: bool, entry: tuple[bytes, bytes, bytes | None, bytes],
-           history: History) -> None:
+def _entry(kept: Kept, entry: tuple[bytes, bytes, bytes | None, bytes], history: History,
+           blame: Blame) -> None:
     """What a cache holds is true as of its last transaction.
 
-    Behind a server in front of another one it need not be `exact`: what that has missed for a while it tells
+    Behind a server in front of another one it need not be exact: what that has missed for a while it tells
     as one transaction, the last one.
     """
     oid, start, end, data = entry
+    name, last, exact = kept.client, kept.last, kept.is_exact
     if history.data.get((oid, start)) != data:
-        book.blame(f'the cache of {name} has a record of {oid.hex()} at {start.hex()} that never was')
+        blame(f'the cache of {name} has a record of {oid.hex()} at {start.hex()} that never was')
         return
     after = history.after(oid, start)
     if end is not None and end != after and (exact or after is None or end < after):
-        book.blame(f'the cache of {name} says that {oid.hex()} of {start.hex()} ended at {end.hex()}; '
-                   f'that was {_hex(after)}')
+        blame(f'the cache of {name} says that {oid.hex()} of {start.hex()} ended at {end.hex()}; '
+              f'that was {_hex(after)}')
     if end is None and after is not None and after <= last:
-        book.blame(f'the cache of {name}, at {last.hex()}, says that {oid.hex()} of {start.hex()} is '
-                   f'current; it ended at {after.hex()}')
+        blame(f'the cache of {name}, at {last.hex()}, says that {oid.hex()} of {start.hex()} is '
+              f'current; it ended at {after.hex()}')

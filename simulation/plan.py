@@ -12,20 +12,24 @@ import os
 from typing import Any
 
 from simulation.dice import Dice
-from simulation.program import names
+from simulation.operations import OPERATIONS, SPECIAL
 
 #: Each kind of fault: how likely it is in the game.  `faults` has what it does.
 KINDS = {
     'reset': 0.4, 'lose_end': 0.3, 'sever': 0.3, 'jam': 0.2,
-    'kill_client': 0.25, 'pause_client': 0.2, 'kill_server': 0.35, 'stop_server': 0.15, 'pause_server': 0.15,
+    'kill_client': 0.25, 'stop_client': 0.2, 'pause_client': 0.2,
+    'kill_server': 0.35, 'stop_server': 0.15, 'pause_server': 0.15,
     'power_server': 0.25, 'power_client': 0.15, 'clock': 0.2, 'kill_relay': 0.3,
     'accept_error': 0.1, 'file_error': 0.15, 'sync_error': 0.1,
-    'full_server': 0.1, 'full_client': 0.1, 'raise_storage': 0.15, 'hostile': 0.2,
+    'full_server': 0.1, 'full_client': 0.1, 'raise_storage': 0.15, 'hostile': 0.2, 'restore_server': 0.08,
 }
 #: What only makes sense for a storage whose data outlive its process.
-NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error', 'full_server')
+NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error', 'full_server',
+              'restore_server')
 #: What storages that raise say.
 RAISED = 'as planned'
+#: What a client says whose cache is of a past that a restored backup has ended.
+OF_CACHE = 'the client cache'
 
 
 @dataclasses.dataclass
@@ -48,6 +52,10 @@ class Plan:
     relay: bool = False
     packs: bool = False
     late: bool = False
+    connections: int = 0  # what their caches hold; 0: without ZODB's own
+    blobs: int = 0
+    large_blob: int = 5000
+    blob_cache_size: int | None = None
     sync_s: tuple[float, float] = (0.0002, 0.002)
     think_s: float = 0.01
     longest_vote_s: float = 1.0
@@ -68,6 +76,8 @@ class Plan:
         """May a commit be refused with this, because of a fault that is in the game?"""
         if 'sync_error' in self.faults and 'takes no more transactions' in str(error):
             return True
+        if 'restore_server' in self.faults and OF_CACHE in str(error):
+            return True
         if 'choose' in self.operations and 'cannot have the tid' in str(error):
             return True
         if 'raise_storage' in self.faults and RAISED in str(error):
@@ -79,7 +89,8 @@ class Plan:
 
 
 def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, ...] = ()) -> Plan:
-    """The plan of a seed; `changes` are fields that somebody wants otherwise, `without` faults to omit."""
+    """The plan of a seed; `changes` are fields that somebody wants otherwise, `without` faults and
+    operations to omit."""
     dice = Dice(seed, 'plan')
     choice, chance, between = dice.choice, dice.chance, dice.between
     slow = dice.random() ** 3
@@ -112,7 +123,8 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
     plan.statements = choice((60, 600, 6000))
     plan.relay = chance(0.25)
     plan.late = chance(0.3)
-    weights = [(name, dice.below(4)) for name in names()]
+    plan.connections = choice((3, 400)) if chance(0.35) else 0
+    weights = [(name, dice.below(4)) for name in OPERATIONS if name not in SPECIAL]
     weights += [('transfer', 1), ('audit', 1)]
     plan.operations = tuple(name for name, weight in weights for _ in range(weight))
     plan.packs = plan.storage == 'file' and chance(0.2)
@@ -123,13 +135,34 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
         plan.operations = (*plan.operations, 'undo', 'undo')
     if chance(0.2):
         plan.operations = (*plan.operations, 'choose')
+    if plan.storage == 'file' and chance(0.3):
+        plan.blobs = 1 + dice.below(3)
+        plan.large_blob = choice((1000, 70_000, 200_000))
+        plan.blob_cache_size = choice((None, 20_000, 1 << 20))
+        plan.operations = (*plan.operations, *['write_blob'] * 3, *['read_blob'] * 4)
     pace = math.exp(between(math.log(0.5), math.log(10.0)))
     for kind, probability in KINDS.items():
         if chance(probability):
             plan.faults[kind] = pace * math.exp(between(-1, 1))
     for name, value in (changes or {}).items():
         setattr(plan, name, value)
-    missing = (*(NEEDS_FILE if plan.storage == 'mapping' else ()), *(() if plan.relay else ('kill_relay',)))
-    for kind in (*without, *missing):
-        plan.faults.pop(kind, None)
+    _leave_out(plan, without)
     return plan
+
+
+def _leave_out(plan: Plan, without: tuple[str, ...]) -> None:
+    """What is not wanted, and what does not go together."""
+    gone = {*without, *(() if plan.relay else ('kill_relay',))}
+    if plan.storage == 'mapping':
+        plan.blobs, plan.packs = 0, False
+        gone |= {*NEEDS_FILE, 'undo'}
+    if plan.packs:
+        gone |= {'restore_server', 'create', 'undo'}
+    else:
+        gone.add('pack')
+    if 'restore_server' in plan.faults and 'restore_server' not in gone:
+        gone |= {'clock', 'choose'}  # the same tid must not be given in two pasts
+    if not plan.blobs:
+        gone |= {'write_blob', 'read_blob'}
+    plan.faults = {kind: pace for kind, pace in plan.faults.items() if kind not in gone}
+    plan.operations = tuple(one for one in plan.operations if one not in gone)

@@ -1,22 +1,30 @@
 """Records as clients of the simulation write them.
 
 They look like ZODB's, class and state in two pickles, so that everything on their way takes them for that.
-The state is bytes: a value, the number of the attempt that wrote it, those of attempts that are listed in it,
-and padding.  The root's state is a list of references.
+The state is bytes: a mark, a value, the number of the attempt that wrote it, those of attempts that are
+listed in it, and padding.  The root's state is a list of references.  A `Cell` is an object with such a
+state, for those who work with ZODB's connections.  A record of a blob says how long its file is; what is in
+it follows from the attempt.
 """
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-#: The class, as ZODB pickles it: PersistentMapping, which resolves no conflicts.
-CLASS = b'\x80\x03cpersistent.mapping\nPersistentMapping\nq\x00.'
-_HEAD = struct.Struct('>qIH')
-assert _HEAD.size == 14
+from persistent import Persistent
+
+#: Classes, as ZODB pickles them.
+CLASS = b'\x80\x03csimulation.records\nCell\nq\x01.'
+BLOB = b'\x80\x03cZODB.blob\nBlob\nq\x01.'
+MARK = b'\xffcell'
+_HEAD = struct.Struct('>5sqIH')
+assert _HEAD.size == 19
 _NUMBER = struct.Struct('>I')
 _LONG = struct.Struct('<I')
 ROOT = bytes(8)
+#: What each account has at the beginning.
+MONEY = 100
 
 
 class Content(NamedTuple):
@@ -27,11 +35,16 @@ class Content(NamedTuple):
     listed: tuple[int, ...] = ()
 
 
-def encode(content: Content, padding: int = 0) -> bytes:
-    """The record, with so many bytes that mean nothing."""
+def pack(content: Content, padding: int = 0) -> bytes:
+    """The state, with so many bytes that mean nothing."""
     listed = b''.join(map(_NUMBER.pack, content.listed))
-    state = _HEAD.pack(content.value, content.attempt, len(content.listed)) + listed + bytes(padding)
-    return CLASS + b'\x80\x03B' + _LONG.pack(len(state)) + state + b'.'
+    return _HEAD.pack(MARK, content.value, content.attempt, len(content.listed)) + listed + bytes(padding)
+
+
+def encode(content: Content, padding: int = 0, kind: bytes = CLASS) -> bytes:
+    """The record; `kind`: its class."""
+    state = pack(content, padding)
+    return kind + b'\x80\x03B' + _LONG.pack(len(state)) + state + b'.'
 
 
 def encode_root(attempt: int, oids: Iterable[bytes]) -> bytes:
@@ -43,16 +56,36 @@ def encode_root(attempt: int, oids: Iterable[bytes]) -> bytes:
 
 def decode(record: bytes) -> Content:
     """What `encode` was given.  Raises ValueError."""
-    at = len(CLASS) + 2
-    if record[:len(CLASS)] != CLASS:
-        raise ValueError('not a record of ours')
-    if record[at:at + 2] == b'](':
-        at += 2
-    length = _LONG.unpack_from(record, at + 1)[0]
-    at += 5
-    if len(record) < at + length + 1:
-        raise ValueError('a record that is cut off')
-    value, attempt, count = _HEAD.unpack_from(record, at)
+    at = record.find(MARK)
+    if at < 0 or record[-1:] != b'.':
+        raise ValueError('not a record of ours, or one that is cut off')
+    _, value, attempt, count = _HEAD.unpack_from(record, at)
     at += _HEAD.size
     listed = tuple(_NUMBER.unpack_from(record, at + 4 * index)[0] for index in range(count))
     return Content(value, attempt, listed)
+
+
+def is_blob(record: bytes) -> bool:
+    """Does a file belong to it?"""
+    return record.startswith(BLOB)
+
+
+def file_of(content: Content) -> bytes:
+    """What is in the file of a blob."""
+    pattern = b'%08d, ' % content.attempt
+    return (pattern * (content.value // len(pattern) + 1))[:content.value]
+
+
+class Cell(Persistent):  # type: ignore[misc]
+    """An object with a content."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self.padding = 0
+
+    def __getstate__(self) -> bytes:
+        return pack(self.content, self.padding)
+
+    def __setstate__(self, state: Any) -> None:
+        self.content = decode(state + b'.')
+        self.padding = 0

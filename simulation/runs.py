@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from simulation import lines
 from simulation.plan import Plan, draw
-from simulation.planted import planted
+from simulation.planted import library, planted
 from simulation.world import World
 
 #: So many smaller runs are tried at most.
@@ -17,7 +17,8 @@ MOST_TRIES = 40
 
 
 class Wishes(NamedTuple):
-    """What a run should be like, besides its seed: fields of the plan, faults to leave out, a planted bug."""
+    """What a run should be like, besides its seed: fields of the plan, faults and operations to leave
+    out, a planted bug."""
 
     fields: tuple[tuple[str, Any], ...] = ()
     without: tuple[str, ...] = ()
@@ -49,10 +50,9 @@ class Result(NamedTuple):
 
 def run(seed: int, wishes: Wishes = NO_WISHES, tell: Callable[[str], object] | None = None) -> Result:
     """Run `seed`."""
-    plan = draw(str(seed), dict(wishes.fields), wishes.without)
-    with planted(wishes.bug) as bug, _quiet(tell is not None):
-        for name, value in (bug.needs if bug is not None else {}).items():
-            setattr(plan, name, value)
+    needs = library()[wishes.bug].needs if wishes.bug is not None else {}
+    plan = draw(str(seed), {**needs, **dict(wishes.fields)}, wishes.without)
+    with planted(wishes.bug), _quiet(tell is not None):
         world = World(plan, tell)
         lines.gives_way(world.kernel.give_way_at_statement)
         try:
@@ -120,7 +120,6 @@ def _smaller(plan: Plan, wishes: Wishes) -> Iterator[Wishes]:
         yield with_field('threads', 1)
     if plan.transactions > 10:
         yield with_field('transactions', plan.transactions // 2)
-    for operation in sorted(set(plan.operations)):
-        rest = tuple(one for one in plan.operations if one != operation)
-        if rest:
-            yield with_field('operations', rest)
+    operations = sorted(set(plan.operations))
+    for operation in operations if len(operations) > 1 else ():
+        yield wishes._replace(without=(*wishes.without, operation))

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import ZODB.MappingStorage
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import StorageError
+from ZODB.POSException import ConflictError, StorageError
 from ZODB.utils import z64
 
 from simulation.book import Life
-from simulation.plan import RAISED
-from simulation.program import MONEY, Adapter, Worker
-from simulation.records import ROOT, Content, encode, encode_root
+from simulation.connections import Connected, database
+from simulation.plan import OF_CACHE, RAISED, Plan
+from simulation.program import Adapter, Worker
+from simulation.records import BLOB, MONEY, ROOT, Content, encode, encode_root, file_of
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.client.world import World as ClientWorld
 from zeo_clone.Exceptions import ClientDisconnected
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PORT = 9100
 DATA = '/data/Data.fs'
+BLOBS = '/data/blobs'
 #: What a storage may raise in.
 METHODS = ('__len__', 'getSize', 'loadBefore', 'lastTransaction', 'new_oid', 'tpc_begin', 'store', 'tpc_vote',
            'tpc_finish', 'tpc_abort', 'close', 'checkCurrentSerialInTransaction', 'getTid')
@@ -36,12 +38,19 @@ LATE = ('tpc_abort', 'close')
 def fill(storage: Any, world: World) -> None:
     """The database as it is when a run begins."""
     meta = TransactionMetaData(b'', b'', {})
-    attempt = world.book.new_attempt('the beginning', (ROOT, *world.accounts, *world.registers, *world.lists))
+    oids = *world.accounts, *world.registers, *world.lists, *world.blobs
+    attempt = world.book.new_attempt('the beginning', (ROOT, *oids))
     storage.tpc_begin(meta)
     storage.store(ROOT, z64, encode_root(attempt.number, attempt.oids[1:]), '', meta)
-    for oid in attempt.oids[1:]:
-        value = MONEY if oid in world.accounts else 0
-        storage.store(oid, z64, encode(Content(value, attempt.number)), '', meta)
+    for oid in oids:
+        content = Content(MONEY if oid in world.accounts else 0, attempt.number)
+        if oid in world.blobs:
+            path = f'/tmp/first-{oid.hex()}'
+            with world.kernel.current.process.runtime.open(path, 'wb') as file:
+                file.write(file_of(content))
+            storage.storeBlob(oid, z64, encode(content, kind=BLOB), path, '', meta)
+        else:
+            storage.store(oid, z64, encode(content), '', meta)
     storage.tpc_vote(meta)
     storage.tpc_finish(meta)
     for _ in attempt.oids[1:]:
@@ -79,7 +88,7 @@ class Witnessed(GroupCommitStorage):
         self.service = service
         self._world = world = service.world
         self._stored: dict[bytes, bytes] = {}
-        super().__init__(DATA, runtime=runtime)
+        super().__init__(DATA, blob_dir=BLOBS if world.plan.blobs else None, runtime=runtime)
         world.witness(self)
 
     def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
@@ -127,6 +136,8 @@ class Service:
         self.server: Any = None
         self.starts = 0
         self.raises: str | None = None  # the method of its storage that raises the next time
+        self.backup: bytes | None = None  # what was copied of its file
+        self.restoring = False  # that is put back when it starts
         self._mapping: Any = None
 
     @property
@@ -158,10 +169,32 @@ class Service:
                 fill(self._mapping, self.world)
             return self._mapping
         assert self.process is not None
+        if self.restoring:
+            self._restore(self.process.runtime)
         storage = RaisingFile(self, self.process.runtime)
         if not len(storage):
             fill(storage, self.world)
         return storage
+
+    def back_up(self) -> None:
+        """Copy the file as it is: at its end there may be a transaction that is not finished."""
+        with contextlib.suppress(FileNotFoundError):
+            self.backup = bytes(self.machine.disk.find(DATA).data)
+
+    def _restore(self, runtime: Any) -> None:
+        """Put the copy back, as an operator does.  What was since is kept for the verdict."""
+        storage = RaisingFile(self, runtime)
+        past = self.world.transactions_of(storage)
+        storage.close()
+        with runtime.open(DATA, 'wb') as file:
+            file.write(self.backup)
+            file.flush()
+            runtime.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            runtime.remove(f'{DATA}.index')
+        self.restoring = False
+        self.world.lost_pasts.append(sorted(past.items()))
+        self.world.kernel.note('restored')
 
     def _main(self) -> None:
         process, plan = self.process, self.world.plan
@@ -210,6 +243,13 @@ class Service:
         return done[0] if done else None
 
 
+def blob_cache(plan: Plan, name: str) -> dict[str, Any]:
+    """What a client is told of blobs."""
+    if not plan.blobs:
+        return {}
+    return {'blob_dir': f'/var/{name}-blobs', 'blob_cache_size': plan.blob_cache_size}
+
+
 class Relay(Service):
     """A server in front of the server: its storage is a client (fan-out)."""
 
@@ -219,7 +259,13 @@ class Relay(Service):
         return ClientStorage(
             (self.world.service.machine.name, PORT), world=ClientWorld(process.runtime), wait=False,
             wait_timeout=plan.wait_timeout_s, cache_size=plan.cache_size, client_label='relay',
-            heartbeat=plan.heartbeat_s)
+            heartbeat=plan.heartbeat_s, **blob_cache(plan, 'relay'))
+
+
+    def renew(self) -> None:
+        """Start it anew."""
+        self.kill()
+        self.start()
 
 
 class Client:
@@ -236,6 +282,8 @@ class Client:
         self.workers: list[Worker] = []
         self.starts = 0
         self.commits = 0  # of all workers there have been
+        self.stopping = False  # it is to end, and somebody starts it again
+        self.forgets = False  # then its cache file is removed
         self.resting = False  # its workers have ended, its storage is open
         self.done = False
 
@@ -244,7 +292,11 @@ class Client:
         if not self.machine.up or self.done or self.process is not None and not self.process.dead:
             return
         self.starts += 1
-        self.storage, self.workers, self.resting = None, [], False
+        self.storage, self.workers, self.resting, self.stopping = None, [], False, False
+        if self.forgets:
+            self.forgets = False
+            with contextlib.suppress(FileNotFoundError):
+                self.machine.disk.remove(f'/var/{self.name}.zec')
         process = self.process = self.machine.start(f'{self.name}-{self.starts}')
         process.spawn(self._main, 'main')
 
@@ -252,6 +304,32 @@ class Client:
         """As by SIGKILL."""
         if self.process is not None and not self.process.dead:
             self.process.kill()
+
+    def renew(self) -> None:
+        """Start it anew."""
+        self.kill()
+        self.start()
+
+    def heed(self, error: Exception) -> None:
+        """Do what an error of its cache asks for: start it anew, without the file."""
+        if OF_CACHE in str(error) and not self.stopping:
+            self.stop()
+            self.forgets = True
+            self.world.kernel.call_later(1.0, self._start_later)
+
+    def _start_later(self) -> None:
+        if self.process is not None and not self.process.dead and self.stopping:
+            self.world.kernel.call_later(1.0, self._start_later)
+        self.start()
+
+    def stop(self) -> None:
+        """Let it end as programs do, its storage closed."""
+        self.stopping = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Do its workers work?"""
+        return self.world.working and not self.stopping
 
     def _main(self) -> None:
         world, plan = self.world, self.world.plan
@@ -264,29 +342,28 @@ class Client:
                     (self.service.machine.name, PORT), world=own, wait_timeout=plan.wait_timeout_s,
                     cache=f'/var/{self.name}.zec' if plan.persistent else None, cache_size=plan.cache_size,
                     client_label=self.name, io_thread=plan.io_thread, server_sync=plan.server_sync,
-                    heartbeat=plan.heartbeat_s, wait=process.machine.dice.chance(0.7))
-            except ClientDisconnected:  # noqa: PERF203 - it tries again
-                if not world.working:
+                    heartbeat=plan.heartbeat_s, wait=process.machine.dice.chance(0.7),
+                    **blob_cache(plan, self.name))
+            except Exception as error:  # noqa: PERF203 - it tries again
+                if not isinstance(error, (ClientDisconnected, OSError)) and not plan.may_fail(error):
+                    raise
+                self.heed(error)
+                if not self.goes_on:
                     self._end(own)
                     return
-            except OSError:  # of its files
-                kernel.sleep(0.1)
+                if not isinstance(error, ClientDisconnected):
+                    kernel.sleep(0.1)
         self.storage = storage
         life = Life(process.name)
         adapter = Adapter(storage, life)
         life.first = storage.lastTransaction()
         world.book.lives.append(life)
-        tasks = []
-        for number in range(plan.threads):
-            worker = Worker(world, f'{process.name}/{number}', storage, adapter,
-                            process.machine.dice.fork(f'{process.name}/{number}'),
-                            self.service is world.service)
-            self.workers.append(worker)
-            tasks.append(process.spawn(worker.run, f'worker {number}'))
-        for task in tasks:
+        self._begin_to_work(process, storage, adapter)
+        for task in [process.spawn(worker.run, f'worker {number}')
+                     for number, worker in enumerate(self.workers)]:
             task.join()
-        self.resting = True
-        while not world.closing:
+        self.resting = not self.stopping
+        while not world.closing and not self.stopping:
             kernel.sleep(0.1)
         life.last = storage.lastTransaction()
         world.look_at_cache(self)
@@ -296,9 +373,26 @@ class Client:
             world.book.blame(f'{self.name}: close() took {kernel.now - before:.1f} s (N12)')
         self._end(own)
 
+    def _begin_to_work(self, process: Process, storage: Any, adapter: Adapter) -> None:
+        """As many workers as are wanted; with connections that takes a server."""
+        world, plan = self.world, self.world.plan
+        db = None
+        while plan.connections and db is None and self.goes_on:
+            try:
+                db = database(adapter, plan.connections)
+            except Exception as error:  # noqa: PERF203 - it tries again
+                if not isinstance(error, (ClientDisconnected, ConflictError)) and not plan.may_fail(error):
+                    raise
+                world.kernel.sleep(0.1)
+        for number in range(plan.threads if db is not None or not plan.connections else 0):
+            name = f'{process.name}/{number}'
+            rest = process.machine.dice.fork(name), self
+            self.workers.append(Worker(world, name, storage, adapter, *rest) if db is None
+                                else Connected(world, name, storage, db, *rest))
+
     def _end(self, own: ClientWorld) -> None:
         assert self.process is not None
-        self.done = True
+        self.done = not self.stopping
         own.close()
         self.world.look_for_leaks(self.process, 'a client whose storage was closed')
         self.process.end()

@@ -7,12 +7,13 @@
 """
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 from functools import partial
 from typing import Any
 
-from simulation.book import Book
+from simulation.book import Book, Kept
 from simulation.bound import bound
 from simulation.dice import Dice
 from simulation.faults import Faults
@@ -21,7 +22,8 @@ from simulation.machine import Machine, Process
 from simulation.network import Network
 from simulation.oracles import judge
 from simulation.plan import Plan
-from simulation.service import Client, Relay, Service
+from simulation.records import decode, file_of, is_blob
+from simulation.service import BLOBS, Client, Relay, Service
 
 #: Within so many seconds after the end of all faults each client must commit.
 PATIENCE_S = 120.0
@@ -50,12 +52,13 @@ class World:
         self.numbers: dict[bytes, int] = {}  # of the attempts that wrote them, by tid
         self.packed_until = b''  # a pack may have removed what is not later
         self.history: list[Any] = []  # (tid, {oid: record or None})
-        #: Client, last tid, whether it knows when revisions ended, entries.
-        self.caches: list[tuple[str, bytes, bool, list[Any]]] = []
+        self.lost_pasts: list[list[Any]] = []  # the same, before a backup was restored
+        self.caches: list[Kept] = []
         oids = (number.to_bytes(8, 'big') for number in itertools.count(1))
         self.accounts = [next(oids) for _ in range(plan.accounts)]
         self.registers = [next(oids) for _ in range(3)]
         self.lists = [next(oids) for _ in range(2)]
+        self.blobs = [next(oids) for _ in range(plan.blobs)]
         self.service = Service(self, self._machine('server'))
         self.relay = Relay(self, self._machine('relay')) if plan.relay else None
         self.services = [self.service] if self.relay is None else [self.service, self.relay]
@@ -140,7 +143,8 @@ class World:
                 commits = [worker.commits - before.get(worker, 0) for worker in client.workers]
                 self.book.blame(f'{PATIENCE_S:g} s after all faults have stopped {client.name} has committed '
                                 f'{commits}; {self._describe(client.process)}')
-            self.book.blame(f'... the server: {self._describe(self.service.process)}')
+            for service in self.services:
+                self.book.blame(f'... {service.machine.name}: {self._describe(service.process)}')
         return not self._broken()
 
     def _rest(self) -> bool:
@@ -198,11 +202,7 @@ class World:
 
     def _look_at_history(self) -> None:
         """... and what is the history?"""
-        storage = self.service.server.storages['1']
-        there = {}
-        for transaction in storage.iterator():
-            there[transaction.tid] = {record.oid: record.data for record in transaction}
-            self.numbers[transaction.tid] = int(transaction.description or 0)
+        there = self.transactions_of(self.service.server.storages['1'])
         if self.plan.packs:
             self._compare(there)
             there = {**self.witnessed, **{tid: records for tid, records in there.items()
@@ -211,9 +211,36 @@ class World:
         for name in self._left_over():
             self.book.blame(f'at rest the server has left {name}')
 
+    def transactions_of(self, storage: Any) -> dict[bytes, dict[bytes, bytes]]:
+        """What they wrote, by tid; that of blobs is looked at."""
+        there = {}
+        for transaction in storage.iterator():
+            there[transaction.tid] = {record.oid: record.data for record in transaction}
+            self.numbers[transaction.tid] = int(transaction.description or 0)
+        self._look_at_blobs(storage, there)
+        return there
+
     def _left_over(self) -> list[str]:
-        names = self.service.machine.disk.find('/tmp').names
-        return [f'/tmp/{name}' for name in names]
+        """Temporary files that nobody needs any more."""
+        disk, found = self.service.machine.disk, []
+        for directory in '/tmp', f'{BLOBS}/tmp':
+            with contextlib.suppress(FileNotFoundError):
+                found += [f'{directory}/{name}' for name in disk.find(directory).names]
+        return found
+
+    def _look_at_blobs(self, storage: Any, there: dict[bytes, dict[bytes, bytes]]) -> None:
+        """Each revision of a blob has its file, whole (B11)."""
+        disk = self.service.machine.disk
+        for tid, records in there.items() if self.blobs else ():
+            for oid, record in records.items():
+                if record and is_blob(record):
+                    try:
+                        data = bytes(disk.find(storage.fshelper.getBlobFilename(oid, tid)).data)
+                    except FileNotFoundError:
+                        data = None
+                    if data != file_of(decode(record)):
+                        self.book.blame(f'the file of blob {oid.hex()} of {tid.hex()} is '
+                                        f'{"not there" if data is None else f"wrong: {data[:20]!r}"} (B11)')
 
     def _close(self) -> None:
         self.closing = True
@@ -250,7 +277,7 @@ class World:
             newest.update(dict.fromkeys(records, tid))
             if tid > self.packed_until and tid not in there:
                 self.book.blame(f'transaction {tid.hex()} is not in the file any more')
-        for oid in (*self.accounts, *self.registers, *self.lists):
+        for oid in (*self.accounts, *self.registers, *self.lists, *self.blobs):
             tid = newest[oid]
             if there.get(tid, {}).get(oid) != self.witnessed[tid][oid]:
                 self.book.blame(f'after packs the file does not have {oid.hex()} of {tid.hex()}')
@@ -264,8 +291,7 @@ class World:
 
         A pack never removes the last transaction, for all objects that are written can be reached.
         """
-        there = {transaction.tid: {record.oid: record.data for record in transaction}
-                 for transaction in storage.iterator()}
+        there = self.transactions_of(storage)
         last = max(there, default=b'')
         self.witnessed = {**there, **{tid: records for tid, records in self.witnessed.items() if tid <= last}}
 
@@ -293,4 +319,4 @@ class World:
             if found is not None and found[1] == start:
                 entries.append((oid, start, end, found[0]))
         exact = client.service is self.service
-        self.caches.append((client.name, cache.getLastTid(), exact, entries))
+        self.caches.append(Kept(client.name, cache.getLastTid(), exact, self.closing, entries))

@@ -25,12 +25,14 @@ def cache_told_late() -> list[Patch]:
     return [(Effects, 'invalidate', invalidate)]
 
 
-@plant('The mark that a cache file is in use is written, but not synced; its records neither (C10).')
+@plant('The mark that a cache file is in use is written, but not synced; its records neither (C10).',
+       persistent=True, faults={'stop_client': 1.0, 'power_client': 2.0})
 def cache_not_synced() -> list[Patch]:
     return [(CacheFile, 'sync', lambda self: None)]
 
 
-@plant('After an unclean end all records that are found in a cache file are believed (C10).')
+@plant('After an unclean end all records that are found in a cache file are believed (C10, C22).',
+       persistent=True, storage='file', packs=False, faults={'kill_client': 0.5, 'restore_server': 5.0})
 def recovery_believes_all() -> list[Patch]:
     recover = recovery.recover
     return [(recovery, 'recover', lambda book, last_tid: recover(book, b'\xff' * 8))]

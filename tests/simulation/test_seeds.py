@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.runs import run
+from simulation.runs import Wishes, run
 
 pytestmark = pytest.mark.long
 
@@ -22,6 +22,19 @@ def test_nothing_is_wrong_whatever_fails(seed):
     """C1 to C24, L2, L10, N12, D2, D4: see `simulation.oracles`."""
     result = run(seed)
     assert not result.faults, f'{result.line}; repeat it: python -m simulation --seed {seed} --verbose'
+
+
+@pytest.mark.parametrize('connections', [0, 3])
+def test_nothing_is_wrong_with_blobs_after_a_backup_was_restored(connections):
+    """B11, C22, K3: by raw storages and by ZODB's connections; clients keep their cache files."""
+    wishes = Wishes((('storage', 'file'), ('packs', False), ('blobs', 2), ('connections', connections),
+                     ('persistent', True), ('clients', 2), ('transactions', 80), ('think_s', 0.02),
+                     ('operations', ('write_blob', 'read_blob', 'transfer', 'audit', 'register', 'undo')),
+                     ('faults', {'restore_server': 0.3, 'kill_client': 1.0, 'power_server': 2.0})))
+    notes = []
+    result = run(5, wishes, notes.append)
+    assert not result.faults, f'{result.line}; repeat it: {wishes.command(5)} --verbose'
+    assert any(note.endswith(' restored') for note in notes)
 
 
 def test_a_seed_is_the_same_run_again():

@@ -8,16 +8,19 @@ import sys
 import pytest
 import ZODB.FileStorage
 import ZODB.utils
+from ZODB.blob import is_blob_record
+from ZODB.DB import DB
 
-from simulation.bound import FILE_STORAGE, bound
+from simulation.bound import FILE_STORAGE, System, bound
 from simulation.dice import Dice
 from simulation.disk import Disk
 from simulation.faults import Faults
 from simulation.kernel import Kernel
 from simulation.machine import Machine
 from simulation.network import Network
+from simulation.operations import OPERATIONS, SPECIAL
 from simulation.plan import KINDS, NEEDS_FILE, draw
-from simulation.records import Content, decode, encode, encode_root
+from simulation.records import BLOB, Cell, Content, decode, encode, encode_root, file_of, is_blob
 from simulation.runtime import SimRuntime
 from zeo_clone.loop.runtime import AF_INET, IN_PROGRESS, Runtime
 from zeo_clone.server.backend.references import references
@@ -258,6 +261,27 @@ def test_records_say_what_they_were_made_of():
     assert decode(root) == Content(0, 5)
 
 
+def test_what_a_connection_writes_is_a_record_of_ours():
+    """The oracles read what ZODB's own pickles have."""
+    db = DB(None)
+    with db.transaction() as connection:
+        cell = connection.root()['cell'] = Cell(Content(3, 1, (4, 5)))
+        cell.padding = 7
+    with db.transaction() as connection:
+        cell = connection.root()['cell']
+        assert cell.content == Content(3, 1, (4, 5))
+        record, _ = db.storage.load(cell._p_oid)
+    assert decode(record) == Content(3, 1, (4, 5))
+    assert not is_blob(record)
+    db.close()
+
+
+def test_records_of_blobs_say_what_is_in_their_files():
+    record = encode(Content(25, 7), 10, BLOB)
+    assert is_blob(record) and is_blob_record(record)
+    assert file_of(decode(record)) == b'00000007, 00000007, 00000'
+
+
 def test_a_pack_finds_what_the_root_refers_to():
     oids = [bytes([0] * 7 + [number]) for number in (1, 2)]
     assert list(references(encode_root(5, oids))) == oids
@@ -266,6 +290,26 @@ def test_a_pack_finds_what_the_root_refers_to():
 def test_each_kind_of_fault_can_happen():
     assert all(callable(getattr(Faults, f'_{kind}')) for kind in KINDS)
     assert set(NEEDS_FILE) < set(KINDS)
+
+
+def test_what_a_disk_has_can_be_removed_as_a_whole(small):
+    """As ``shutil.rmtree``, which packs use for blobs."""
+    with bound(small.kernel) as binding:
+        def work():
+            system = System(binding)
+            system.makedirs('/a/b/c')
+            small.left.runtime.open('/a/b/file', 'wb').close()
+            system.remove_all('/a')
+            return small.left.runtime.listdir('/')
+
+        assert small.run(work) == [[]]
+
+
+def test_operations_and_faults_can_be_left_out():
+    wanted = {'operations': ('transfer', 'audit'), 'faults': {'reset': 1.0, 'jam': 1.0}}
+    plan = draw('7', wanted, ('audit', 'jam'))
+    assert (plan.operations, plan.faults) == (('transfer',), {'reset': 1.0})
+    assert set(SPECIAL) < set(OPERATIONS)
 
 
 def test_a_plan_follows_from_its_seed():
