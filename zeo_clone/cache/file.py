@@ -33,6 +33,9 @@ logger = logging.getLogger('zeo_clone.cache')
 TAIL_SIZE = 64 << 10
 #: How much is read at once for a record of unknown length; what comes with it is checked as well.
 READ_AHEAD = 8192
+#: As much is read at most where one place after the other is asked for, as by the first pass after a start:
+#: to check as many small records takes half a millisecond.
+MOST_AHEAD = 64 << 10
 #: A cache up to this size is in memory as a whole, if it has all been read.  Of a larger one it is this much,
 #: or this part of the machine's or container's memory; then memory is emptied, and fills with what is read.
 MEMORY_SIZE, MEMORY_SHARE = 32 << 20, 32
@@ -85,6 +88,8 @@ class CacheFile:
         self.base = fmt.BASE_TEMPORARY if path is None else fmt.BASE_FILE
         self.end = self.ring_end(header.size)
         self.writes = 0
+        # Where the last record was that was read with others, and how much at once.  Of any thread: a guess.
+        self._read_to, self._ahead = self.end, READ_AHEAD
         self.memory = runtime.memory(header.size)
         self._filled = 0  # bytes put into the memory
         self._memory_bound = _memory_bound(runtime, header.size)
@@ -282,7 +287,9 @@ class CacheFile:
         Oid and place of the current records behind it that came with the same read and are valid, too.  And
         what was read.  Any thread, without the lock.
         """
-        raw = self._read(self.fd, READ_AHEAD, at)
+        ahead = self._ahead = (min(2 * self._ahead, MOST_AHEAD) if 0 <= at - self._read_to <= READ_AHEAD
+                               else READ_AHEAD)
+        raw = self._read(self.fd, ahead, at)
         head = fmt.parse_head(self.salt, at, raw)
         if head is None or at + fmt.block_size(head.length) > self.end:
             return None, [], b''
@@ -293,23 +300,13 @@ class CacheFile:
         if len(data) != head.length or not self._is_whole(data, head):
             return None, [], b''
         end_tid = self.ends.get(at, head.end_tid) if self.ends is not None else head.end_tid
-        following = self._following(raw, at, fmt.block_size(head.length))
+        following, end = fmt.whole_records(self.salt, at, raw, fmt.block_size(head.length),
+                                           self.path is not None)
+        self._read_to = at + end
         return Revision(head.oid, head.start_tid, end_tid, data), following, raw
 
     def _is_whole(self, data: bytes, head: Head) -> bool:
         return self.path is None or crc32(data) == head.data_crc
-
-    def _following(self, raw: bytes, at: int, offset: int) -> list[tuple[bytes, int]]:
-        """oid and place of the valid current records in `raw`, which was read at `at`, from `offset` on."""
-        found: list[tuple[bytes, int]] = []
-        while True:
-            start = offset + fmt.HEAD_SIZE
-            head = fmt.parse_head(self.salt, at + offset, raw[offset:start])
-            if head is None or start + head.length > len(raw):
-                return found
-            if head.end_tid == fmt.ZERO and self._is_whole(raw[start:start + head.length], head):
-                found.append((head.oid, at + offset))
-            offset += fmt.block_size(head.length)
 
     def start_at(self, at: int) -> bytes:
         """The start tid of the record at `at`, unchecked, from the disk.  Any thread, no lock."""

@@ -76,6 +76,8 @@ START_AT, END_AT = 16, 24  # offsets of the tids; from END_AT on a head changes 
 LENGTH_AND_START = struct.Struct('>4xI8x8s')
 #: The same from the place with its flag `index.TRUSTED`, one byte behind.
 LENGTH_AND_START_FLAGGED = struct.Struct('>3xI8x8s')
+#: To copy less than this is cheaper than to look at it where it is.
+SMALL_COPY = 2000
 _CRC = struct.Struct('>I')
 _pack_crc = _CRC.pack
 _pack_body = _HEAD_BODY.pack
@@ -197,6 +199,30 @@ def remembered_head(salt: int, at: int, source: mmap.mmap, checked: bool) -> Hea
             checked and crc32(source[at:at + HEAD_SIZE - 4], _seed(salt, at)) != fields[6]):
         return None
     return _new(Head, fields[1:6])
+
+
+def whole_records(salt: int, at: int, raw: bytes, offset: int, checked: bool
+                  ) -> tuple[list[tuple[bytes, int]], int]:
+    """Of the valid records that follow each other in `raw`, which was read at `at`, from `offset` on: oid and
+    place of each that is current, and the offset behind the last one.
+
+    As `parse_head` and the crc of the data, if these are to be `checked`, have it; but each record that a
+    first pass over a cache loads comes by here.
+    """
+    found: list[tuple[bytes, int]] = []
+    view, size, last = memoryview(raw), len(raw), len(raw) - HEAD_SIZE
+    while offset <= last:
+        magic, length, oid, _, end_tid, data_crc, head_crc = _unpack_head_from(raw, offset)
+        place, start = at + offset, offset + HEAD_SIZE
+        stop = start + length
+        if (magic != RECORD_MAGIC or stop > size
+                or crc32(raw[offset:start - 4], salt ^ (place >> 4 & 0xFFFFFFFF)) != head_crc):
+            break
+        if end_tid == ZERO and (not checked or data_crc == crc32(
+                raw[start:stop] if length < SMALL_COPY else view[start:stop])):
+            found.append((oid, place))
+        offset = (stop + ALIGN - 1) & -ALIGN
+    return found, offset
 
 
 def pack_head(salt: int, at: int, head: tuple[int, bytes, bytes, bytes, int]) -> bytes:
