@@ -89,7 +89,7 @@ def start_process(*arguments: Any, **keywords: Any) -> tuple[Any, Callable[[], N
 
 
 def serve_parent() -> None:
-    """In the process of `start_process`: serve until stdin ends."""
+    """Serve until stdin ends, in the process of `start_process`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is the parent's business
     arguments, keywords = pickle.load(sys.stdin.buffer)
     try:

@@ -213,7 +213,7 @@ class Book:
             self.file.arrived.clear()
 
     def trust(self, places: list[tuple[bytes, int]]) -> None:
-        """From now on these records, where they are still current, are read from memory."""
+        """Read these records from memory from now on, where they are still current."""
         if self.file.memory is not None:
             self.current.flag(places)
 

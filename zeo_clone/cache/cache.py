@@ -266,7 +266,7 @@ class ClientCache:
 
     @property
     def late(self) -> bool:
-        """Is there anything to `write_late`?"""
+        """Is there anything for `write_late` to do?"""
         return self._late is not None
 
     def write_late(self) -> None:
@@ -443,7 +443,7 @@ class ClientCache:
             self._write_header(durable_tid=tid)
 
     def forsake(self) -> None:
-        """In a process that was forked: let go of the file, which is the parent's, without touching it."""
+        """Let go of the file in a process that was forked, without touching it: it is the parent's."""
         self._closed = True
         self._view = HIDDEN
         self._book.file.forsake()

@@ -398,7 +398,7 @@ class CacheFile:
                 self._lock_file.close()
 
     def forsake(self) -> None:
-        """In a process that was forked: close the copies of the descriptors, keep the parent's lock."""
+        """Close the copies of the descriptors in a process that was forked; the lock stays its parent's."""
         self.memory = None
         self._handle.close()
         if self._lock_file is not None:

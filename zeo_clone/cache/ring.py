@@ -53,7 +53,7 @@ class Ring:
         self.used = 0
 
     def mark(self) -> tuple[int, int]:
-        """The present state, for `overwrote`."""
+        """A mark of the present state, for `overwrote`."""
         return self.front, self.passed
 
     def overwrote(self, at: int, mark: tuple[int, int]) -> bool:

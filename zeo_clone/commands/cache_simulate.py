@@ -43,7 +43,7 @@ class SimulatedCache:
 
     @property
     def hit_rate(self) -> float:
-        """Percent."""
+        """Hits in per cent of all loads."""
         loads = self.hits + self.misses
         return 100 * self.hits / loads if loads else 0.0
 

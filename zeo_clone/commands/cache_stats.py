@@ -30,7 +30,7 @@ class Row:
 
     @property
     def hit_rate(self) -> float:
-        """Percent."""
+        """Hits in per cent of all loads."""
         return 100 * self.hits / self.loads if self.loads else 0.0
 
     def add(self, event: Event) -> None:

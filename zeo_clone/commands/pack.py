@@ -124,17 +124,17 @@ class Terminal:
         self._shown = sys.stderr.isatty()
 
     def show(self, line: str) -> None:
-        """For the moment."""
+        """Show a line until the next one comes."""
         if self._shown:
             print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
 
     def keep(self, line: str) -> None:
-        """To stay."""
+        """Print a line that stays."""
         if self._shown:
             print(f'\r\033[K{line}', file=sys.stderr)
 
     def complain(self, line: str) -> None:
-        """To stay, terminal or not."""
+        """Print a line that stays, whether or not there is a terminal."""
         print(f'{chr(13)}\033[K{line}' if self._shown else line, file=sys.stderr)
 
 

@@ -73,7 +73,7 @@ class Signals:
         return 1 if self.received == signal.SIGHUP else 0
 
     def stop_with(self, stop_server: Callable[[], object]) -> None:
-        """From now on a stop calls `stop_server`, once or twice, in any thread."""
+        """Have a stop call `stop_server`, once or twice, in any thread."""
         self._stop_server = stop_server
         if self.received is not None:  # just before
             stop_server()

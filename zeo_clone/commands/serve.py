@@ -194,7 +194,7 @@ def serve_with(server: Any, storages: dict[str, Any], monitor: Any, settings: Se
 
 
 def tune_process() -> None:
-    """Of a process that only serves, once all is open: clients shall not wait for what it does besides."""
+    """Once all is open, tune a process that only serves: clients shall not wait for what it does besides."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     # What is there now stays for good.  To look through it again and again for garbage would take 10 ms each

@@ -288,10 +288,10 @@ class NoMonitor:
     """Stands for a monitor where none is wanted."""
 
     def begin(self, server: Any) -> None:
-        """Nobody wants to know."""
+        """Do nothing: nobody wants to know."""
 
     def stop(self) -> None:
-        """Nobody wants to know."""
+        """Do nothing: nobody wants to know."""
 
 
 @contextlib.contextmanager

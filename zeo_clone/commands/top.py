@@ -53,7 +53,7 @@ def _clients(name: str, values: dict[str, Any], then: dict[str, Any], elapsed_s:
 
 
 def _counts(values: dict[str, Any], key: str) -> Counter[tuple[str, str]]:
-    """By address and label: those that have the same are added up."""
+    """One value of each client, by address and label; those that share both are added up."""
     counts: Counter[tuple[str, str]] = Counter()
     for client in values.get('clients') or []:
         counts[str(client.get('address', '')), str(client.get('label', ''))] += client.get(key, 0)

@@ -126,7 +126,7 @@ class Helper:
         return reached
 
     def index(self) -> Any:
-        """Of the copy: where each object is."""
+        """Where each object is in the copy."""
         return fsIndex.load(self._index_path)['index']
 
     def _say(self, value: object) -> None:
@@ -152,7 +152,7 @@ class Helper:
 
 
 class Rest(FileStoragePacker):  # type: ignore[misc]
-    """What the server itself copies, at the end of `path`: what was committed meanwhile."""
+    """The part of a pack that the server does itself: it appends to `path` what was committed meanwhile."""
 
     def __init__(self, storage: Any, path: str, index: Any) -> None:
         self._storage = storage
@@ -201,7 +201,7 @@ class File:
 
 
 class Long(FileStoragePacker):  # type: ignore[misc]
-    """What takes long."""
+    """The part of a pack that takes long; it runs in a process of its own."""
 
     _file: IO[bytes]
 

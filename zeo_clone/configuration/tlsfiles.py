@@ -103,7 +103,7 @@ def end_of(certificate: bytes) -> float:
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """Of the element at a position: its tag, where its content begins, and what comes after it."""
+    """The tag of the element at a position, where its content begins, and where the next one is."""
     length, start = der[at + 1], at + 2
     if length & 0x80:
         start += length & 0x7f

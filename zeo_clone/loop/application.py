@@ -34,7 +34,7 @@ class ApplicationLoop:
             loop.close()
 
     def orphan(self) -> None:
-        """In a process that was forked: let go of the loop if it is the parent's."""
+        """Let go of the loop in a process that was forked, if it is the parent's."""
         with self._lock:
             loop = self._loop
             if loop is not None and not loop.home[0]:

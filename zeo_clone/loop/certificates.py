@@ -22,7 +22,7 @@ Stamp = tuple[int, int, int] | None
 
 
 class Source(Protocol):
-    """Where contexts come from."""
+    """The files of a context, and the context that is made of them."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class RenewedContext:
         self.expires = source.expires()
 
     def wrap_bio(self, *args: Any, **keywords: Any) -> ssl.SSLObject:
-        """For a new connection."""
+        """As of an ``ssl.SSLContext``, for a new connection."""
         stamps = self._look()
         if stamps != self._stamps:
             self._stamps = stamps  # files that are bad are not tried again before they change

@@ -182,7 +182,7 @@ class Loop:
             self._call(dispatcher.handle_close)
 
     def orphan(self) -> None:
-        """In a process that was forked: drop copies of descriptors, touch nothing that is the parent's.
+        """Drop copies of descriptors in a process that was forked, and touch nothing that is the parent's.
 
         Locks may be held by threads that do not exist here: none is taken.
         """

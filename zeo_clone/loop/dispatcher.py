@@ -65,7 +65,7 @@ class Dispatcher:
             self.closed = True
 
     def orphan(self) -> None:
-        """In a process that was forked: drop the copy of the descriptor; the peer notices nothing."""
+        """Drop the copy of the descriptor in a process that was forked; the peer notices nothing."""
         self.closed = True
         self.socket.close()
 
@@ -103,7 +103,7 @@ class Acceptor(Dispatcher):
     PAUSE_S = 0.25
 
     def pause_s(self) -> float:
-        """To be overridden: for how many seconds no connection can be taken; they wait in the system."""
+        """For how many seconds no connection can be taken: they wait in the system.  To be overridden."""
         return 0.0
 
     def handle_read(self) -> None:

@@ -115,7 +115,7 @@ _Open = Callable[[str, str], IO[bytes]]
 
 
 def _memory_limits(open_file: _Open) -> Iterator[int]:
-    """Of the machine and of the control groups that the process is in, as far as they have one."""
+    """The limits that the machine and the control groups of the process set, as far as they set one."""
     with contextlib.suppress(OSError, ValueError):
         yield os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     for root, name, path in _memory_groups(open_file):
@@ -184,7 +184,7 @@ class Runtime:
         return ProcessMark()
 
     def finish_fork(self) -> None:
-        """In a process that a program in C has forked: have Python do what it does after a fork of its own.
+        """Have Python do what it does after a fork of its own, in a process that a program in C has forked.
 
         Without that, a thread that waited for the interpreter in the parent is waited for here.  With other
         threads it is too late: nothing is done then, nor if the program forked amid an import.
@@ -457,7 +457,7 @@ class Runtime:
         return zc.lockfile.LockFile(path, content_template='{pid} {hostname}')
 
     def forsake_lock(self, lock: zc.lockfile.LockFile) -> None:
-        """In a process that was forked: drop the copy of a lock, which stays its parent's."""
+        """Drop the copy of a lock in a process that was forked; the lock stays its parent's."""
         lock._fp.close()  # its own close() would unlock it for both
 
     #: The system's directory for temporary files, as text.

@@ -145,7 +145,7 @@ class Scratch:
                     self._let_go()
 
     def forsake(self) -> None:
-        """In a process that was forked: the files, and the lock, stay its parent's."""
+        """Forget files and lock in a process that was forked: they stay its parent's."""
         self._names = set()
         self._let_go()
 

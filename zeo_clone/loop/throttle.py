@@ -33,7 +33,7 @@ def describe(error: BaseException) -> str:
 
 
 class Throttle:
-    """``clock``: monotonic seconds."""
+    """Reports that do not flood the log.  ``clock``: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float], interval_s: float = INTERVAL_S) -> None:
         self._clock = clock

@@ -62,7 +62,7 @@ class Transport:
 
     @property
     def pieces(self) -> int:
-        """In how many pieces is what waits?"""
+        """How many pieces wait to be sent?"""
         return len(self._queue)
 
     def forget(self) -> None:

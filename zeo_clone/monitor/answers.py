@@ -70,7 +70,7 @@ class Answers:
         self._state = State('serving', '', server)
 
     def stop(self) -> None:
-        """It does no longer."""
+        """The server does not serve any longer."""
         self._state = State('stopping', STOPPING, None)
 
     # ---- the monitor's thread ---------------------------------------------------------------------

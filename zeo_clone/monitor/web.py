@@ -120,7 +120,7 @@ def parse(head: bytes, peer: str = '', posts: Container[str] = ()) -> tuple[str,
 
 
 def to_bytes(response: Response, with_body: bool = True) -> bytes:
-    """What goes over the wire."""
+    """The bytes of the answer, head and body."""
     headers = {'Content-Type': response.content_type, 'Content-Length': str(len(response.body)),
                'Date': formatdate(usegmt=True), **HEADERS, **response.headers}
     lines = [f'HTTP/1.1 {response.status.value} {response.status.phrase}',
@@ -136,7 +136,7 @@ class Rules(NamedTuple):
 
 
 class _State(enum.Enum):
-    """What a connection is at; it goes through these from top to bottom, `LINGERING` only if need be."""
+    """The states of a connection, from top to bottom; `LINGERING` only if need be."""
 
     READING = enum.auto()    # the request
     ANSWERING = enum.auto()  # somebody thinks about it

@@ -45,7 +45,7 @@ class Deferred:
             self._callback = callback
 
     def settle(self, value: Any, error: BaseException | None) -> None:
-        """What `when_settled` tells."""
+        """Note the result, and tell whoever waits for it."""
         if self.settled:
             return
         self.settled, self.value, self.error = True, value, error

@@ -77,7 +77,7 @@ class TimedReader:
         self._slow = slow
 
     def loadBefore(self, oid: bytes, tid: bytes) -> Any:
-        """As the storage's."""
+        """As the method of the storage, and measured."""
         clock, load = self._clock, self._load
         started = clock()
         revision = self._load_before(oid, tid)
@@ -135,7 +135,7 @@ class Laps:
         self.spent_s[phase] = self.spent_s.get(phase, 0.0) + now - self._since
 
     def finishing(self, phase: str) -> float:
-        """In `phase` the client has asked for ``tpc_finish``; the time, for `finished`."""
+        """The client has asked for ``tpc_finish`` in `phase`.  Returns the time, for `finished`."""
         now = self._clock()
         if phase != 'idle':
             self._add(phase, now)

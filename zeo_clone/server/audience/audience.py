@@ -48,7 +48,7 @@ class Attendee(Protocol):
         """Send what has not been sent of them."""
 
     def skip_news(self) -> None:
-        """It knows."""
+        """Leave out what has not been sent: it knows already."""
 
     def send(self, data: bytes) -> None:
         """Send the bytes of messages."""

@@ -53,7 +53,7 @@ class Searched(Protocol):
 
 
 class Asker(Protocol):
-    """Whose cache it is, for log lines."""
+    """The client whose cache is verified, for log lines."""
 
     @property
     def name(self) -> str:

@@ -140,7 +140,7 @@ class BlobFiles:
     # ---- what is on the disk ----------------------------------------------------------------------
 
     def inode(self, path: str) -> int:
-        """By which a file that was moved is known."""
+        """The number by which a file is known again after it was moved."""
         return self.runtime.lstat(path).st_ino
 
     def expect(self, path: str, oid: bytes) -> None:
@@ -157,11 +157,11 @@ class BlobFiles:
                 self._safe.discard(directory)
 
     def pack_begins(self) -> None:
-        """From now on directories may go, and be made again."""
+        """A pack begins: directories may go, and be made again."""
         self._packs += 1
 
     def pack_ends(self) -> None:
-        """No longer."""
+        """The pack has ended."""
         self._packs -= 1
         self._safe.clear()
 

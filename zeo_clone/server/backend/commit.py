@@ -115,7 +115,7 @@ class StorageCommit:
         return partial(self._files.sync, plan.files, plan.directories)
 
     def synced(self) -> None:
-        """They are."""
+        """The files are on the disk."""
         assert self._plan is not None
         self._files.synced(self._plan)
 

@@ -251,7 +251,7 @@ class Turns(Protocol):
     """The order in which the loop's thread lets commits begin."""
 
     def take_turn(self) -> None:
-        """In another thread: return when no commit is under way, and none begins before `end_turn`."""
+        """Wait, in another thread, until no commit is under way; none begins before `end_turn`."""
 
     def end_turn(self) -> None:
         """Commits begin again."""
@@ -288,13 +288,13 @@ class PackLock:
         return bool(self._packers) and self._runtime.get_ident() in self._packers
 
     def acquire(self) -> bool:
-        """As a lock's."""
+        """As the method of a lock."""
         if self.turns is not None and self.in_pack_thread:
             self.turns.take_turn()
         return self._lock.acquire()
 
     def release(self) -> None:
-        """Likewise."""
+        """As the method of a lock."""
         self._lock.release()
         if self.turns is not None and self.in_pack_thread:
             self.turns.end_turn()

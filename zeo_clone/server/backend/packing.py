@@ -58,7 +58,7 @@ class Packing:
         self._sizes.packing(True)
 
     def stop(self) -> None:
-        """Done, or failed."""
+        """The pack is done, or has failed."""
         self._stats.packing_time = None
         self._files.pack_ends()
         self._sizes.packing(False)

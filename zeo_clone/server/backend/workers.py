@@ -128,7 +128,7 @@ class Workers:
             return lane, self._lanes[lane][0]
 
     def _queue(self) -> deque[Hashable] | None:
-        """From which of the two a thread that is free takes."""
+        """The queue from which a free thread takes its next lane."""
         if self._long and (self._busy_long == 0 or not self._short and self._busy_long < self._most_long):
             return self._long
         return self._short or None

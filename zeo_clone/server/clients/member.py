@@ -96,7 +96,7 @@ class Member:
         return self.core.with_rich
 
     def take_rich_values(self) -> None:
-        """It does from now on."""
+        """The client takes rich values from now on."""
         self.core.with_rich = self.iterators.with_rich = True
 
     @property

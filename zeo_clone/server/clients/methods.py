@@ -76,7 +76,7 @@ def ping(member: Member) -> Any:
 
 
 def _pong() -> None:
-    """The answer."""
+    """The answer to `ping`."""
 
 
 def identify(member: Member, token: bytes, number: int) -> None:

@@ -44,7 +44,7 @@ ORDINARY = (POSError, KeyError, Refused, BadArgument, TransientError, TooBusy)
 
 
 class Callee(Protocol):
-    """Whose methods are called."""
+    """The end of a connection whose methods are called."""
 
     def find(self, name: str) -> Method | None:
         """A method that is in no table."""
@@ -124,7 +124,7 @@ class Calls:
             self.fail(message_id, name, error)
 
     def _in_parts(self, message_id: Any, name: str, parts: Any) -> Iterator[None]:
-        """What a method has begun; the reply at its end."""
+        """Do what a method has begun, part by part; the reply comes at its end."""
         try:
             value = yield from parts
         except Exception as error:

@@ -26,7 +26,7 @@ class Stranger(Protocol):
 
     @property
     def handshake_hint(self) -> str:
-        """What it may be doing wrong."""
+        """What the connection may be doing wrong, for a log line."""
 
     def disconnect(self, reason: str, level: int = logging.WARNING) -> None:
         """Close the connection; logs `reason`."""
@@ -67,7 +67,7 @@ class Strangers:
         return False
 
     def patience_s(self) -> float:
-        """In so many seconds `make_room` can close one; 0 if there is none."""
+        """How many seconds until `make_room` can close one; 0 if there is none."""
         now = self._clock()
         return max(0.0, min((came + (TALKING_S if stranger.has_spoken else SILENT_S) - now
                              for stranger, came in self._came.items()), default=0.0))

@@ -74,7 +74,7 @@ class CommitQueue(Generic[Member]):
         return False
 
     def pause(self) -> None:
-        """From now on nobody gets it who has not got it."""
+        """Give the lock to nobody else until `resume`."""
         self._paused = True
 
     def resume(self) -> list[Member]:
@@ -101,13 +101,13 @@ class CommitQueue(Generic[Member]):
 
 
 class Holder(Protocol):
-    """Who is watched."""
+    """A holder of the lock, as the watchdog sees it."""
 
     def held_long(self, held_s: float) -> None:
         """It takes its time: seconds so far."""
 
     def timed_out(self, timeout_s: float) -> None:
-        """It took too long."""
+        """It has held the lock for too long."""
 
 
 class Watchdog:
@@ -133,7 +133,7 @@ class Watchdog:
             self._tick(0.0)
 
     def stop(self) -> None:
-        """It is done."""
+        """Stop watching: the lock is free."""
         self._holder = None
 
     def _tick(self, held_s: float) -> None:
@@ -180,7 +180,7 @@ class CommitLock:
 
     @property
     def holder(self) -> Transactor | None:
-        """Whose transaction holds it."""
+        """The transactor whose transaction holds the lock; None if it is free."""
         return self._queue.holder
 
     @property
@@ -241,7 +241,7 @@ class CommitLock:
     # ---- a pack's turn ----------------------------------------------------------------------------
 
     def take_turn(self) -> None:
-        """In the thread of a pack: return when nobody holds the lock, which nobody gets before `end_turn`.
+        """Wait, in the thread of a pack, until nobody holds the lock; nobody gets it before `end_turn`.
 
         A pack ends with the storage's own lock on commits, for which the loop's thread must not wait (D1).
         """
@@ -251,7 +251,7 @@ class CommitLock:
             turn.wait()
 
     def end_turn(self) -> None:
-        """In the same thread: that is over."""
+        """Let others have the lock again; in the thread that took the turn."""
         self._loop.door(self._resume)
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ class Phase:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """What people call the phase."""
         return type(self).__name__.lower()
 
     def _impossible(self, what: str) -> StorageTransactionError:
@@ -149,7 +149,7 @@ class _Buffering(Phase):
 
     @contextlib.contextmanager
     def _failing_later(self) -> Iterator[None]:
-        """What fails is told at the vote."""
+        """A failure within is told at the vote."""
         try:
             yield
         except Exception as error:

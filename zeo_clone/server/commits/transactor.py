@@ -48,7 +48,7 @@ class Client(Protocol):
 
     @property
     def share(self) -> Share:
-        """What it has waiting."""
+        """Its share of what waits in memory."""
 
     def check_room(self) -> None:
         """Raises OSError if there is no descriptor for a file of its."""

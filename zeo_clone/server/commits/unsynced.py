@@ -80,7 +80,7 @@ class Unsynced:
             self._hide_from(tid)
 
     def cancel(self) -> None:
-        """It did not."""
+        """It did not finish it, after all."""
         if not self._finished and self._error is None:
             self._hide_from(None)
 
@@ -89,7 +89,7 @@ class Unsynced:
         self._hide(tid)
 
     def add(self, finished: Finished) -> None:
-        """It did.  If syncs are quick the transaction is on the disk at once."""
+        """It has finished the transaction, which is on the disk at once if syncs are quick."""
         self.latest = finished.tid
         self._finished.append(finished)
         try:
@@ -117,7 +117,7 @@ class Unsynced:
             self._waiting.popleft()[1].succeed(None)
 
     def _break(self, error: Exception) -> None:
-        """What is hidden stays so: nobody was told of it."""
+        """Fail what is under way.  What is hidden stays so: nobody was told of it."""
         finished, self._finished = self._finished, deque()
         if self._error is None:
             self._error = error

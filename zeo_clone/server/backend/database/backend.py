@@ -97,8 +97,8 @@ class DatabaseFailures:
 
 
 class DatabaseBackend:
-    """Of `storage`, a RelStorage on PostgreSQL, which messages call `name`.  Raises ValueError if it cannot
-    be served."""
+    """The backend of `storage`, a RelStorage on PostgreSQL that messages call `name`.  Raises ValueError if
+    it cannot be served."""
 
     def __init__(self, loop: Loop, name: str, storage: Any, guard: Guard, stats: Stats,
                  tuning: Tuning, timeout_s: float | None) -> None:

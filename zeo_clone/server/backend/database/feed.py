@@ -30,7 +30,7 @@ MOST_AT_ONCE = 20_000
 
 
 class Feed:
-    """Of `database`, later than the transaction `last`; asked every `interval_s` at least."""
+    """What `database` has committed after the transaction `last`; it is asked every `interval_s` at least."""
 
     def __init__(self, loop: Loop, name: str, database: Database, last: bytes, interval_s: float,
                  patience_s: float, tell: Callable[[bytes, list[bytes], Any], object],
@@ -64,7 +64,7 @@ class Feed:
         return f'<Feed of {self._name!r} at {self.last.hex()}>'
 
     def open(self) -> None:
-        """From now on."""
+        """Begin to ask."""
         self._line.open()
         self._tick()
 

@@ -20,7 +20,7 @@ PAUSE_S = 0.1
 
 
 class Instances:
-    """Of the storage in `database`."""
+    """Instances of the storage in `database`, kept for the next question."""
 
     def __init__(self, runtime: Runtime, database: Database, patience_s: float) -> None:
         self._runtime = runtime

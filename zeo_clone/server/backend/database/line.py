@@ -43,7 +43,7 @@ class Connects(Protocol):
 
 
 class User(Protocol):
-    """Who has a line."""
+    """What the owner of a line is told."""
 
     def ready(self) -> None:
         """The line is there, and nothing is under way."""
@@ -78,7 +78,7 @@ class _Wire(Dispatcher):
 
 
 class Line:
-    """Of `user`, to `database`; `opening` is said first each time.  An answer may take `patience_s`."""
+    """`user`'s line to `database`.  `opening` is said first each time; an answer may take `patience_s`."""
 
     def __init__(self, loop: Loop, database: Connects, user: User, patience_s: float,
                  opening: str) -> None:
@@ -112,7 +112,7 @@ class Line:
             self.loop.runtime.start_thread(self._make, 'zeo-server-database')
 
     def _make(self) -> None:
-        """In a thread of its own."""
+        """Connect, in a thread of its own."""
         try:
             connection = self._database.connect()
         except Exception as error:

@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 
 class Fences:
-    """Of `database`, which is asked again for `patience_s` when it is away."""
+    """The fences in `database`, which is asked again for `patience_s` when it is away."""
 
     def __init__(self, runtime: Runtime, database: Database, patience_s: float) -> None:
         self._runtime = runtime

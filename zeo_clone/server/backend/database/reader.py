@@ -45,7 +45,7 @@ class _Question(NamedTuple):
 
 
 class Reader:
-    """Of `database`, with the cache `records` in front."""
+    """Reads from `database`, with the cache `records` in front."""
 
     def __init__(self, loop: Loop, name: str, database: Database, records: Records, flights: Flights,
                  connections: int, patience_s: float) -> None:
@@ -68,7 +68,7 @@ class Reader:
         return f'<Reader of {self._name!r}: {self._flights!r}, {len(self._older)} older>'
 
     def open(self) -> None:
-        """From now on."""
+        """Begin to read."""
         for line in self._lines:
             line.line.open()
         self._tick()

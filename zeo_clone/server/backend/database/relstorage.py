@@ -303,7 +303,7 @@ class Database:
 
     def write_outcome(self, cursor: Any, token: bytes, number: int, tid: bytes,
                       deleted: Iterable[bytes]) -> bool:
-        """In the transaction: transaction `number` of the client `token` is `tid`.  False if that is fenced.
+        """Note in the same transaction that number `number` of the client `token` is `tid`.  False if fenced.
 
         When it is committed all servers hear of it.
         """
@@ -383,7 +383,7 @@ def record_of(value: Any) -> bytes | None:
 
 
 def number_of(value: bytes) -> int:
-    """Of an oid or a tid, as far as the database has such numbers."""
+    """The number of an oid or a tid, as far as the database has such numbers."""
     number: int = u64(value)
     return min(number, MOST)
 

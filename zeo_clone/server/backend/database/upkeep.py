@@ -22,7 +22,7 @@ PRUNE_S = 3600.0
 
 
 class Upkeep:
-    """Of `database`."""
+    """The upkeep of `database`."""
 
     def __init__(self, loop: Loop, name: str, database: Database) -> None:
         self._loop = loop
@@ -32,7 +32,7 @@ class Upkeep:
         self.measured = database.measure()
 
     def start(self, workers: Workers) -> None:
-        """From now on, by threads of `workers`."""
+        """Begin, in threads of `workers`."""
         self._loop.call_later(MEASURE_S, partial(self._do, workers, self._measure, MEASURE_S))
         self._do(workers, self._database.prune, PRUNE_S)
 
