@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / 'zeo.conf.example'
 #: Keywords that ``<clientstorage>`` always passes on.
 CLIENT_DEFAULTS = {
     'storage': '1', 'cache_size': 20 << 20, 'read_only': False,
-    'read_only_fallback': False, 'server_sync': False,
+    'read_only_fallback': False, 'server_sync': False, 'spread': False,
 }
 
 
@@ -327,6 +327,7 @@ def test_all_keys_of_clientstorage_arrive(tmp_path):
           read-only true
           read-only-fallback true
           server-sync true
+          spread true
           wait-timeout 5
           client-label instance 3
           heartbeat 1m
@@ -338,7 +339,7 @@ def test_all_keys_of_clientstorage_arrive(tmp_path):
         'storage': 'archive', 'cache_size': 5 << 20, 'cache': f'{tmp_path}/main.zec',
         'blob_dir': f'{tmp_path}/blobs', 'shared_blob_dir': True, 'blob_cache_size': 1 << 30,
         'blob_cache_size_check': 20, 'read_only': True, 'read_only_fallback': True, 'server_sync': True,
-        'wait_timeout': 5, 'client_label': 'instance 3', 'name': 'Main', 'heartbeat': 60,
+        'spread': True, 'wait_timeout': 5, 'client_label': 'instance 3', 'name': 'Main', 'heartbeat': 60,
         'drop_newer_cache': True}
     assert section.name == 'main'
 

@@ -30,6 +30,7 @@ def arguments(addr: Place | Sequence[Place], storage: str = '1', cache_size: int
               cache: Any = None, client: str | None = None, var: str | None = None, wait: bool = True,
               min_disconnect_poll: float = 1.0, max_disconnect_poll: float | None = None,
               read_only: bool = False, read_only_fallback: bool = False, server_sync: bool = False,
+              spread: bool = False,
               blob_dir: str | None = None, shared_blob_dir: bool = False,
               blob_cache_size: int | None = None, blob_cache_size_check: int = 10,
               blob_progress: Callable[[bytes, int, int | None], object] | None = None,
@@ -51,6 +52,7 @@ def arguments(addr: Place | Sequence[Place], storage: str = '1', cache_size: int
     ``read_only``: refuse to write.
     ``read_only_fallback``: use a read-only server if there is no other; change over as soon as there is.
     ``server_sync``: ``Connection.sync()`` and each new transaction ask the server first.
+    ``spread``: of several addresses any is tried first, so that many clients spread over the servers.
     ``blob_dir``: directory for blobs: a cache of the client's own, or, with ``shared_blob_dir``, the
     server's.
     ``blob_cache_size``: bound of the blob cache, in bytes; None: none.

@@ -31,6 +31,7 @@ class Options:
     read_only_fallback: bool
     client_label: str | None
     server_sync: bool
+    spread: bool
     cache: Any
     cache_may_be_temporary: bool  # if another process has it
     drop_newer_cache: bool
@@ -157,6 +158,7 @@ def make_options(given: dict[str, Any]) -> Options:
         wait=bool(given['wait']), wait_timeout_s=timeout, max_poll_s=max(0.05, longest),
         read_only=bool(given['read_only']), read_only_fallback=bool(given['read_only_fallback']),
         client_label=_label(given['client_label']), server_sync=bool(given['server_sync']),
+        spread=bool(given['spread']),
         cache=cache_path(given['cache'], given['client'], given['var'], name_of_storage),
         cache_may_be_temporary=given['cache'] is None, drop_newer_cache=bool(given['drop_newer_cache']),
         ssl=given['ssl'], ssl_server_hostname=given['ssl_server_hostname'],

@@ -5,12 +5,14 @@ It is told what to look for, and gives out one candidate after the other; it ask
 It goes in rounds: each tries all places where no attempt is under way.  The next round is planned as soon as
 one attempt has come to nothing, so that a place that says nothing, or a name that nobody can look up, delays
 no other (N17).  A server that is read-only is chosen only if nothing better has been found for a while.
+Where clients are to spread over servers, the order of a round is random, and the first place of a search has
+the first round for itself: else the nearest server would get all clients.
 """
 from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zeo_clone.addresses import Address, format_address
@@ -64,6 +66,7 @@ class Search:
         self._next: Timer | None = None  # the next round
         self._patience: Timer | None = None  # for what may be better than the fallbacks
         self._failures = 0  # rounds in which nothing was found
+        self._is_first = True  # the next round is the first one of a search
 
     # ---- any thread -----------------------------------------------------------------------------
 
@@ -94,11 +97,13 @@ class Search:
     def begin(self) -> None:
         """Look for any server, now."""
         self._wish = Wish.ANY
+        self._is_first = True
         self.go_on()
 
     def resume(self) -> None:
         """The server in use, or to be used, has gone."""
         self._wish = Wish.ANY
+        self._is_first = True
         if self._next is not None:
             self._next.cancel()  # it was to find a better one, in a while
             self._next = None
@@ -139,7 +144,7 @@ class Search:
         self._next = None
         if self._wish is Wish.NONE:
             return
-        for address in self._addresses:
+        for address in self._places():
             if isinstance(address, str):
                 self._try(Target(Endpoint(AF_UNIX or 0, address), None))
                 continue
@@ -150,6 +155,18 @@ class Search:
                 self._look_up(address)
         if not (self._resolving or self._trying):
             self._look_around()
+
+    def _places(self) -> Sequence[Address]:
+        """Those of this round, in its order."""
+        is_first, self._is_first = self._is_first, False
+        if not self._options.spread:
+            return self._addresses
+        random = self._loop.runtime.random
+        places = sorted(self._addresses, key=lambda _: random())
+        if is_first and len(places) > 1:
+            self._plan()
+            return places[:1]
+        return places
 
     def _look_up(self, address: tuple[str | None, int]) -> None:
         mark = self._resolving[address] = object()

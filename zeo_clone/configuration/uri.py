@@ -35,6 +35,7 @@ CLIENT_KEYS: dict[str, Callable[[str], Any]] = {
                      'client_label', 'cache'), str),
     **dict.fromkeys(('min_disconnect_poll', 'max_disconnect_poll', 'wait', 'wait_timeout', 'read_only',
                      'read_only_fallback', 'shared_blob_dir', 'drop_cache_rather_verify', 'server_sync',
+                     'spread',
                      'blob_cache_size_check', 'heartbeat', 'drop_newer_cache'), number),
     **dict.fromkeys(('cache_size', 'blob_cache_size'), zconfig.byte_size),
 }

@@ -39,7 +39,7 @@ SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
 #: Keywords of ClientStorage that a section passes on, when given, under the same name.
 CLIENT_KEYWORDS = (
     'storage', 'cache_size', 'blob_dir', 'shared_blob_dir', 'blob_cache_size', 'blob_cache_size_check',
-    'read_only', 'read_only_fallback', 'server_sync', 'wait_timeout', 'client_label', 'name',
+    'read_only', 'read_only_fallback', 'server_sync', 'spread', 'wait_timeout', 'client_label', 'name',
     'heartbeat', 'drop_newer_cache',
     # zeo-clone-client only
     'client', 'var', 'min_disconnect_poll', 'max_disconnect_poll', 'wait', 'drop_cache_rather_verify',
