@@ -102,7 +102,8 @@ class Worker:
                 self._transaction()
             except ConflictError:
                 self.book.conflicts += 1
-            except ClientDisconnected:
+            except ClientDisconnected as error:
+                self._client.heed(error)
                 kernel.sleep(self.dice.between(0.01, 0.5))
             except Exception as error:
                 if not world.plan.may_fail(error):
