@@ -10,7 +10,8 @@ from tests.cache.files import PATH, SIZE, filled, kill, reopened
 from tests.cache.memory import SYNC, WRITE, Disk
 from tests.cache.truth import p64
 from tests.support import inside
-from zeo_clone.cache import ClientCache
+from tests.support.forks import told_by_child
+from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.cache.cache import SYNC_INTERVAL_S
 from zeo_clone.cache.format import BASE_FILE, SLOT_AT, parse_slots
 
@@ -204,6 +205,44 @@ def test_the_file_is_synced_now_and_then():
     cache.setLastTid(p64(32))
     assert [kind for kind, _, _ in disk.log].count(SYNC) == syncs + 1
     assert headers(disk)[-1][1].durable_tid == p64(31)
+
+
+def test_without_a_thread_to_sync_in_the_cache_goes_on():
+    """N12: the interpreter is ending.  The next time it is tried again."""
+    disk = Disk()
+    cache, start_thread = filled(PATH, runtime=disk), disk.start_thread
+    syncs = [kind for kind, _, _ in disk.log].count(SYNC)
+
+    def none(target, name):
+        raise RuntimeError('cannot create new thread at interpreter shutdown')
+
+    disk.start_thread = none
+    disk.now += SYNC_INTERVAL_S
+    cache.setLastTid(p64(30))
+    assert [kind for kind, _, _ in disk.log].count(SYNC) == syncs
+    disk.start_thread = start_thread
+    disk.now += SYNC_INTERVAL_S
+    cache.setLastTid(p64(31))
+    assert [kind for kind, _, _ in disk.log].count(SYNC) == syncs + 1
+
+
+def test_a_child_lets_go_of_the_file_and_its_parent_notices_nothing(path):
+    """N10: the lock stays, too."""
+    cache = filled(path)
+
+    def child():
+        cache.forsake()
+        cache.close()
+        return f'{cache.load(A)} {cache.loadBefore(A, p64(9))} {list(cache.contents())}'
+
+    assert told_by_child(child) == 'None None []'
+    assert cache.load(A) == (b'1' * 100, p64(2))
+    with pytest.raises(CacheLocked):
+        ClientCache(path, SIZE)
+    cache.close()
+    again = ClientCache(path, SIZE)
+    assert again.load(A) == (b'1' * 100, p64(2))
+    again.close()
 
 
 def test_a_failed_sync_ends_trust_in_the_file(caplog):

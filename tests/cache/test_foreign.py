@@ -19,8 +19,6 @@ from zeo_clone.cache import file as file_module
 from zeo_clone.cache.format import HEAD_SIZE
 from zeo_clone.cache.index import FLAGS
 
-pytestmark = pytest.mark.long
-
 #: In a process of its own, which a signal may end: a cache in use, and what is done to its file amid that.
 VICTIM = r'''
 import json, logging, os, sys, threading
@@ -123,6 +121,7 @@ print(json.dumps([found, lines]))
 '''
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('how', ['empty', 'halve', 'empty grow', 'halve grow', 'scribble'])
 @pytest.mark.parametrize('moment', ['filled', 'opened', 'loading', 'thread', 'reopening', 'closing'])
 def test_a_file_that_somebody_spoils_while_it_is_used_costs_the_cache_at_most(tmp_path, how, moment):

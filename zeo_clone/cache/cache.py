@@ -8,6 +8,16 @@ served without it: ``_view`` holds what such a reader needs.  Whoever forgets or
 several at once, puts `HIDDEN` there first and a *new* tuple afterwards.  A reader that finds another view
 at its end than at its beginning starts again with the lock, so it never sees bytes that were overwritten,
 nor half of a change.  It relies on what the interpreter guarantees: one item is read or set at once.
+
+    reader, without the lock          writer, under it
+    ------------------------          ----------------
+    view = _view; a place
+                                      _view = HIDDEN
+    length, tid and data are read     the record is forgotten, other bytes are put there
+                                      _view = a new tuple: the old one again would be believed
+    _view is not view: once more,
+    with the lock
+
 The disk is read outside the lock; whether the place was overwritten meanwhile is asked afterwards.
 
 The new revisions of an own commit are *late*: they go into the file by `write_late`, which the client calls
