@@ -26,6 +26,8 @@ KINDS = {
 #: What only makes sense for a storage whose data outlive its process.
 NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error', 'full_server',
               'restore_server')
+#: What is said where a server's disk is full; the second by ZODB, the third where an abort needs room.
+OF_FULL_DISK = os.strerror(errno.ENOSPC), "Couldn't save truncated data", 'is stuck in a transaction'
 #: What storages that raise say.
 RAISED = 'as planned'
 #: What a client says whose cache is of a past that a restored backup has ended.
@@ -82,8 +84,7 @@ class Plan:
             return True
         if 'raise_storage' in self.faults and RAISED in str(error):
             return True
-        if 'full_server' in self.faults and any(
-                one in str(error) for one in (os.strerror(errno.ENOSPC), "Couldn't save truncated data")):
+        if 'full_server' in self.faults and any(one in str(error) for one in OF_FULL_DISK):
             return True
         return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Any
 
 from simulation.planted import Patch, plant
-from zeo_clone.cache import recovery
 from zeo_clone.cache.cache import ClientCache
 from zeo_clone.cache.file import CacheFile
 
@@ -29,13 +28,6 @@ def cache_told_late() -> list[Patch]:
        persistent=True, faults={'stop_client': 1.0, 'power_client': 2.0})
 def cache_not_synced() -> list[Patch]:
     return [(CacheFile, 'sync', lambda self: None)]
-
-
-@plant('After an unclean end all records that are found in a cache file are believed (C10, C22).',
-       persistent=True, storage='file', packs=False, faults={'kill_client': 0.5, 'restore_server': 5.0})
-def recovery_believes_all() -> list[Patch]:
-    recover = recovery.recover
-    return [(recovery, 'recover', lambda book, last_tid: recover(book, b'\xff' * 8))]
 
 
 @plant('After an unclean end the last tid of the header is believed, though the system crashed (C10).')
