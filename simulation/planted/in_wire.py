@@ -6,7 +6,8 @@ from typing import Any
 from simulation.planted import Patch, plant
 from zeo_clone.loop.transport import Transport
 from zeo_clone.loop.trigger import Trigger
-from zeo_clone.zrpc.channel.client import ClientChannel
+from zeo_clone.zrpc.channel.ending import End
+from zeo_clone.zrpc.channel.role import Role
 from zeo_clone.zrpc.channel.sending import Sender
 from zeo_clone.zrpc.channel.server import ServerChannel
 
@@ -28,15 +29,15 @@ def room_not_used() -> list[Patch]:
 
 @plant('Whoever leaves the role of the reader appoints nobody (leader and followers).')
 def nobody_appointed() -> list[Patch]:
-    return [(ClientChannel, '_appoint', lambda self: None)]
+    return [(Role, '_appoint', lambda self: None)]
 
 
 @plant('When a connection ends, calls that wait for it go on waiting.')
 def callers_not_woken() -> list[Patch]:
     def fail_all(self: Any, fate: Exception) -> None:
-        self._ended = True
+        self._done = True
         self.buried.set()
-    return [(ClientChannel, '_fail_all', fail_all)]
+    return [(End, '_fail_all', fail_all)]
 
 
 @plant('Of what comes through the door together only the first is let in.')
@@ -55,14 +56,14 @@ def door_closes_early() -> list[Patch]:
 
 @plant('Two threads may read from one connection at a time.')
 def two_readers() -> list[Patch]:
-    def take_role(self: Any, who: Any) -> bool:
-        self._reader = who
+    def take(self: Any, who: Any) -> bool:
+        self.holder = who
         return True
-    return [(ClientChannel, '_take_role', take_role)]
+    return [(Role, 'take', take)]
 
 
 @plant('A full buffer of output is never noticed: the client is read from as before.')
 def reader_not_given_back() -> list[Patch]:
     def poll(self: Any) -> None:
         return
-    return [(ClientChannel, '_poll', poll)]
+    return [(Role, '_poll', poll)]

@@ -16,7 +16,8 @@ from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.transport import Transport
-from zeo_clone.zrpc.channel.client import ClientChannel, ConnectionLost
+from zeo_clone.zrpc.channel.calls import ConnectionLost
+from zeo_clone.zrpc.channel.client import ClientChannel
 from zeo_clone.zrpc.connection import Agreed, ClientCore, ServerCore
 from zeo_clone.zrpc.frames import frame
 

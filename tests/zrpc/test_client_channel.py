@@ -13,8 +13,8 @@ import pytest
 
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
-from zeo_clone.zrpc.channel.calls import Joinable, PendingCall
-from zeo_clone.zrpc.channel.client import HOT_AFTER, ConnectionLost
+from zeo_clone.zrpc.channel.calls import ConnectionLost, Joinable, PendingCall
+from zeo_clone.zrpc.channel.role import HOT_AFTER
 
 # ---- calls and replies ---------------------------------------------------------------------------
 
@@ -213,14 +213,14 @@ def test_the_role_goes_on_although_a_signal_came_while_it_was_passed_on(either):
 
     leader = either.leader('leader')
     follower = either.follower('follower')
-    appoint, signals = either.channel._appoint, [Signal()]
+    appoint, signals = either.channel._role._appoint, [Signal()]
 
     def interrupted():
         if signals:
             raise signals.pop()
         appoint()
 
-    either.channel._appoint = interrupted
+    either.channel._role._appoint = interrupted
     calls = either.server.calls(2)
     either.server.reply(calls['leader'])
     with pytest.raises(Signal):

@@ -10,7 +10,7 @@ import pytest
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Connection, WatchingRuntime, assert_disconnected
 from zeo_clone.Exceptions import ClientDisconnected, ProtocolError
 from zeo_clone.loop.transport import READ_SIZE
-from zeo_clone.zrpc.channel.client import ConnectionLost
+from zeo_clone.zrpc.channel.calls import ConnectionLost
 from zeo_clone.zrpc.frames import frame
 from zeo_clone.zrpc.messages import encode_reply
 

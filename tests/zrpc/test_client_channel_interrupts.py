@@ -184,8 +184,8 @@ def test_it_is_ended_before_the_call_fails_whose_reply_was_bad(either, own):
     leader = either.leader(1, on_reply=on_reply if own else None)
     follower = either.follower(2, on_reply=on_reply)
     bad = leader if own else follower
-    finish = either.channel._finish
-    either.channel._finish = lambda pending: (order.append('call'), finish(pending))
+    finish = either.channel._role.finish
+    either.channel._role.finish = lambda pending: (order.append('call'), finish(pending))
     either.server.reply(either.server.calls(2)[1 if own else 2])
     with pytest.raises(ValueError, match='no good'):
         bad.result()
@@ -195,13 +195,13 @@ def test_it_is_ended_before_the_call_fails_whose_reply_was_bad(either, own):
 
 @pytest.mark.parametrize('interrupts', [1, 2, 15])
 @pytest.mark.parametrize('early', [True, False])
-@pytest.mark.parametrize('step', ['unregister', 'close', 'handle_lost', 'abandon', '_finish'])
+@pytest.mark.parametrize('step', ['unregister', 'close', 'handle_lost', 'abandon', 'finish'])
 def test_interrupts_while_it_is_ended_leave_nothing_undone(either, step, early, interrupts, monkeypatch):
     """C16: each of its steps is done again."""
     raised, lost = [], []
     either.notes.handle_lost = lost.append
     place = {'unregister': either.loop, 'handle_lost': either.notes,
-             'abandon': either.channel.core}.get(step, either.channel)
+             'abandon': either.channel.core, 'finish': either.channel._role}.get(step, either.channel)
     original = getattr(place, step)
 
     def interrupted(*args):
@@ -219,7 +219,7 @@ def test_interrupts_while_it_is_ended_leave_nothing_undone(either, step, early, 
     with pytest.raises(KeyboardInterrupt):
         leader.result()
     assert_disconnected(followers, 'lost')
-    assert len(raised) == (3 if step == '_finish' and not early and interrupts > 3 else interrupts)
+    assert len(raised) == (3 if step == 'finish' and not early and interrupts > 3 else interrupts)
     assert lost
     assert either.channel.closed
     assert either.channel.socket.fileno() == -1
@@ -243,7 +243,7 @@ def test_interrupt_while_the_end_of_a_call_closes_the_connection_once_more(eithe
     channel = either.channel
 
     def on_done(call):
-        channel._take_role = once_interrupted(channel._take_role)
+        channel._role.take = once_interrupted(channel._role.take)
         channel.abort(TimeoutError('no good'))
 
     channel.call_async('ping', (0,), on_done)
@@ -260,7 +260,7 @@ def test_interrupt_while_the_end_of_a_call_closes_the_connection_once_more(eithe
 def test_interrupt_while_the_loop_takes_the_reader_s_role_leaves_it_free(connect):
     connection = connect(False)
     channel = connection.channel
-    channel._poll = once_interrupted(channel._poll)
+    channel._role._poll = once_interrupted(channel._role._poll)
     connection.server.notify(1)
     with pytest.raises(KeyboardInterrupt):
         connection.loop.turn(None)
@@ -285,7 +285,7 @@ def test_interrupt_while_the_loop_is_to_read_again_leaves_it_reading(connect):
 
 def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(either):
     """C16: it is told from a failing end of a call."""
-    finish, raised = either.channel._finish, []
+    finish, raised = either.channel._role.finish, []
 
     def interrupted(pending):
         if not raised:
@@ -296,7 +296,7 @@ def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(eith
     leader = either.leader(1)
     followers = [either.follower(2), either.follower(3)]
     either.server.calls(3)
-    either.channel._finish = interrupted
+    either.channel._role.finish = interrupted
     either.server.close()
     with pytest.raises(TimeoutError, match='a signal came'):
         leader.result()
@@ -305,16 +305,17 @@ def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(eith
 
 def test_interrupt_while_a_sender_takes_the_reader_s_role_leaves_it_free(connect):
     connection = connect()
-    poll, interrupted = connection.channel._poll, []
+    role = connection.channel._role
+    poll, interrupted = role._poll, []
 
     def treacherous():
         poll()
         if not interrupted and threading.current_thread() is threading.main_thread() \
-                and connection.channel._reader is not None:
-            interrupted.append(connection.channel._reader)
+                and role.holder is not None:
+            interrupted.append(role.holder)
             raise KeyboardInterrupt
 
-    connection.channel._poll = treacherous
+    role._poll = treacherous
     with pytest.raises(KeyboardInterrupt):
         connection.channel.call('ping', (BIG,))
     assert str(interrupted[0]) == 'a thread that sends'
