@@ -11,8 +11,9 @@
 
 The peers it knows: zeo6 is ZEO 6.2 with uvloop; relstorage is RelStorage on PostgreSQL, where that is
 installed; both in environments that are made once.  filestorage is a bare FileStorage in the client's
-process.  Server and clients are processes of their own on this machine.  docs/measuring.md says what each
-workload does.
+process.  one-server, two-servers and no-server-cache, which are measured if they are named, are servers of
+ours in front of such a database.  Server and clients are processes of their own on this machine.
+docs/measuring.md says what each workload does.
 """
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from benchmarks import catalog, growth, plot, table
 from benchmarks.arena import Sizes
 from benchmarks.runner import Suite
-from benchmarks.sides import DEFAULT_PEERS, RELSTORAGE, SideError, find, ours
+from benchmarks.sides import DEFAULT_PEERS, IN_POSTGRES, SERVERS, SideError, find, ours
 
 MEMORY = '/dev/shm'
 BUSY = Path(__file__).with_name('busy.py')
@@ -47,7 +48,7 @@ def make_parser():
     parser.add_argument('--list', action='store_true', help='print the names of the workloads, and end')
     parser.add_argument('--peer', action='append', default=[], metavar='NAME[=PATH]',
                         help='whom to measure besides us: an interpreter that has ZEO, RelStorage or another '
-                             f'zeo_clone, or one of {", ".join(DEFAULT_PEERS)}; may be repeated')
+                             f'zeo_clone, or one of {", ".join([*DEFAULT_PEERS, *SERVERS])}; may be repeated')
     parser.add_argument('--alone', action='store_true', help='measure no peers')
     parser.add_argument('--scale', action='store_true',
                         help='how costs grow with ten times as many objects and clients and as large ones; '
@@ -159,7 +160,7 @@ def prepare(parser, options):
         return [ours()]
     try:
         sides = find(options.peer, report_progress)
-        return [side for side in sides if side.kind != RELSTORAGE] if options.sync else sides
+        return [side for side in sides if side.kind not in IN_POSTGRES] if options.sync else sides
     except SideError as error:
         parser.error(str(error))
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.sides import CLIENT, FILE, RELSTORAGE
+from benchmarks.sides import CLIENT, DATABASE, FILE, RELSTORAGE
 from tests.support.json_process import ChildError, JsonProcess
 from tests.support.server_process import ANY_PORT, address_of
 
@@ -82,7 +82,7 @@ class Arena:
         self._blobs = blobs
         self._stack = contextlib.ExitStack()
         self._directory = ''
-        self._where = {}
+        self._where = []  # for each server what a client needs
         self._clients = []
         self.server_pid = None
 
@@ -91,12 +91,17 @@ class Arena:
             self._directory = tempfile.mkdtemp(prefix='zeo-clone-bench-', dir=self._parent)
             self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
             if self.side.kind == CLIENT:
-                self._serve()
+                self._serve({'kind': 'file', 'path': self._dataset.copy(self._directory)})
+            elif self.side.kind == DATABASE:
+                dsn = self._stack.enter_context(self._databases.database())
+                for _ in range(self.side.servers):
+                    self._serve({'kind': 'relstorage', 'dsn': dsn}, **self.side.options)
             elif self.side.kind == RELSTORAGE:
-                self._where = {'dsn': self._stack.enter_context(self._databases.database())}
-                self.server_pid = self._databases.pid
+                dsn = self._stack.enter_context(self._databases.database())
+                self._where = [{'dsn': dsn, 'server': self._databases.pid}]
             else:
-                self._where = {'path': self._dataset.copy(self._directory)}
+                self._where = [{'path': self._dataset.copy(self._directory), 'server': None}]
+            self.server_pid = self._where[0]['server']
         except BaseException:
             self._stack.close()
             raise
@@ -105,19 +110,17 @@ class Arena:
     def __exit__(self, *_):
         self._stack.close()
 
-    def _serve(self):
-        storage = {'kind': 'file', 'path': self._dataset.copy(self._directory)}
+    def _serve(self, storage, **options):
         if self._blobs:
-            storage['blob_dir'] = os.path.join(self._directory, 'blobs')
+            storage['blob_dir'] = os.path.join(self._directory, f'blobs{len(self._where)}')
         side = self.side
         server = start(side, SERVE, side.package, self.sizes.sync_ms)
         self._stack.callback(server.stop)
-        address = os.path.join(self._directory, 'socket') if self._unix else ANY_PORT
-        reply = server.call({'start': {'storages': [storage], 'address': address}})
+        address = os.path.join(self._directory, f'socket{len(self._where)}') if self._unix else ANY_PORT
+        reply = server.call({'start': {'storages': [storage], 'address': address, **options}})
         if 'error' in reply:
             raise ChildError(f'{side.label}: {reply["error"]}; its log:\n{server.log()}')
-        self._where = {'package': side.package, 'address': address_of(reply)}
-        self.server_pid = server.pid
+        self._where.append({'package': side.package, 'address': address_of(reply), 'server': server.pid})
 
     def client(self):
         """A client process that has done a little of everything."""
@@ -125,14 +128,16 @@ class Arena:
         return client
 
     def clients(self, count):
-        """The same for several, which warm up together.  Who asks again gets the same again."""
-        options = {'kind': self.side.kind, 'objects': self.sizes.objects, 'server': self.server_pid,
-                   'record_bytes': self.sizes.record_bytes, 'seconds': self.sizes.seconds,
-                   'directory': self._directory, **self._where}
+        """The same for several, which warm up together, of one server after the other.  Who asks again gets
+        the same again."""
+        options = {'kind': CLIENT if self.side.kind == DATABASE else self.side.kind,
+                   'objects': self.sizes.objects, 'record_bytes': self.sizes.record_bytes,
+                   'seconds': self.sizes.seconds, 'directory': self._directory}
         sync_ms = self.sizes.sync_ms if self.side.kind == FILE else 0.0  # its client has the disk
         fresh = []
         while len(self._clients) + len(fresh) < count:
-            fresh.append(Client(self.side, options, sync_ms))
+            where = self._where[(len(self._clients) + len(fresh)) % len(self._where)]
+            fresh.append(Client(self.side, {**options, **where}, sync_ms))
             self._stack.callback(fresh[-1].stop)
         together(fresh, 'warm_up')
         self._clients += fresh

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.sides import CLIENT, FILE, RELSTORAGE
+from benchmarks.sides import CLIENT, DATABASE, FILE, RELSTORAGE
 from benchmarks.workloads import commits, loads, others
 
-EVERYBODY = (CLIENT, RELSTORAGE, FILE)
-SERVED = (CLIENT, RELSTORAGE)
+EVERYBODY = (CLIENT, DATABASE, RELSTORAGE, FILE)
+SERVED = (CLIENT, DATABASE, RELSTORAGE)
+TOLD = (CLIENT, DATABASE)
 ZEO_ONLY = (CLIENT,)
 
 OBJECTS, CROWD, SIZE = 'objects', 'clients', 'object size'
@@ -105,10 +106,10 @@ WORKLOADS = (
     Workload('storm-200', commits.large_storm, told_of_a_storm(200, 9.0), ZEO_ONLY, axes=()),
     Workload('fan-out-30', commits.fan_out_few, (
         Figure('ms', 'commit until 30 clients are told', 'ms', aim=3.0, grows=(SIZE, CROWD)),),
-        ZEO_ONLY, (CROWD,)),
+        TOLD, (CROWD,)),
     Workload('fan-out-200', commits.fan_out_many, (
         Figure('ms', 'commit until 200 clients are told', 'ms', aim=3.0, grows=(SIZE, CROWD)),),
-        ZEO_ONLY, (CROWD,)),
+        TOLD, (CROWD,)),
     Workload('blob-up', others.blob_up, (
         Figure('rate', 'blob up', 'MB/s', True, grows=()),), axes=(SIZE,), blobs=True),
     Workload('blob-down', others.blob_down, (

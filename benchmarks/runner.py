@@ -14,7 +14,7 @@ from typing import NamedTuple
 from benchmarks.arena import Arena, Databases
 from benchmarks.dataset import Dataset
 from benchmarks.postgres import Cluster, PostgresError
-from benchmarks.sides import RELSTORAGE
+from benchmarks.sides import IN_POSTGRES
 from tests.support.json_process import ChildError
 
 
@@ -107,7 +107,7 @@ class Suite:
             self._progress(f'making {self._sizes.objects:,} objects')
             self._dataset = Dataset(self._place, self._sizes.objects, self._sizes.record_bytes)
             for side in self._sides:
-                if side.kind == RELSTORAGE:
+                if side.kind in IN_POSTGRES and self._databases is None:
                     self._start_postgres(stack, side)
             self._stack = stack.pop_all()
         return self
@@ -120,8 +120,8 @@ class Suite:
             cluster = stack.enter_context(Cluster(self._directory))
             self._databases = Databases(cluster, side, self._sizes, self._dataset, self._place)
         except (PostgresError, ChildError) as error:
-            self._progress(f'left out: {side.label}: {error}')
-            self._sides = [other for other in self._sides if other is not side]
+            self._progress(f'left out: all on PostgreSQL: {error}')
+            self._sides = [other for other in self._sides if other.kind not in IN_POSTGRES]
 
     def __exit__(self, *_):
         self._stack.close()

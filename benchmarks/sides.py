@@ -19,6 +19,13 @@ from tests.support.server_process import package_path
 OURS = 'zeo_clone'
 DEFAULT_PEERS = ('zeo6', 'relstorage', 'filestorage')
 CLIENT, RELSTORAGE, FILE = 'client', 'relstorage', 'file'
+#: Clients of servers of ours in front of RelStorage.
+DATABASE = 'database'
+IN_POSTGRES = (RELSTORAGE, DATABASE)
+#: By name: how many such servers, their options, what the label says.
+SERVERS = {'one-server': (1, {}, '1 server on PostgreSQL'),
+           'two-servers': (2, {}, '2 servers on PostgreSQL'),
+           'no-server-cache': (1, {'server_cache_size': 0}, '1 server on PostgreSQL, no cache')}
 PROBE_LIMIT_S = 60
 #: Prints the versions of the packages that matter here, by name.
 PROBE = """
@@ -41,7 +48,8 @@ class SideError(Exception):
 class Side(NamedTuple):
     """One column of the table.
 
-    `kind` is CLIENT, RELSTORAGE or FILE; `package` is what its processes import, from `path` if there is one.
+    `kind` is CLIENT, DATABASE, RELSTORAGE or FILE; `package` is what its processes import, from `path` if
+    there is one; `servers` of them serve a database, with `options`.
     """
 
     name: str
@@ -50,6 +58,8 @@ class Side(NamedTuple):
     python: str
     package: str | None = None
     path: str | None = None
+    servers: int = 1
+    options: dict[str, int] = {}
 
 
 def ours():
@@ -101,9 +111,17 @@ def known(name):
     if name == 'relstorage':
         needed_postgres(name)
         return from_python(name, environment_python('relstorage', ['RelStorage[postgresql]']))
+    if name in SERVERS:
+        needed_postgres(name)
+        if 'RelStorage' not in probe(sys.executable):
+            raise SideError(f"{name}: RelStorage is not installed here: pip install 'zeo_clone[postgresql]'")
+        servers, options, label = SERVERS[name]
+        return ours()._replace(name=name, label=f'{OURS}, {label}', kind=DATABASE, servers=servers,
+                               options=options)
     if name == 'filestorage':
         return Side(name, f'FileStorage {probe(sys.executable)["ZODB"]}', FILE, sys.executable)
-    raise SideError(f'unknown peer {name!r}: give NAME=PATH, or one of {", ".join(DEFAULT_PEERS)}')
+    raise SideError(f'unknown peer {name!r}: give NAME=PATH, or one of '
+                    f'{", ".join([*DEFAULT_PEERS, *SERVERS])}')
 
 
 def find(named, complain):

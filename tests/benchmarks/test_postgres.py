@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import catalog
 from benchmarks.postgres import Cluster, PostgresError, find_programs
+from benchmarks.runner import Suite
+from benchmarks.sides import known, ours
+from tests.benchmarks.test_suite import TINY, no_progress
 
 needs_postgres = pytest.mark.skipif(find_programs() is None, reason='PostgreSQL is not installed')
 
@@ -28,6 +32,19 @@ def test_cluster_runs_copies_a_database_and_vanishes():
             cluster.create('no-such-template')
     assert not place.exists()
     assert not command_line(pid)
+
+
+@needs_postgres
+@pytest.mark.long
+def test_servers_in_front_of_a_database_have_the_workloads_that_they_claim():
+    pytest.importorskip('relstorage')
+    pytest.importorskip('psycopg2')
+    sides = [ours(), known('two-servers')]
+    workloads = catalog.choose(['cold', 'fan-out-30'])
+    with Suite(workloads, sides, TINY, tempfile.gettempdir(), no_progress) as suite:
+        results = suite.run(1)
+    assert not results.failures
+    assert all(results.spread(workload, figure, sides[1]) for workload, figure in results.rows())
 
 
 def command_line(pid):

@@ -35,7 +35,7 @@ def make_storage(kind, **arguments):
 
     file, mapping, demo (``base`` and ``changes`` are storages again); hex and server_hex transform the
     records of their ``base``, or leave that to clients that do; blob adds a ``blob_dir`` to its
-    ``base``; client has an ``addr`` (fan-out).
+    ``base``; client has an ``addr`` (fan-out); relstorage has a ``dsn`` of PostgreSQL.
     """
     if kind == 'file':
         from ZODB.FileStorage import FileStorage
@@ -60,6 +60,13 @@ def make_storage(kind, **arguments):
         from zeo_clone.ClientStorage import ClientStorage
         addr = arguments.pop('addr')
         return ClientStorage(addr if isinstance(addr, str) else tuple(addr), **arguments)
+    if kind == 'relstorage':
+        from relstorage.adapters.postgresql import PostgreSQLAdapter
+        from relstorage.options import Options
+        from relstorage.storage import RelStorage
+        settings = Options(driver='psycopg2', shared_blob_dir=False, **{
+            name: value for name, value in arguments.items() if name != 'dsn'})
+        return RelStorage(PostgreSQLAdapter(dsn=arguments['dsn'], options=settings), options=settings)
     raise ValueError(f'unknown kind of storage: {kind!r}')
 
 
