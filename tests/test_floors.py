@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -329,3 +330,36 @@ def test_an_arrow_that_goes_up_is_found(module, source):
 ])
 def test_an_arrow_that_goes_down_is_allowed(module, source):
     assert violations(module, source, PLAN, is_package=module in PACKAGES) == []
+
+
+# ---- locks ----------------------------------------------------------------------------------------
+
+LOCK = re.compile(r'self\.\w+ = .*(runtime\.(r?lock|condition)|ProcessLock)\(')
+
+
+def unexplained(lines):
+    """Lines that make a lock in ``__init__`` and do not say, there or above, what it protects: by its name,
+    not by how many lines follow."""
+    method = before = ''
+    for line in lines:
+        if line.lstrip().startswith('def '):
+            method = line
+        if LOCK.search(line) and '__init__' in method:
+            said = line.partition('#')[2] or before.lstrip()[:1] == '#' and before or ''
+            if not re.search('(?i)protects|held ', said) or re.search('the (next|fields)|below', said):
+                yield line.strip()
+        before = line
+
+
+def test_each_lock_says_what_it_protects():
+    found = [f'{name}: {line}' for name, path in MODULES.items()
+             for line in unexplained(path.read_text(encoding='utf-8').splitlines())]
+    assert found == []
+
+
+def test_what_an_unexplained_lock_is():
+    lines = ['def __init__(self, runtime):', '# protects a', 'self.a = runtime.lock()',
+             'self.b = runtime.rlock()  # held while b', 'self.c = runtime.lock()',
+             'self.d = runtime.lock()  # protects the next two', 'self.e = ProcessLock(runtime)  # a lock',
+             'def orphan(self):', 'self.a = runtime.lock()']
+    assert [line[5] for line in unexplained(lines)] == ['c', 'd', 'e']

@@ -48,3 +48,8 @@ def loop(server):
 def book(cache):
     """What a ClientCache knows of revisions."""
     return cache._book
+
+
+def role(channel):
+    """Who reads on a ClientChannel."""
+    return channel._role

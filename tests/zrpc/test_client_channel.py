@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from tests.support import inside
 from tests.zrpc.helpers import OID, PATIENCE_S, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected, ClientStorageError
 from zeo_clone.zrpc.channel.calls import ConnectionLost, Joinable, PendingCall
@@ -213,14 +214,14 @@ def test_the_role_goes_on_although_a_signal_came_while_it_was_passed_on(either):
 
     leader = either.leader('leader')
     follower = either.follower('follower')
-    appoint, signals = either.channel._role._appoint, [Signal()]
+    appoint, signals = inside.role(either.channel)._appoint, [Signal()]
 
     def interrupted():
         if signals:
             raise signals.pop()
         appoint()
 
-    either.channel._role._appoint = interrupted
+    inside.role(either.channel)._appoint = interrupted
     calls = either.server.calls(2)
     either.server.reply(calls['leader'])
     with pytest.raises(Signal):

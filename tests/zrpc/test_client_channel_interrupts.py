@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from tests.support import inside
 from tests.zrpc.helpers import BIG, Background, assert_disconnected
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.poller import READ
@@ -184,8 +185,8 @@ def test_it_is_ended_before_the_call_fails_whose_reply_was_bad(either, own):
     leader = either.leader(1, on_reply=on_reply if own else None)
     follower = either.follower(2, on_reply=on_reply)
     bad = leader if own else follower
-    finish = either.channel._role.finish
-    either.channel._role.finish = lambda pending: (order.append('call'), finish(pending))
+    finish = inside.role(either.channel).finish
+    inside.role(either.channel).finish = lambda pending: (order.append('call'), finish(pending))
     either.server.reply(either.server.calls(2)[1 if own else 2])
     with pytest.raises(ValueError, match='no good'):
         bad.result()
@@ -201,7 +202,7 @@ def test_interrupts_while_it_is_ended_leave_nothing_undone(either, step, early, 
     raised, lost = [], []
     either.notes.handle_lost = lost.append
     place = {'unregister': either.loop, 'handle_lost': either.notes,
-             'abandon': either.channel.core, 'finish': either.channel._role}.get(step, either.channel)
+             'abandon': either.channel.core, 'finish': inside.role(either.channel)}.get(step, either.channel)
     original = getattr(place, step)
 
     def interrupted(*args):
@@ -243,7 +244,7 @@ def test_interrupt_while_the_end_of_a_call_closes_the_connection_once_more(eithe
     channel = either.channel
 
     def on_done(call):
-        channel._role.take = once_interrupted(channel._role.take)
+        inside.role(channel).take = once_interrupted(inside.role(channel).take)
         channel.abort(TimeoutError('no good'))
 
     channel.call_async('ping', (0,), on_done)
@@ -260,7 +261,7 @@ def test_interrupt_while_the_end_of_a_call_closes_the_connection_once_more(eithe
 def test_interrupt_while_the_loop_takes_the_reader_s_role_leaves_it_free(connect):
     connection = connect(False)
     channel = connection.channel
-    channel._role._poll = once_interrupted(channel._role._poll)
+    inside.role(channel)._poll = once_interrupted(inside.role(channel)._poll)
     connection.server.notify(1)
     with pytest.raises(KeyboardInterrupt):
         connection.loop.turn(None)
@@ -285,7 +286,7 @@ def test_interrupt_while_the_loop_is_to_read_again_leaves_it_reading(connect):
 
 def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(either):
     """C16: it is told from a failing end of a call."""
-    finish, raised = either.channel._role.finish, []
+    finish, raised = inside.role(either.channel).finish, []
 
     def interrupted(pending):
         if not raised:
@@ -296,7 +297,7 @@ def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(eith
     leader = either.leader(1)
     followers = [either.follower(2), either.follower(3)]
     either.server.calls(3)
-    either.channel._role.finish = interrupted
+    inside.role(either.channel).finish = interrupted
     either.server.close()
     with pytest.raises(TimeoutError, match='a signal came'):
         leader.result()
@@ -305,7 +306,7 @@ def test_an_ordinary_exception_of_a_signal_at_the_end_leaves_nobody_waiting(eith
 
 def test_interrupt_while_a_sender_takes_the_reader_s_role_leaves_it_free(connect):
     connection = connect()
-    role = connection.channel._role
+    role = inside.role(connection.channel)
     poll, interrupted = role._poll, []
 
     def treacherous():

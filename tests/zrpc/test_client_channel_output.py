@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.support import inside
 from tests.zrpc.helpers import (
     BIG,
     PATIENCE_S,
@@ -165,7 +166,7 @@ def test_interest_changed_while_the_connection_is_closed_leaves_nothing_in_the_p
 
     def close_meanwhile(fd, mask):  # by the reader, while another thread is in the middle of `_poll`
         connection.server.close()
-        while not (channel.closed or channel._role.lock.wanted):
+        while not (channel.closed or inside.role(channel).lock.wanted):
             os.sched_yield()
         set_interest(fd, mask)
 

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from tests.support import inside
 from tests.zrpc.helpers import OID, TID, Background
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.zrpc.channel.calls import PendingCall
@@ -16,7 +17,7 @@ from zeo_clone.zrpc.channel.sending import TOGETHER
 def busy(connect):
     """A hot connection whose reply to one thread has come, which does not know it yet; both."""
     connection = connect(threaded=False)
-    connection.channel._role.hot = True
+    inside.role(connection.channel).hot = True
     sleeper = PendingCall(threading.Lock())
     sleeper.done = True
     connection.channel.sender.woken.add(sleeper)
@@ -48,7 +49,7 @@ def test_a_thread_that_never_says_that_it_is_awake_holds_nobody_up(busy):
     """A signal may have ended its wait just then.  The loop looks after it."""
     connection, _ = busy
     call = posted(connection)
-    connection.channel._role._look_at_calls()
+    inside.role(connection.channel)._look_at_calls()
     answer(connection, call)
     assert not connection.channel.sender.woken
 
@@ -89,7 +90,7 @@ def test_what_is_collected_does_not_overtake_what_waits(busy):
 def test_a_call_leaves_although_the_socket_was_full_when_another_thread_sent_it(connect):
     """C16: that thread has collected more, and may not send anything for long."""
     connection = connect()
-    connection.channel._role.hot = True
+    inside.role(connection.channel).hot = True
     sleeper = PendingCall(threading.Lock())
     sleeper.done = True
     connection.channel.sender.woken.add(sleeper)

@@ -93,7 +93,7 @@ def takes(table: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R
 
 
 def method_takes(table: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
-    """The same for a method."""
+    """As the function before, for a method."""
     def described(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
         itself = inspect.Parameter('self', inspect.Parameter.POSITIONAL_OR_KEYWORD)
         _describe(method, [itself, *inspect.signature(table).parameters.values()], table)

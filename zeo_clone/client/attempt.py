@@ -32,7 +32,7 @@ MAX_EARLY = 1000
 
 
 class AttemptState(enum.Enum):
-    """How far it has come."""
+    """How far an attempt has come."""
 
     CONNECTING = enum.auto()
     GREETING = enum.auto()  # and TLS, before that
@@ -236,7 +236,7 @@ class Attempt:
         self.failed(error)
 
     def failed(self, error: Exception) -> None:
-        """It has come to nothing."""
+        """The attempt has come to nothing."""
         # Every step may be done again, if a signal's exception ends this.
         if self.state not in (AttemptState.REGISTERED, AttemptState.FAILED):
             self._deadline.cancel()

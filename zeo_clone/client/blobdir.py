@@ -130,7 +130,7 @@ class BlobDirectory:
         self._throttle.report(log, level, text, '', text, *args, error=error)
 
     def forsake(self) -> None:
-        """In a process that was forked: temporary files are its parent's."""
+        """Forget temporary files in a process that was forked: they are its parent's."""
         self.scratch.forsake()
 
     def committed_path(self, oid: bytes, serial: bytes) -> str:

@@ -58,7 +58,7 @@ class Downloads:
         self._running: dict[tuple[bytes, bytes], Download] = {}
 
     def add(self, oid: bytes, serial: bytes, download: Download) -> None:
-        """Before ``sendBlob`` is called."""
+        """Expect the chunks of a blob; to be called before ``sendBlob`` is."""
         self._running[oid, serial] = download
 
     def discard(self, oid: bytes, serial: bytes) -> None:

@@ -73,7 +73,7 @@ class Effects:
         return self._barrier.acquire(timeout=timeout_s)
 
     def release(self) -> None:
-        """After a successful `hold`."""
+        """Let effects happen again, after a successful `hold`."""
         self._barrier.release()
 
     def wait(self) -> None:

@@ -66,12 +66,12 @@ class Engine:
             raise
 
     def inquire(self, doubtful: Doubtful) -> Inquiry:
-        """About a transaction whose end is not known."""
+        """Make an inquiry about a transaction whose end is not known."""
         return Inquiry(doubtful, self.identity, self.manager.link, self._world.runtime,
                        self._options.wait_timeout_s)
 
     def heir(self) -> Engine:
-        """In a process that was forked: what takes its place.  What the parent uses is left alone.
+        """What takes its place in a process that was forked.  What the parent uses is left alone.
 
         The new cache is empty, but open connections know what the parent's knew: the server will be asked
         what happened since.  A transaction under way, and oids, are the parent's.  No lock of before is

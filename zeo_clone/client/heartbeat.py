@@ -56,7 +56,7 @@ class Heartbeat:
         self._timer = self._loop.call_later(self._interval_s, self._tick)
 
     def stop(self) -> None:
-        """The link has gone."""
+        """Stop: the link has gone."""
         if self._timer is not None:
             self._timer.cancel()
 

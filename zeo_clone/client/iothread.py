@@ -38,7 +38,7 @@ class IOThread:
                 self._thread = self._runtime.start_thread(self._loop.run, 'zeo_clone I/O')
 
     def orphan(self) -> None:
-        """In a process that was forked: let go of thread and loop if they are the parent's."""
+        """Let go of thread and loop in a process that was forked, if they are the parent's."""
         with self._lock:
             loop = self._loop
             if loop is not None and not loop.home[0]:

@@ -64,7 +64,7 @@ class Identity:
         self.number = 0  # of the last transaction; changed under the commit lock of `Committing`
 
     def next_number(self) -> int:
-        """For a new transaction."""
+        """The number of a new transaction."""
         self.number += 1
         return self.number
 

@@ -38,7 +38,7 @@ class Outage:
             self._timer = self._loop.call_later(FIRST_S, self._ring)
 
     def end(self) -> None:
-        """There is one."""
+        """There is a server again."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

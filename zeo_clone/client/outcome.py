@@ -49,7 +49,7 @@ class Doubtful(NamedTuple):
 
 
 class Inquiry:
-    """About a transaction whose end is not known."""
+    """Finds out what became of a transaction whose end is not known."""
 
     def __init__(self, doubtful: Doubtful, identity: Identity, get_link: Callable[[float], Link],
                  runtime: Runtime, timeout_s: float) -> None:

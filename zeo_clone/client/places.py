@@ -91,7 +91,7 @@ class Places:
 
     @property
     def closed(self) -> bool:
-        """Is it over?"""
+        """Is the manager closed?"""
         return self.state is ManagerState.CLOSED
 
     def usable(self) -> Link | None:
@@ -178,7 +178,7 @@ class Places:
             return links
 
     def moved(self) -> None:
-        """From now on links are wanted again."""
+        """The addresses are the new ones: links are wanted again."""
         with self._lock:
             self._moving = False
 

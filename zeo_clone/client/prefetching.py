@@ -73,7 +73,7 @@ class Batch(Joinable):
         self.rest: Batch | None = None
 
     def send(self) -> None:
-        """Ask.  Never blocks."""
+        """Ask for them.  Never blocks."""
         try:
             self._prefetcher.pending.update(dict.fromkeys(self.keys, self))
             self.channel.begin(LOAD_BATCH, (b''.join([oid for oid, _ in self.keys]), self.keys[0][1],

@@ -178,7 +178,7 @@ class Search:
             resolve()
 
     def _resolve(self, address: tuple[str | None, int], mark: object) -> None:
-        """A thread of its own."""
+        """Look up the names, in a thread of its own."""
         try:
             found: Any = self._loop.runtime.resolve(*address)
         except (OSError, UnicodeError) as error:

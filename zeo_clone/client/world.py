@@ -35,7 +35,7 @@ class World:
         self.io_thread = IOThread(runtime)
         self.application = application or ApplicationLoop(runtime)
         self._open: dict[weakref.ref[Any], None] = {}  # as they were opened; see `_storages`
-        self._noticing = ProcessLock(runtime)  # one thread at a time has storages begin anew
+        self._noticing = ProcessLock(runtime)  # held by who has storages begin anew
         self._still: list[Any] = []  # effects that a fork holds back
         self._by_python = False  # a fork is under way whose hooks are run
 

@@ -148,7 +148,7 @@ def _make_frozenset(args: tuple[Any, ...]) -> frozenset[Any]:
 
 
 def _make_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
-    """Of a tuple of pairs, as the class of a dict may have itself written."""
+    """A dict from a tuple of pairs, as its class may have written it."""
     if len(args) != 1 or type(args[0]) is not tuple or any(
             type(pair) is not tuple or len(pair) != 2 for pair in args[0]):
         raise bad('a dict of something that is not a tuple of pairs')

@@ -43,7 +43,7 @@ _ONLY_OIDS = {8}
 
 
 class Global:
-    """To be sent as the name of a class or function.  `loads` never returns one."""
+    """What is sent as the name of a class or function.  `loads` never returns one."""
 
     __slots__ = ('module', 'name')
 
@@ -56,7 +56,7 @@ class Global:
 
 
 class Call:
-    """To be sent as the call of a `Global`, which the receiver's unpickler makes.  See `Global`."""
+    """What is sent as the call of a `Global`, which the receiver's unpickler makes.  See `Global`."""
 
     __slots__ = ('function', 'args')
 

@@ -264,7 +264,7 @@ class PackLock:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._lock = runtime.lock()
+        self._lock = runtime.lock()  # protects the storage's commits from each other, and from a pack's end
         self._packers: set[int] = set()  # the threads that pack
         #: Who says whose turn it is; None: nobody but the lock.
         self.turns: Turns | None = None

@@ -154,8 +154,7 @@ class ClientChannel(Dispatcher):
             self._pass_role()
 
     def orphan(self) -> None:
-        """In a process that was forked: the connection is the parent's; whoever uses it here gets an error.
-        """
+        """Let go of the connection in a process that was forked: it is the parent's; using it is an error."""
         super().orphan()
         self.sender.fate = ClientStorageError('this process was forked; the connection is its parent\'s')
         self.sender.lock = self.runtime.lock()

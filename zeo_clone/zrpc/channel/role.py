@@ -25,13 +25,13 @@ HOT_INTERVAL_S = 0.01
 
 
 class Role:
-    """Of one connection."""
+    """Who reads on one connection."""
 
     def __init__(self, channel: Dispatcher, sender: Sender) -> None:
         self._channel = channel
         self._loop = channel.loop
         self._sender = sender
-        #: Protects all of the below.  The sender's may be held when it is taken.
+        #: Protects who reads, who waits and what the loop looks for.  The sender's may be held before it.
         self.lock = self._loop.runtime.lock()
         self.holder: PendingCall | Reader | None = None  # None: the loop, once it is readable
         self._followers: deque[PendingCall] = deque()
