@@ -36,7 +36,7 @@ def keep_history():
 @pytest.fixture
 def configuration(dsn, tmp_path):
     """The server's file of the page, for this database: its path."""
-    text, = (block.text for block in blocks('scale-out.md') if '<postgresql>' in block.text)
+    text, = (block.text for block in blocks('scale-out.md') if '<relstorage main>' in block.text)
     text, count = re.subn(r'dsn .*', f'dsn {dsn}', text)
     text, more = re.subn('address 9100', 'address 127.0.0.1:0', text)
     text = text.replace('<zeo>', f'<zeo>\n  database-patience {PATIENCE_S}')
