@@ -26,8 +26,8 @@ KINDS = {
 #: What only makes sense for a storage whose data outlive its process.
 NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error', 'full_server',
               'restore_server')
-#: What is said where a server's disk is full; the second by ZODB, the third where an abort needs room.
-OF_FULL_DISK = os.strerror(errno.ENOSPC), "Couldn't save truncated data", 'is stuck in a transaction'
+#: What is said where a server's disk is full; the second by ZODB.
+OF_FULL_DISK = os.strerror(errno.ENOSPC), "Couldn't save truncated data"
 #: What storages that raise say.
 RAISED = 'as planned'
 #: What a client says whose cache is of a past that a restored backup has ended.

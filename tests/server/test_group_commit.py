@@ -261,6 +261,26 @@ def test_an_error_of_the_disk(site):
     assert 'Input/output error' in site.desk.ruok()['1']['failed']
 
 
+def test_an_abort_that_finds_no_room_leaves_the_storage_to_others(site, monkeypatch):
+    """L9: ZODB's has let go of its lock all the same, and is not asked to do that twice."""
+    site.disk.open_.set()
+    clear = site.storage._clear_temp
+
+    def full():
+        monkeypatch.setattr(site.storage, '_clear_temp', clear)
+        raise OSError(28, 'No space left on device')
+
+    site.writer.begin(8)
+    site.writer.store(ONE, NEW, site.first, 8)
+    site.writer.call('vote', 8)
+    monkeypatch.setattr(site.storage, '_clear_temp', full)
+    site.writer.call('tpc_abort', 8)
+    assert 'No space left' in site.desk.ruok()['1']['failed']
+    call = site.finish(site.reader, TWO)
+    site.sync()
+    assert site.reader.result(call)
+
+
 def test_a_file_that_cannot_be_synced_is_not_opened_and_left_alone(tmp_path):
     """D3: the error, no storage, and nothing that keeps the next try from opening it."""
     disk, path = SlowDisk(), str(tmp_path / 'Data.fs')

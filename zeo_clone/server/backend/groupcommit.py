@@ -299,6 +299,10 @@ class PackLock:
         if self.turns is not None and self.in_pack_thread:
             self.turns.end_turn()
 
+    def locked(self) -> bool:
+        """As the method of a lock: whoever sees to a failure asks whether it is held (L9)."""
+        return bool(self._lock.locked())
+
     def __enter__(self) -> None:
         self.acquire()
 
