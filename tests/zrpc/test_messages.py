@@ -280,6 +280,12 @@ FAST = [encode_load(77, OID, TID), encode_load(1, b'C\x08' * 4, b'\x86t.' + b'C'
         encode_oneway('invalidateTransaction', (b'](C\x08](C\x08', [OID, b'C\x08' * 4, LATER]))]
 
 
+def test_each_shape_has_an_example_of_a_fast_message():
+    """A new one is to be added above."""
+    for shape in messages.SHAPES:
+        assert any(map(shape.decode, FAST)), shape
+
+
 @pytest.mark.parametrize('content', FAST, ids=range(len(FAST)))
 def test_fast_message_with_one_other_byte_means_what_it_generally_means(content):
     """S5: each byte replaced by each other value."""

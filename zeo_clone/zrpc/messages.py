@@ -74,12 +74,16 @@ SHAPES = (
 _CALLS = {shape.name: shape for shape in SHAPES if shape.is_numbered and shape.name != REPLY}
 _ONEWAY = {shape.name: shape for shape in SHAPES if not shape.is_numbered}
 _REPLIES = {kind: [shape for shape in SHAPES if shape.name == REPLY and shape.type is kind]
-            for kind in (type(None), bytes, list, tuple)}
-_SIZED = {size: [shape for shape in SHAPES if shape.size == size]
-          for size in {shape.size for shape in SHAPES} - {None}}
-_START = 16  # so many bytes tell the others apart
-_OTHERS = {shape.constants[0][:_START]: shape for shape in _ONEWAY.values() if shape.size is None}
-assert len(_OTHERS) == len([shape for shape in _ONEWAY.values() if shape.size is None])
+            for kind in {shape.type for shape in SHAPES if shape.name == REPLY}}
+#: By the size of the whole message; by how it starts, or goes on behind its id, if that differs.
+_SIZED: dict[int, list[Shape]] = {}
+_OPEN: dict[bytes, list[Shape]] = {}
+for _shape in SHAPES:
+    if _shape.size is not None:
+        _SIZED.setdefault(_shape.size, []).append(_shape)
+    else:
+        _start = _shape.constants[1][:8] if _shape.is_numbered else _shape.constants[0][:16]
+        _OPEN.setdefault(_start, []).append(_shape)
 _LOADED = CURRENT.constants[1]  # behind the id
 
 
@@ -161,8 +165,11 @@ def _decode_shape(content: bytes) -> Message | None:
         message = shape.decode(content)
         if message is not None:
             return message
-    other = _OTHERS.get(content[:_START])
-    return None if other is None else other.decode(content)
+    for shape in _OPEN.get(content[:16]) or _OPEN.get(content[8:16]) or ():
+        message = shape.decode(content)
+        if message is not None:
+            return message
+    return None
 
 
 def _checked(value: object) -> Message:

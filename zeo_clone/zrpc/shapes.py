@@ -99,6 +99,9 @@ class Shape:
         #: ``decode(content)``: the message that has these bytes, if they have this shape.
         self.decode = _decoder(runs, (message_id, int(flag), name, value))
 
+    def __repr__(self) -> str:
+        return f'<Shape {self.name} {self.template!r}>'
+
 
 class Run:
     """Constants and fields in turn, up to a field whose size is not fixed, or to the end; read at once."""
