@@ -19,7 +19,7 @@ def report():
 
 @pytest.mark.parametrize(('trip', 'most'), [
     ('cold load', 26), ('first warm load', 5), ('warm load', 2),
-    ('commit of one object, another client is told', 46)])
+    ('commit of one object, another client is told', 48)])
 def test_a_trip_touches_few_files(report, trip, most):
     """The more files, the fewer people can follow it; who needs one more merges two that belong together.
 

@@ -7,8 +7,7 @@ import pytest
 from ZODB.utils import p64
 
 from tests.server.desk import ClockRuntime, Desk
-from zeo_clone.server.audience.audience import LONGEST_REST_S, REST
-from zeo_clone.server.audience.news import News
+from zeo_clone.server.audience.audience import LONGEST_REST_S, REST, News
 
 OIDS = [p64(number) for number in range(1, 8)]
 SENDING_S = 0.001
