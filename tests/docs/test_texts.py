@@ -9,6 +9,7 @@ import pytest
 import ZODB.POSException
 
 from tests.docs.pages import CHECKOUT, DOCS
+from zeo_clone.zrpc.offers import OFFERS
 
 SOURCES = [path.read_text(encoding='utf-8') for path in sorted((CHECKOUT / 'zeo_clone').rglob('*.py'))]
 #: Parts of messages that are not always the same.
@@ -58,6 +59,12 @@ def test_every_environment_variable_is_on_the_page():
     told = {cell.strip('`') for cell in table('reference.md', 'variable')}
     support = (CHECKOUT / 'tests' / 'support' / 'peer_env.py').read_text(encoding='utf-8')
     assert {name for source in [*SOURCES, support] for name in VARIABLE.findall(source)} == told
+
+
+@pytest.mark.parametrize('offer', OFFERS)
+def test_every_extension_of_the_protocol_is_on_its_page(offer):
+    extensions = (DOCS / 'protocol.md').read_text(encoding='utf-8').partition('## Extensions')[2]
+    assert re.search(rf'`{offer}[`(]', extensions)
 
 
 @pytest.mark.parametrize('page', ['docs/internals.md', 'CONTRIBUTING.md'])
