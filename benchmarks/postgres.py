@@ -120,8 +120,12 @@ class Cluster:
                    '--maintenance-db', "dbname=postgres options='-c synchronous_commit=local'", name)
         return name
 
+    def run(self, program, *arguments):
+        """A program of PostgreSQL's, as the superuser of the cluster; what it says."""
+        return self._step(program, '-h', self.directory, '-U', 'postgres', *arguments)
+
     def drop(self, name):
-        self._step('dropdb', '-h', self.directory, '-U', 'postgres', '--force', name)
+        self.run('dropdb', '--force', name)
 
     def dsn(self, name):
         """How psycopg2 finds the database `name`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shlex
 import signal
 import threading
 
@@ -85,6 +86,31 @@ def test_files_on_the_page_serve_a_database_at_two_servers(configuration, new_pr
         database.close()
     assert 'a RelStorage with history' in run_tool('runzeo', '--check', '-C', configuration)[1]
     assert [server.stop() for server in servers] == [0, 0]
+
+
+def test_a_user_who_owns_the_database_and_nothing_else_is_enough(configuration, new_process, cluster):
+    """T1: the page's commands for the database."""
+    text, = (block.text for block in blocks('scale-out.md') if block.words == ('database',))
+    for line in text.splitlines():
+        cluster.run(*shlex.split(line))
+    try:
+        of_user = re.sub(r'user=\S+ dbname=\S+', 'user=zeo dbname=site', configuration.read_text())
+        configuration.write_text(of_user)
+        assert 'user=zeo' in of_user
+        assert run_tool('runzeo', '--check', '-C', configuration)[0] == 0
+        server = new_process()
+        database = DB(ClientStorage(server.address, storage='main', wait_timeout=PATIENCE_S))
+        try:
+            for number in range(2):
+                with database.transaction() as connection:
+                    connection.root()['number'] = number
+            database.pack()
+        finally:
+            database.close()
+        assert server.stop() == 0
+    finally:
+        cluster.drop('site')
+        cluster.run('dropuser', 'zeo')
 
 
 def test_a_check_says_that_the_database_is_not_there(configuration):
