@@ -58,12 +58,11 @@ class Moved(NamedTuple):
 class Kept(NamedTuple):
     """What a cache had at the end of a client's life: (oid, start, end, record) of each entry, as of `last`.
 
-    `is_exact`: it knows when revisions ended; `is_final`: at the end of the run.
+    `is_final`: at the end of the run.
     """
 
     client: str
     last: bytes
-    is_exact: bool
     is_final: bool
     entries: list[tuple[bytes, bytes, bytes | None, bytes]]
 

@@ -107,8 +107,8 @@ def old(worker: Worker) -> None:
     seen = worker.book.seen[worker.dice.below(len(worker.book.seen))]
     oid = worker.dice.choice(list(seen.serials))
     later = (int.from_bytes(seen.tid, 'big') + 1).to_bytes(8, 'big')
-    if seen.tid > worker.begun or not worker.is_direct:
-        return  # this client need not know of it yet, or not exactly
+    if seen.tid > worker.begun:
+        return  # this client need not know of it yet
     try:
         found = worker.storage.loadBefore(oid, later)
     except POSKeyError:

@@ -212,18 +212,14 @@ def _untold(blame: Blame, life: Life, missing: list[bytes]) -> None:
 
 def _entry(kept: Kept, entry: tuple[bytes, bytes, bytes | None, bytes], history: History,
            blame: Blame) -> None:
-    """What a cache holds is true as of its last transaction.
-
-    Behind a server in front of another one it need not be exact: what that has missed for a while it tells
-    as one transaction, the last one.
-    """
+    """What a cache holds is true as of its last transaction."""
     oid, start, end, data = entry
-    name, last, exact = kept.client, kept.last, kept.is_exact
+    name, last = kept.client, kept.last
     if history.data.get((oid, start)) != data:
         blame(f'the cache of {name} has a record of {oid.hex()} at {start.hex()} that never was')
         return
     after = history.after(oid, start)
-    if end is not None and end != after and (exact or after is None or end < after):
+    if end is not None and end != after:
         blame(f'the cache of {name} says that {oid.hex()} of {start.hex()} ended at {end.hex()}; '
               f'that was {_hex(after)}')
     if end is None and after is not None and after <= last:

@@ -70,7 +70,6 @@ class Worker:
     def __init__(self, world: World, name: str, storage: Any, adapter: Adapter, dice: Dice,
                  client: Client, instance: Any = None) -> None:
         self.world = world
-        self.is_direct = client.service is world.service  # not at one in front of it
         self._client = client
         self.book = world.book
         self.name = name

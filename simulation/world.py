@@ -188,9 +188,9 @@ class World:
     def _look_at_server(self, service: Service) -> None:
         """In a thread of the server: is it free?"""
         server, guests = service.server, self._guests(service)
-        for _ in range(100):  # a part of a heartbeat may just have arrived
+        for _ in range(100):  # a part of a heartbeat may just have arrived, a dead connection be replaced
             status = server.server_status('1')
-            if not status['memory']:
+            if not status['memory'] and status['connections'] == guests:
                 break
             self.kernel.sleep(0.1)
         for key, wanted in (('waiting', 0), ('active_txns', 0), ('lock_time', None), ('lock_holder', None),
@@ -318,5 +318,4 @@ class World:
             found = cache.loadBefore(oid, (int.from_bytes(start, 'big') + 1).to_bytes(8, 'big'))
             if found is not None and found[1] == start:
                 entries.append((oid, start, end, found[0]))
-        exact = client.service is self.service
-        self.caches.append(Kept(client.name, cache.getLastTid(), exact, self.closing, entries))
+        self.caches.append(Kept(client.name, cache.getLastTid(), self.closing, entries))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from zope.interface import Attribute, Interface
 
-__all__ = ['IClientCache', 'IServeable', 'StaleCache']
+__all__ = ['IAnswersLater', 'IClientCache', 'IHearsMore', 'IServeable', 'StaleCache']
 
 
 class StaleCache:
@@ -98,5 +98,40 @@ class IServeable(Interface):
     def tpc_transaction():
         """The transaction that is being committed, or None."""
 
+    thread_safe = Attribute('Optional.  True: several threads may load at once, while another one commits.')
+
     def lastInvalidations(size):
         """Optional.  The last `size` transactions as ``[(tid, [oid, ...]), ...]``, newest first."""
+
+
+class IAnswersLater(Interface):
+    """A storage with a server of its own, of which some things can be asked without waiting.
+
+    ``done(value, error)`` is called once, in any thread, in the order in which the server says things.
+    """
+
+    answers_later = Attribute('Does it at all?')
+
+    def load_at_once(oid, tid):
+        """`loadBefore`, if it is here; None if the server would have to be asked."""
+
+    def load_later(oid, tid, done):
+        """`loadBefore` by the server."""
+
+    def ping_later(done):
+        """When it is answered, all has been heard that was committed before."""
+
+    def voted_tid(transaction):
+        """After `tpc_vote`: the tid that it will get; None if that is not known."""
+
+
+class IHearsMore(Interface):
+    """What such a storage calls instead of ``invalidate`` and ``invalidateCache``, if it was registered
+    (``registerDB``)."""
+
+    def caught_up(tid, oids):
+        """After a time without a server: transactions up to `tid` have written `oids`, it is not known which
+        wrote what."""
+
+    def started_over(tid):
+        """Anything may have changed, up to `tid`."""

@@ -159,7 +159,7 @@ class Voted:
         self._channel = channel
         self._records = records
         self._bases = bases
-        self._tid = tid  # which it will get, if the server has said so
+        self.tid = tid  # which it will get, if the server has said so
 
     def finish(self, effects: Effects, callback: Callable[[bytes], Any] | None,
                inquire: Inquire) -> bytes:
@@ -218,7 +218,7 @@ class Voted:
 
     def _doubtful(self) -> Doubtful:
         oids = dict.fromkeys((*self._bases, *(oid for oid, _ in islice(self._records, MAX_COMPARED))))
-        return Doubtful(self.number, self.link, self._tid, {oid: self._bases.get(oid) for oid in oids})
+        return Doubtful(self.number, self.link, self.tid, {oid: self._bases.get(oid) for oid in oids})
 
     def abort(self) -> None:
         """Have the server forget it."""

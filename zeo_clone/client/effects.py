@@ -31,6 +31,7 @@ from typing import Any
 
 from zeo_clone.client.caching import Cache
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.interfaces import IHearsMore
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.loop.throttle import Throttle
 
@@ -47,7 +48,8 @@ class Effects:
     def __init__(self, cache: Cache, storage: object = None, runtime: Runtime = REAL) -> None:
         self.cache = cache
         self.storage = storage  # for events
-        self.db: Any = None  # ZODB's wrapper, from registerDB
+        self.db: Any = None  # ZODB's wrapper, from registerDB ...
+        self._exact: Any = None  # ... the same, if it can be told more exactly (`IHearsMore`)
         self.last_tid = cache.getLastTid()  # what lastTransaction() is
         database = getattr(cache, 'database', None)
         self.database = database if type(database) is bytes else NO_DATABASE  # the identity, as 16 bytes
@@ -66,6 +68,7 @@ class Effects:
         and see a part."""
         with self._barrier:
             self.db = db
+            self._exact = db if IHearsMore.providedBy(db) else None
 
     def hold(self, timeout_s: float) -> bool:
         """Before a fork: wait until no effects are under way, and let none begin.  False: it took too long.
@@ -187,7 +190,9 @@ class Effects:
         """Tell the DB that everything may have changed in transactions up to `tid`; see above."""
         self._starting_over = self._runtime.get_ident()
         try:
-            if self.db is not None:
+            if self._exact is not None:
+                self._exact.started_over(tid)
+            elif self.db is not None:
                 self.db.invalidateCache()
                 self.db.invalidate(tid, [])
                 self.db.invalidateCache()
@@ -219,7 +224,9 @@ class Effects:
         with self._barrier, self._whole():
             for oid in oids:
                 self.cache.invalidate(oid, None)
-            if oids and self.db is not None:
+            if self._exact is not None:
+                self._exact.caught_up(tid, oids)
+            elif oids and self.db is not None:
                 self.db.invalidate(tid, oids)
             self.cache.setLastTid(tid)
             self.last_tid = tid

@@ -19,6 +19,7 @@ from zeo_clone.client.blobs import Blobs, BlobsShared
 from zeo_clone.client.caching import Cache
 from zeo_clone.client.commit import Committing
 from zeo_clone.client.effects import Effects
+from zeo_clone.client.later import LaterCalls
 from zeo_clone.client.link import Identity
 from zeo_clone.client.loading import Loader
 from zeo_clone.client.manager import Manager, ManagerOwner
@@ -61,6 +62,7 @@ class Engine:
             self.manager = Manager(options, self.life.loop, self.effects, self.identity, owner)
             self.places = self.manager.places
             self.loader = Loader(self.manager, cache, options.wait_timeout_s, runtime)
+            self.later = LaterCalls(self.manager, self.life.loop, options.wait_timeout_s)
         except BaseException:
             cache.close()
             raise
@@ -95,8 +97,8 @@ class Engine:
     def close(self, storage: object, name: str) -> None:
         """Take every step of the end of `storage`, which was the only one to use it."""
         blobs = [] if self.blobs is None else [self.blobs.close]
-        take_steps(f'the end of the storage {name}', self.manager.close, partial(self.life.end, storage),
-                   self.cache.close, *blobs)
+        take_steps(f'the end of the storage {name}', self.manager.close, self.later.close,
+                   partial(self.life.end, storage), self.cache.close, *blobs)
 
 
 def make_cache(options: Options, runtime: Runtime) -> Cache:

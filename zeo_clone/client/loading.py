@@ -64,6 +64,11 @@ class Loader:
             if found is not None:
                 return found
 
+        arrived = self.arrived(oid)
+        return self.read(lambda channel, link: channel.load(oid, tid, arrived))
+
+    def arrived(self, oid: bytes) -> Callable[[Any], Any]:
+        """What becomes of the reply to a load of `oid`: it is checked, and enters the cache."""
         def arrived(value: Any) -> Any:
             revision = check_revision(value)
             if revision is not None:
@@ -71,7 +76,7 @@ class Loader:
                 self.cache.store(oid, start, end, data)
             return revision
 
-        return self.read(lambda channel, link: channel.load(oid, tid, arrived))
+        return arrived
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for what is not in the cache, without waiting for the answers."""

@@ -43,6 +43,9 @@ class ManagerOwner(Protocol):
     def manager_ready(self, link: Link) -> None:
         """`link` will be used from now on."""
 
+    def manager_usable(self) -> None:
+        """Calls can be made from now on.  After `manager_ready`."""
+
     def manager_lost(self, link: Link) -> None:
         """The link in use has gone.  In the reader's role."""
 
@@ -197,6 +200,7 @@ class Manager:
         self._owner.manager_ready(link)
         if not self.places.verified(link):
             return
+        self._owner.manager_usable()
         self._search.satisfied(link)
         self._outage.end()
         more = self._throttle.admits(f'connected {link.target} {link.read_only}', burst=BURST)

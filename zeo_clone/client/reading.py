@@ -6,7 +6,7 @@ What a message does is in `effects`, how a link is found in `manager`, how it is
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -211,6 +211,10 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
             found.append(interfaces.IBlobStorage)
         zope.interface.directlyProvides(self, found)
 
+    def manager_usable(self) -> None:
+        """Called by the manager: calls can be made."""
+        self._engine.later.go_on()
+
     def manager_lost(self, link: Link) -> None:
         """Called by the manager: `link` has gone."""
 
@@ -242,6 +246,35 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
             found = cache.loadBefore(oid, tid)
 
         return self._loader.load(oid, tid)  # type: ignore[no-any-return]
+
+    # Of `IAnswersLater`, for those who must not wait.
+
+    @property
+    def answers_later(self) -> bool:
+        """Is there a thread in which answers are told, whoever waits or not?"""
+        return self._options.io_thread
+
+    def load_at_once(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """`loadBefore` if the cache has it; None if the server would have to be asked."""
+        home, cache, effects = self._engine.near
+        if not home[0]:
+            home, cache, effects = self._own().near
+        found = cache.loadBefore(oid, tid)
+        if found is not None:
+            applying = effects.applying
+            if applying is not None and tid > applying:
+                return None  # half of a transaction is there
+        return found
+
+    def load_later(self, oid: bytes, tid: bytes, done: Callable[[Any, BaseException | None], object]) -> None:
+        """`loadBefore` by the server: ``done(revision, error)`` is called in any thread."""
+        engine = self._own()
+        engine.later.begin(lambda channel, call: channel.send_loads([channel.start_load(oid, tid, call)]),
+                           engine.loader.arrived(oid), done)
+
+    def ping_later(self, done: Callable[[Any, BaseException | None], object]) -> None:
+        """`ping`: ``done(None, error)`` is called in any thread."""
+        self._own().later.begin(lambda channel, call: channel.begin('ping', (), call), None, done)
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Ask for the revisions of `oids` before `tid`; they arrive in the cache while you go on."""

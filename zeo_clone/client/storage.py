@@ -24,13 +24,14 @@ from zeo_clone.client.options import make_options
 from zeo_clone.client.reading import StorageReader
 from zeo_clone.client.world import REAL_WORLD
 from zeo_clone.Exceptions import UnrecognizedResult
+from zeo_clone.interfaces import IAnswersLater
 from zeo_clone.steps import take_steps
 from zeo_clone.zrpc.offers import MAX_NEW_OIDS
 
 log = logging.getLogger(__name__)
 
 
-@zope.interface.implementer(interfaces.IStorage, interfaces.IMultiCommitStorage)
+@zope.interface.implementer(interfaces.IStorage, interfaces.IMultiCommitStorage, IAnswersLater)
 class ClientStorage(StorageReader):
     """A storage that is served by a StorageServer."""
 
@@ -177,6 +178,11 @@ class ClientStorage(StorageReader):
         """The transaction that is being committed, or None."""
         phase = self._own().committing.phase
         return None if phase is None else phase.transaction
+
+    def voted_tid(self, transaction: Any) -> bytes | None:
+        """After `tpc_vote`: the tid that it will get; None if the server has not said it (`IAnswersLater`).
+        """
+        return self._own().committing.voted(transaction).tid
 
     def storeBlob(self, oid: bytes, serial: bytes | None, data: bytes, blobfilename: str, version: str,
                   transaction: Any) -> None:

@@ -6,6 +6,7 @@ lock or for a worker thread; the session recognises it by its type.  Loop thread
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from types import GeneratorType
 from typing import Any
 
 from zeo_clone.loop.core import Loop
@@ -70,3 +71,18 @@ def in_parts(loop: Loop, parts: Generator[None, None, Any]) -> Deferred:
 
     go_on()
     return deferred
+
+
+def settle_with(loop: Loop, answer: Deferred, function: Callable[[], Any]) -> None:
+    """Settle `answer` with what `function` returns, as a method of a session may, or raises."""
+    try:
+        value = function()
+    except Exception as error:
+        answer.fail(error)
+        return
+    if type(value) is GeneratorType:
+        value = in_parts(loop, value)
+    if type(value) is Deferred:
+        value.when_settled(answer.settle)
+    else:
+        answer.succeed(value)

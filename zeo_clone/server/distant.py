@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import GeneratorType
 from typing import Any
 
 from zeo_clone.server.backend.commit import StorageCommit
@@ -16,7 +15,7 @@ from zeo_clone.server.backend.database.backend import DatabaseBackend, Tuning
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.commits.distant import Replaying
 from zeo_clone.server.commits.outcomes import COMMITTED, NOT_COMMITTED, UNKNOWN
-from zeo_clone.server.deferred import Deferred, in_parts
+from zeo_clone.server.deferred import Deferred, settle_with
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.server.vocabulary import Meta
 from zeo_clone.steps import take_steps
@@ -26,6 +25,7 @@ class ServedDatabase(ServedStorage):
     """A RelStorage on PostgreSQL; `tuning`: what concerns databases."""
 
     is_distant = True
+    takes_z4 = False
     backend: Any  # a DatabaseBackend
 
     def __init__(self, *args: Any, tuning: Tuning, timeout_s: float | None, **keywords: Any) -> None:
@@ -62,18 +62,8 @@ class ServedDatabase(ServedStorage):
                error: BaseException | None) -> None:
         if error is not None:
             answer.fail(error)
-            return
-        try:
-            value = function()
-        except Exception as refusal:
-            answer.fail(refusal)
-            return
-        if type(value) is GeneratorType:
-            value = in_parts(self.loop, value)
-        if type(value) is Deferred:
-            value.when_settled(answer.settle)
         else:
-            answer.succeed(value)
+            settle_with(self.loop, answer, function)
 
     def load_batch(self, oids: list[bytes], tid: bytes) -> Deferred:
         """The revisions of `oids` before `tid`."""

@@ -74,17 +74,23 @@ class ServedStorage:
         self._syncer = backend.new_syncer(loop.door, self._synced)
         self._unsynced = None if self._syncer is None else Unsynced(
             self._syncer, backend.hide, self._on_disk, backend.failures.sync_failed)
-        backend.start(self.audience.heard, self.audience.lost_track)
+        self._listen()
 
     #: Are the steps of a commit carried out elsewhere, so that their results come later?
     is_distant = False
     #: So many transactions can be in the storage at the same time.
     commits_at_once = 1
+    #: Can it be told at the vote which tid a transaction will get, as clients of ZEO 4 want it?
+    takes_z4 = True
     #: By which clients know the storage again at another server, where that can tell outcomes (C11).
     instance: str | None = None
 
     def _make_backend(self, storage: Any, guard: Guard) -> Backend:
         return Backend(self.loop, self.name, storage, guard, self.stats)
+
+    def _listen(self) -> None:
+        """From now on hear of what others write."""
+        self.backend.start(self.audience.heard, self.audience.lost_track)
 
     def __repr__(self) -> str:
         return f'<ServedStorage {self.name!r}: {len(self.audience)} sessions, {self.lock!r}>'
@@ -222,6 +228,10 @@ class ServedStorage:
     def when_fresh(self, function: Callable[[], Any]) -> Any:
         """What `function` returns, when all has been told that is committed by now."""
         return function()
+
+    def when_current(self, function: Callable[[], Any]) -> Any:
+        """`when_fresh`, also of what was committed above, at a server of the storage's own (C20)."""
+        return self.when_fresh(function)
 
     def commit_outcome(self, token: bytes, number: int) -> Any:
         """What became of transaction `number` of the client `token`; later if that is not known yet."""

@@ -21,6 +21,9 @@ from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
 from zeo_clone.server.alarm import Alarm
+from zeo_clone.server.aside import ServedAside
+from zeo_clone.server.backend.abilities import is_quick
+from zeo_clone.server.backend.aside.relay import is_relayed
 from zeo_clone.server.backend.database.backend import Tuning
 from zeo_clone.server.backend.database.relstorage import is_database
 from zeo_clone.server.backend.resolvable import Resolvable
@@ -33,6 +36,7 @@ from zeo_clone.server.clients.operator import find as find_client
 from zeo_clone.server.clients.session import Session
 from zeo_clone.server.clients.strangers import Strangers
 from zeo_clone.server.distant import ServedDatabase
+from zeo_clone.server.relay import ServedRelay
 from zeo_clone.server.served import ServedStorage
 from zeo_clone.steps import take_steps
 from zeo_clone.version import __version__
@@ -73,8 +77,14 @@ def _kinds(storages: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, C
         raise ValueError(f'{keys}: for databases only, and no storage here is one (RelStorage on '
                          f'PostgreSQL); remove it')
     tuning = Tuning(**chosen)
-    return {name: partial(ServedDatabase, tuning=tuning) if name in databases else ServedStorage
-            for name in storages}
+
+    def kind(storage: Any) -> Callable[..., ServedStorage]:
+        if is_database(storage):
+            return partial(ServedDatabase, tuning=tuning)
+        if is_relayed(storage):
+            return ServedRelay
+        return ServedStorage if is_quick(storage) else ServedAside
+    return {name: kind(storage) for name, storage in storages.items()}
 
 
 class Serving:

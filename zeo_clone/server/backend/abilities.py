@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ZODB.BaseStorage import BaseStorage
+from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCStorage
+from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import Unsupported
 from ZODB.utils import load_current
 from zope.interface import providedBy
@@ -29,6 +31,15 @@ def file_of(storage: Any) -> str | None:
     """The path of a FileStorage's file, also of one that is wrapped; None for another storage."""
     path = getattr(storage, '_file_name', None)
     return path if type(path) is str else None
+
+
+def is_quick(storage: Any) -> bool:
+    """Does it answer as quickly as memory, so that a server may ask it between two others?  That is known of
+    files of FileStorages, which the page cache holds, and of ZODB's storages in memory, also where one is
+    around another."""
+    if isinstance(storage, DemoStorage):
+        return is_quick(storage.base) and is_quick(storage.changes)
+    return isinstance(storage, MappingStorage) or file_of(storage) is not None
 
 
 def check_safe(storage: Any) -> None:

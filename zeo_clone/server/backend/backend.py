@@ -67,6 +67,7 @@ class Backend:
         self.chronicle = Chronicle(storage, abilities, runtime, self._horizon)
         self._first = True  # no transaction has begun yet
         self._identity = past.identity(storage, abilities, runtime)
+        self.commit_class: Callable[..., StorageCommit] = StorageCommit
 
     def __repr__(self) -> str:
         return f'<Backend {self.abilities!r}>'
@@ -237,5 +238,5 @@ class Backend:
         if tid is None and self._first and self.abilities.tells_tids:
             tid = numbers.first_tid(last_tid, now, self._runtime.random)
         self._first = False
-        return StorageCommit(self._storage, self.abilities, self._guard, self.files, meta, tid,
-                             keep_stores=early_tid, collect_conflicts=collect_conflicts)
+        return self.commit_class(self._storage, self.abilities, self._guard, self.files, meta, tid,
+                                 keep_stores=early_tid, collect_conflicts=collect_conflicts)

@@ -72,7 +72,7 @@ def set_client_label(member: Member, label: str) -> None:
 
 def ping(member: Member) -> Any:
     """That it is answered is the answer: all that was committed before has been told."""
-    return member.served.when_fresh(_pong)
+    return member.served.when_current(_pong)
 
 
 def _pong() -> None:

@@ -293,7 +293,7 @@ class Session:
             raise Refused(refusal)
         if not read_only and (self.server.read_only or served.backend.is_read_only):
             raise ReadOnlyError()
-        if self.is_z4 and served.is_distant:
+        if self.is_z4 and not served.takes_z4:
             raise Refused(f'storage {storage_id!r} is in a database, where a transaction gets its tid when '
                           f'it is finished: clients of ZEO 4, which want it at the vote, cannot use it')
         return served.when_fresh(partial(self._join, storage_id, served, read_only))

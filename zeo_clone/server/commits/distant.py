@@ -1,8 +1,10 @@
-r"""The phases of a transaction in a database: each of its steps happens in a thread, and takes its time.
+r"""The phases of a transaction in a storage that may let one wait, a database say: each of its steps happens
+in a thread, and takes its time.
 
     Waiting -> Replaying -> Voted -> Finishing -> Idle
-                  |           |
-                  +-----------+-> Ending -> Idle, or Doomed
+                |  ^   |      |
+                v  |   +------+-> Ending -> Idle, or Doomed
+              Resolving ------+
 
 In: the results of the steps, as `Deferred`s of the commit; what the client asks for meanwhile.  Out: as in
 `phases`.  A step that is in its thread goes to its end: an abort is noted, and carried out then; so long the
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ZODB.POSException import StorageTransactionError
 
+from zeo_clone.server.backend.hot import class_name
 from zeo_clone.server.commits.operations import Operations
-from zeo_clone.server.commits.phases import Doomed, Finishing, Phase
+from zeo_clone.server.commits.phases import Buffering, Doomed, Finishing, Phase
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.vocabulary import Meta
 
@@ -29,6 +32,7 @@ class DistantCommit(Protocol):
     """A transaction whose steps are carried out elsewhere."""
 
     resolved: list[bytes]
+    conflicts: dict[bytes, dict[str, Any]]  # for the client to resolve
 
     def replay(self, operations: Any) -> Deferred:
         """Begin, carry out, vote."""
@@ -70,6 +74,13 @@ class Replaying(Phase):
         if isinstance(error, Exception):
             self._fail(error)
             return
+        conflicts = list(self.commit.conflicts.values())
+        if conflicts:
+            for conflict in conflicts:
+                owner.served.stats.count_conflict(class_name(conflict['data']))
+            owner.move(Resolving(owner, self.meta, self.commit))
+            self._clean_up(partial(self.reply.succeed, conflicts))
+            return
         try:
             result = owner.client.report_vote(self.commit)
         except Exception as told:
@@ -86,7 +97,12 @@ class Replaying(Phase):
         owner = self.owner
         owner.served.lock.release(owner)
         owner.move(Doomed(owner, error))
-        self._clean_up(partial(owner.note_failure, error), partial(self.reply.fail, error))
+        self._clean_up(partial(owner.note_failure, error), partial(self._tell_failure, error),
+                       partial(self.reply.fail, error))
+
+    def _tell_failure(self, error: Exception) -> None:
+        if self.owner.client.report_failed_store(self.commit, error):
+            self.reply.succeed(None)
 
     def abort(self) -> None:
         self._ending = Ending(self.owner, self.commit, then=self.owner.idle)
@@ -94,8 +110,36 @@ class Replaying(Phase):
         self._clean_up(partial(self.reply.fail, StorageTransactionError('aborted during the vote')))
 
 
+class Resolving(Buffering):
+    """The client resolves conflicts: it sends records again and votes again, while the lock is held."""
+
+    def __init__(self, owner: Transactor, meta: Meta, commit: Any) -> None:
+        super().__init__(owner)
+        self.meta = meta
+        self.commit = commit
+        self.operations = owner.new_operations()
+
+    def vote(self) -> Deferred:
+        replaying = Replaying(self.owner, self.meta, self.commit, self.operations, Deferred())
+        self.owner.move(replaying)
+        replaying.start()
+        return replaying.reply
+
+    def doom(self, error: Exception) -> None:
+        self._end(Doomed(self.owner, error))
+
+    def abort(self) -> None:
+        self._end(self.owner.idle)
+
+    def _end(self, then: Phase) -> None:
+        ending = Ending(self.owner, self.commit, then)
+        self.owner.move(ending)
+        ending.begin_to_end(give_up=True)
+        self._clean_up(self.operations.close)
+
+
 class Voted(Phase):
-    """The database has voted."""
+    """The storage has voted."""
 
     def __init__(self, owner: Transactor, meta: Meta, commit: Any) -> None:
         super().__init__(owner)

@@ -115,7 +115,7 @@ class Idle(Phase):
         pass
 
 
-class _Buffering(Phase):
+class Buffering(Phase):
     """Operations are kept for the vote."""
 
     operations: Operations
@@ -160,7 +160,7 @@ class _Buffering(Phase):
         self.owner.move(Doomed(self.owner, error))
 
 
-class Begun(_Buffering):
+class Begun(Buffering):
     """The storage knows nothing yet."""
 
     def __init__(self, owner: Transactor, meta: Meta, operations: Operations) -> None:
@@ -368,7 +368,7 @@ class Replaying(_InStorage):
         self._clean_up(self.operations.close, partial(self.reply.fail, error))
 
 
-class Resolving(_InStorage, _Buffering):
+class Resolving(_InStorage, Buffering):
     """The client resolves conflicts: it sends records again and votes again, while the lock is held."""
 
     def __init__(self, owner: Transactor, meta: Meta, commit: StorageCommit) -> None:

@@ -10,9 +10,9 @@ from ZODB.utils import maxtid, p64, u64
 
 from tests.server.backend.database.double import Double, Loop
 from zeo_clone.server.backend.database.feed import Feed
-from zeo_clone.server.backend.database.flights import Flights
 from zeo_clone.server.backend.database.reader import DatabaseAway, Reader
 from zeo_clone.server.backend.database.records import Records
+from zeo_clone.server.backend.flights import Flights
 from zeo_clone.server.deferred import Deferred
 
 OIDS = [1, 2, 3]

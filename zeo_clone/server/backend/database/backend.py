@@ -21,13 +21,13 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.database.committers import Committers, DatabaseCommit, Parts
 from zeo_clone.server.backend.database.feed import Feed
-from zeo_clone.server.backend.database.flights import Batch, Flights
 from zeo_clone.server.backend.database.instances import Instances, Transactions
 from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import Reader
 from zeo_clone.server.backend.database.records import Records
 from zeo_clone.server.backend.database.relstorage import Database, number_of
 from zeo_clone.server.backend.database.upkeep import Upkeep
+from zeo_clone.server.backend.flights import Flights, load_batch
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.hot import HotObjects
 from zeo_clone.server.backend.packing import Packing
@@ -245,25 +245,7 @@ class DatabaseBackend:
 
     def load_batch(self, oids: list[bytes], tid: bytes) -> Deferred:
         """The revisions of all `oids` before `tid`, None where there is none, as of one moment."""
-        result, batch = Deferred(), self._flights.open(oids)
-        revisions: dict[int, Any] = {}  # by place
-        for place, oid in enumerate(oids):
-            revision = self.reader.loadBefore(oid, tid)
-            got = partial(self._got_of_batch, batch, oids, revisions, result, place)
-            if isinstance(revision, Deferred):
-                revision.when_settled(got)
-            else:
-                got(revision, None)
-        return result
-
-    def _got_of_batch(self, batch: Batch, oids: list[bytes], revisions: dict[int, Any], result: Deferred,
-                      place: int, revision: Any, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, POSKeyError):
-            result.fail(error)
-        revisions[place] = revision
-        if len(revisions) == len(oids):
-            self._flights.close(batch)
-            result.succeed([batch.as_of_now(oid, revisions[at]) for at, oid in enumerate(oids)])
+        return load_batch(self.reader.loadBefore, self._flights, oids, tid)
 
     def load_serial(self, oid: bytes, serial: bytes) -> Deferred:
         """The data of a revision."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from ZODB.POSException import StorageTransactionError
@@ -23,13 +22,13 @@ from ZODB.POSException import StorageTransactionError
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles
-from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.database.feed import Feed
 from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import DatabaseAway
 from zeo_clone.server.backend.database.records import Records
 from zeo_clone.server.backend.database.relstorage import Database
 from zeo_clone.server.backend.guard import Guard
+from zeo_clone.server.backend.threaded import ThreadedCommit, nothing
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.backend.wrapper import StorageWrapper
 from zeo_clone.server.deferred import Deferred
@@ -37,9 +36,6 @@ from zeo_clone.server.vocabulary import Meta, NothingCommitted, Operation
 from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
-
-#: Operations that are carried out at once: in a thread all of them may be.
-ALL = 1 << 60
 
 
 class Committer:
@@ -55,7 +51,7 @@ class Committer:
         """The storage that is committed to.  Raises what the database raises."""
         if self._instance is None:
             instance = self._database.new_instance()
-            instance.registerDB(StorageWrapper(self.guard, _nothing, _nothing))
+            instance.registerDB(StorageWrapper(self.guard, nothing, nothing))
             self._instance = instance
         return self._instance
 
@@ -94,7 +90,7 @@ class Committers:
             committer.drop()
 
 
-class DatabaseCommit(StorageCommit):
+class DatabaseCommit(ThreadedCommit):
     """One transaction.  `key`: token and number under which its outcome is kept."""
 
     def __init__(self, parts: Parts, meta: Meta, key: tuple[bytes, int], client: Any) -> None:
@@ -109,7 +105,6 @@ class DatabaseCommit(StorageCommit):
         self._deleted: list[bytes] = []
         self._chosen: bytes | None = None  # its tid
         self._reply = Deferred()
-        self._free: Callable[[], object] = _nothing
         #: Who commits: is told by the reply.
         self.client = client
 
@@ -134,10 +129,7 @@ class DatabaseCommit(StorageCommit):
             self._parts.committers.give_back(self._committer)
 
     def conclude(self, free: Callable[[], object]) -> Deferred:
-        """Finish: the tid, when it has been told; `free` is called when the next transaction can begin.
-
-        Fails with `NothingCommitted` or `CommitOutcomeUnknown`.
-        """
+        """See `ThreadedCommit`."""
         self._free = free
         self._run(self._conclude).when_settled(self._concluded)
         return self._reply
@@ -171,15 +163,14 @@ class DatabaseCommit(StorageCommit):
 
     def _let_go(self) -> None:
         self._leave()
-        free, self._free = self._free, _nothing
-        take_steps('the end of a commit', free)
+        super()._let_go()
 
     # ---- a thread ---------------------------------------------------------------------------------
 
     def _replay(self, operations: Iterator[Operation]) -> None:
         try:
             self._begin()
-            self.carry_out(self._noting_deletes(operations), ALL)
+            self._carry_out_all(self._noting_deletes(operations))
             self.vote()
         except Exception as error:
             self._fail(error)
@@ -274,7 +265,3 @@ class Parts:
 
 def _line(error: BaseException) -> str:
     return ' '.join(str(error).split())[:200]
-
-
-def _nothing(*_: object) -> None:
-    """What others change the feed tells."""

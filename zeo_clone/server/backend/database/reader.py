@@ -16,10 +16,10 @@ from ZODB.POSException import POSKeyError, ReadConflictError, StorageError
 from ZODB.utils import p64, z64
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.server.backend.database.flights import Flight, Flights, Revision, Waiting
 from zeo_clone.server.backend.database.line import Line, Rows
 from zeo_clone.server.backend.database.records import Records
 from zeo_clone.server.backend.database.relstorage import Database, array_of, number_of, record_of
+from zeo_clone.server.backend.flights import Flight, Flights, Revision, Waiting
 from zeo_clone.server.deferred import Deferred
 
 log = logging.getLogger(__name__)

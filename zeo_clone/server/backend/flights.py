@@ -3,17 +3,19 @@
 A record is read at one moment and sent at a later one; in between others may be told that it has changed:
 
     client A   load(oid) ----------------------------------------> reply: what it was, until T
-    database              reads revision s
-    feed                               oid changed in T: told to A, and noted on the load
+    storage               reads revision s
+    others                             oid changed in T: told to A, and noted on the load
 
 So an answer never says "current" of a revision that ended before it is sent.  In: loads, and word of changes.
-Out: equal loads joined; what a row of the database means for each of those who wait.  Loop thread only; no
-database here.
+Out: equal loads joined; what an answer means for each of those who wait.  Loop thread only; no storage here.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+from ZODB.POSException import POSKeyError
 
 from zeo_clone.server.deferred import Deferred
 
@@ -118,6 +120,35 @@ class Batch:
         if revision is not None and revision[2] is None:
             return revision[0], revision[1], first_after(self._changes[oid], revision[1])
         return revision
+
+
+def load_batch(load: Callable[[bytes, bytes], Any], flights: Flights, oids: list[bytes], tid: bytes
+               ) -> Deferred:
+    """The revisions of all `oids` before `tid`, None where there is none, as of one moment.
+
+    ``load(oid, tid)`` answers at once or by a `Deferred`.
+    """
+    result, batch = Deferred(), flights.open(oids)
+    revisions: dict[int, Any] = {}  # by place
+
+    def got(place: int, revision: Any, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, POSKeyError):
+            result.fail(error)
+        revisions[place] = revision
+        if len(revisions) == len(oids):
+            flights.close(batch)
+            result.succeed([batch.as_of_now(oid, revisions[at]) for at, oid in enumerate(oids)])
+
+    for place, oid in enumerate(oids):
+        try:
+            revision = load(oid, tid)
+        except POSKeyError:
+            revision = None
+        if isinstance(revision, Deferred):
+            revision.when_settled(partial(got, place))
+        else:
+            got(place, revision, None)
+    return result
 
 
 def first_after(tids: list[bytes], serial: bytes) -> bytes | None:

@@ -1,0 +1,228 @@
+"""Storages of any other kind: what they are asked does not keep the loop waiting."""
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.DemoStorage import DemoStorage
+from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
+from ZODB.utils import maxtid, p64, u64, z64
+
+from tests.server.test_server import Wire
+from tests.support.held import Held
+from zeo_clone.server.backend.abilities import is_quick
+
+OID, OTHER = p64(1), p64(2)
+
+
+@pytest.fixture
+def held():
+    storage = Held()
+    yield storage
+    storage.free_all()
+
+
+@pytest.fixture
+def threadsafe():
+    storage = Held(thread_safe=True)
+    yield storage
+    storage.free_all()
+
+
+@pytest.fixture
+def wire():
+    wires = []
+
+    def connect(server):
+        wires.append(Wire(server.addr))
+        return wires[-1].register()
+
+    yield connect
+    for each in wires:
+        each.socket.close()
+
+
+def ask(wire, name, *args, number=5):
+    """Call, and do not wait."""
+    wire.send(pickle.dumps((number, False, name, args), 3))
+
+
+def answer(wire):
+    """The next message: its number, and what it says."""
+    number, _, name, value = pickle.loads(wire.receive())
+    return number, value if name == '.reply' else (name, value)
+
+
+def test_which_storages_are_quick(tmp_path):
+    """D1: files in the page cache and memory, also below a DemoStorage; nothing else is known."""
+    with_file = FileStorage(str(tmp_path / 'Data.fs'))
+    try:
+        assert is_quick(with_file) and is_quick(MappingStorage())
+        assert is_quick(DemoStorage(base=with_file))
+        assert not is_quick(Held()) and not is_quick(DemoStorage(base=Held()))
+    finally:
+        with_file.close()
+
+
+@pytest.mark.parametrize('name, asked', [
+    ('loadBefore', ('loadBefore', OID, maxtid)), ('loadSerial', ('loadSerial', OID, p64(5))),
+    ('new_oid', ('new_oids', 2)), ('history', ('history', OID, 1)),
+    ('tpc_begin', None), ('store', None), ('tpc_vote', None), ('tpc_finish', None)])
+def test_while_the_storage_takes_its_time_everybody_else_is_served(new_server, wire, held, name, asked):
+    """D1: whatever it is asked, other clients are answered, of this storage and of another one."""
+    server = new_server({'1': held, '2': MappingStorage()})
+    one, same = wire(server), wire(server)
+    gate = held.hold(name)
+    if asked is not None:
+        ask(one, *asked)
+    else:
+        one.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+        one.oneway('storea', OID, z64, b'data', 7)
+        ask(one, 'vote', 7)
+        if name == 'tpc_finish':
+            assert answer(one) == (5, [])
+            ask(one, 'tpc_finish', 7)
+    gate.wait()
+    assert same.call('ping') is None and same.call('lastTransaction') == z64
+    assert same.call('get_info')['length'] == 0
+    assert server.server_status('1')['connections'] == 2
+    held.free(name)
+    messages = [answer(one)]
+    while messages[-1][0] != 5:  # the length has changed, it is told
+        messages.append(answer(one))
+    if asked is None:
+        assert messages[-1][1] == ([] if name != 'tpc_finish' else held.lastTransaction())
+
+
+def test_equal_loads_are_one(new_server, wire, held):
+    """D1: who asks for an object that is being read waits for the same answer."""
+    server = new_server({'1': held})
+    tid = wire(server).commit(OID)
+    gate = held.hold('loadBefore')
+    clients = [wire(server) for _ in range(4)]
+    for number, client in enumerate(clients):
+        ask(client, 'loadBefore', OID, p64(u64(tid) + 1 + number))
+    gate.wait()
+    wires = [wire(server) for _ in range(2)]
+    assert all(one.call('ping') is None for one in wires)
+    held.free('loadBefore')
+    assert [answer(client) for client in clients] == [(5, (b'data', tid, None))] * 4
+    assert held.calls.count('loadBefore') == 1
+
+
+def test_an_answer_that_was_overtaken_says_so(new_server, wire, threadsafe):
+    """C1: read, then somebody commits and it is told, then the answer leaves: it ends where that begins."""
+    server = new_server({'1': threadsafe})
+    reader, writer = wire(server), wire(server)
+    first = writer.commit(OID)
+    assert reader.notice()[1] == (first, [OID])
+    gate = threadsafe.hold('loadBefore', after=True)
+    ask(reader, 'loadBefore', OID, p64(u64(first) + 1))
+    gate.wait()
+    second = writer.commit(OID, serial=first)
+    assert reader.notice()[1] == (second, [OID])
+    threadsafe.free('loadBefore')
+    assert answer(reader) == (5, (b'data', first, second))
+
+
+def test_who_wants_it_as_it_is_since_gets_that(new_server, wire, threadsafe):
+    """C1: the same, but wanted is what is current after the commit: it is read once more."""
+    server = new_server({'1': threadsafe})
+    reader, writer = wire(server), wire(server)
+    first = writer.commit(OID)
+    gate = threadsafe.hold('loadBefore', after=True)
+    ask(reader, 'loadBefore', OID, maxtid)
+    gate.wait()
+    second = writer.commit(OID, serial=first)
+    threadsafe.free('loadBefore')
+    assert reader.notice()[1][0] == first and reader.notice()[1][0] == second
+    assert answer(reader) == (5, (b'data', second, None))
+
+
+def test_nobody_hears_of_a_later_transaction_before_the_reply_of_an_earlier_one(new_server, wire, held):
+    """C24: while a finish is under way the storage tells of what others did: that waits for its end."""
+    server = new_server({'1': held})
+    committer, other = wire(server), wire(server)
+    gate = held.hold('tpc_finish', after=True)
+    committer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    committer.oneway('storea', OID, z64, b'data', 7)
+    assert committer.call('vote', 7) == []
+    ask(committer, 'tpc_finish', 7)
+    gate.wait()
+    tid = held.lastTransaction()
+    later, earlier = p64(u64(tid) + 1), p64(u64(tid) - 1)
+    held.db.invalidate(earlier, [OTHER])
+    held.db.invalidate(later, [OTHER])
+    assert other.call('ping') is None  # nothing is told yet
+    held.free('tpc_finish')
+    assert committer.notice()[1] == (earlier, [OTHER])
+    assert committer.notice()[0] == 'info' and answer(committer) == (5, tid)
+    assert committer.notice()[1] == (later, [OTHER])
+    assert [other.notice()[1] for _ in range(3)] == [(earlier, [OTHER]), (tid, [OID]), (later, [OTHER])]
+
+
+def test_an_outcome_is_told_when_it_is_known(new_server, wire, held):
+    """C11: the client has lost its connection while it committed, and asks at once."""
+    server = new_server({'1': held})
+    first, second = wire(server), wire(server)
+    token = b't' * 16
+    first.call('identify', token, 0)
+    gate = held.hold('tpc_finish')
+    first.oneway('tpc_begin', 1, b'', b'', {}, None, ' ')
+    first.oneway('storea', OID, z64, b'data', 1)
+    assert first.call('vote', 1) == []
+    ask(first, 'tpc_finish', 1)
+    gate.wait()
+    second.call('identify', token, 1)
+    ask(second, 'commit_outcome', 1)
+    assert wire(server).call('ping') is None
+    held.free('tpc_finish')
+    message = answer(second)
+    while message[0] != 5:  # it is told of the transaction as well
+        message = answer(second)
+    assert message == (5, ('committed', held.lastTransaction()))
+
+
+def test_a_storage_that_has_lost_track_is_asked_where_it_is(new_server, wire, held):
+    """C23: all have to look again; nobody is told anything until it is known where the storage is."""
+    server = new_server({'1': held})
+    listener = wire(server)
+    commit_directly(held, OID)
+    gate = held.hold('lastTransaction')
+    held.db.invalidateCache()
+    with pytest.raises((EOFError, ConnectionResetError)):
+        listener.receive()
+    gate.wait()
+    late = Wire(server.addr)
+    with late:
+        assert late.receive() == b'Z5'
+        late.send(b'Z5')
+        ask(late, 'register', '1', False)
+        held.free('lastTransaction')
+        assert answer(late) == (5, held.lastTransaction())
+        assert late.call('getInvalidations', z64) is None
+
+
+def commit_directly(storage, oid):
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    storage.store(oid, z64, b'data', '', meta)
+    storage.tpc_vote(meta)
+    return storage.tpc_finish(meta)
+
+
+def test_a_client_that_goes_while_the_storage_votes_leaves_the_lock(new_server, wire, held):
+    """L10: the vote goes to its end, and is aborted then."""
+    server = new_server({'1': held})
+    gone, other = wire(server), wire(server)
+    gate = held.hold('tpc_vote')
+    gone.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    gone.oneway('storea', OID, z64, b'lost', 7)
+    ask(gone, 'vote', 7)
+    gate.wait()
+    gone.socket.close()
+    held.free('tpc_vote')
+    tid = other.commit(OID)
+    assert other.call('loadBefore', OID, maxtid) == (b'data', tid, None)

@@ -1,0 +1,243 @@
+"""A server in front of another one, which is *above*: hits at once, misses once, everything in order."""
+from __future__ import annotations
+
+import threading
+
+import pytest
+from ZODB.MappingStorage import MappingStorage
+from ZODB.utils import maxtid, p64, u64, z64
+
+from tests.server.test_aside import answer, ask
+from tests.server.test_server import Wire
+from tests.support.held import Held
+from tests.support.proxy import BEFORE, DOWN, Proxy
+from zeo_clone.ClientStorage import ClientStorage
+
+OID, OTHER = p64(1), p64(2)
+
+
+@pytest.fixture
+def held():
+    storage = Held(thread_safe=True)
+    yield storage
+    storage.free_all()
+
+
+@pytest.fixture
+def above(new_server, held):
+    return new_server({'1': held})
+
+
+@pytest.fixture
+def below(above, new_server):
+    return new_server({'1': ClientStorage(above.addr, wait_timeout=30)})
+
+
+@pytest.fixture
+def wire():
+    wires = []
+
+    def connect(server):
+        wires.append(Wire(server.addr))
+        return wires[-1].register()
+
+    yield connect
+    for each in wires:
+        each.socket.close()
+
+
+def final(wire, number=5):
+    """The answer to the call of that number, after whatever else is told."""
+    while (message := answer(wire))[0] != number:
+        pass
+    return message[1]
+
+
+def next_notice(wire, name='invalidateTransaction'):
+    while (found := wire.notice())[0] != name:
+        pass
+    return found[1]
+
+
+class Mute(MappingStorage):
+    """Does not tell of its past."""
+
+    iterator = None
+
+
+def test_hits_are_answered_whatever_the_server_above_does(above, below, wire, held):
+    """D1: it does not answer a load, nor a vote, and new oids neither; what is in the cache is there."""
+    tid = wire(above).commit(OID)
+    reader, other, committer = wire(below), wire(below), wire(below)
+    assert reader.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+    gates = [held.hold(name) for name in ('loadBefore', 'tpc_vote', 'new_oid')]
+    ask(other, 'loadBefore', OTHER, maxtid)
+    ask(other, 'new_oids', 1, number=6)
+    committer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    committer.oneway('storea', OTHER, z64, b'data', 7)
+    ask(committer, 'vote', 7)
+    for gate in gates:
+        gate.wait()
+    loads = held.calls.count('loadBefore')
+    assert [reader.call('loadBefore', OID, maxtid) for _ in range(100)] == [(b'data', tid, None)] * 100
+    assert reader.call('lastTransaction') == tid and reader.call('get_info')['extensions']
+    assert held.calls.count('loadBefore') == loads
+    held.free_all()
+    final(other, 6)
+    assert final(committer) == []
+
+
+def test_equal_misses_are_asked_once(above, below, wire, held):
+    """Eight cold clients want the same: the server above is asked for each object once."""
+    writer = wire(above)
+    tids = {p64(number): None for number in range(1, 51)}
+    tid = writer.commit(*tids)
+    gate = held.hold('loadBefore')
+    clients = [wire(below) for _ in range(8)]
+    for client in clients:
+        assert client.call('ping') is None  # it has heard of the transaction
+        for number, oid in enumerate(tids, 10):
+            ask(client, 'loadBefore', oid, p64(u64(tid) + 1), number=number)
+    gate.wait()
+    held.free('loadBefore')
+    for client in clients:
+        assert [answer(client)[1] for _ in tids] == [(b'data', tid, None)] * 50
+    assert above.server_status('1')['loads'] == 50
+    assert below.server_status('1')['relay']['misses'] >= 50
+
+
+def test_a_miss_fails_when_the_patience_is_over_and_others_go_on(above, new_server, wire, held):
+    """Upstream mute: one clear error that lets the transaction be tried again."""
+    tid = wire(above).commit(OID)
+    storage = ClientStorage(above.addr, wait=False, wait_timeout=0.2)
+    below = new_server({'1': storage})
+    storage.server_status(timeout=60)  # waits for the connection
+    assert storage.loadBefore(OID, maxtid)[1] == tid
+    reader, other = wire(below), wire(below)
+    assert reader.call('loadBefore', OID, maxtid)[1] == tid
+    gate = held.hold('loadBefore')
+    ask(other, 'loadBefore', OTHER, maxtid)
+    gate.wait()
+    error = repr(final(other))
+    assert 'no answer of a server at 127.0.0.1' in error and 'ClientDisconnected' in error
+    assert reader.call('loadBefore', OID, maxtid)[1] == tid
+
+
+def test_without_the_server_above_clients_come_go_and_read(new_server, wire, tmp_path):
+    """The cache outlives the process of the relay: a new one serves from it before it has found anybody."""
+    above = new_server()
+    cache = str(tmp_path / 'relay.zec')
+    tid = wire(above).commit(OID)
+    first = new_server({'1': ClientStorage(above.addr, cache=cache)})
+    assert wire(first).call('loadBefore', OID, maxtid)[1] == tid
+    first.close()
+    above.close()
+    second = new_server({'1': ClientStorage(above.addr, cache=cache, wait=False, wait_timeout=0.1)})
+    client = wire(second)
+    assert client.call('lastTransaction') == tid
+    assert client.call('loadBefore', OID, p64(u64(tid) + 1)) == (b'data', tid, None)
+    ask(client, 'loadBefore', OTHER, maxtid)
+    assert 'no answer' in repr(final(client))
+
+
+def test_what_was_missed_is_told_one_by_one(new_server, wire):
+    """C3: the server above was away, and others have committed: each transaction with its own tid."""
+    storage = MappingStorage()
+    above = new_server({'1': storage})
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        first = wire(above).commit(OID)
+        listener = wire(below)
+        assert listener.call('loadBefore', OID, maxtid)[1] == first
+        proxy.silence()
+        proxy.cut_all()
+        writer = wire(above)
+        second = writer.commit(OTHER)
+        third = writer.commit(OID, serial=first)
+        fourth = writer.commit(OID, serial=third)
+        proxy.heal()
+        assert [next_notice(listener) for _ in range(3)] == [
+            (second, [OTHER]), (third, [OID]), (fourth, [OID])]
+        assert listener.call('loadBefore', OID, third) == (b'data', first, third)
+        assert listener.call('getInvalidations', second) == (fourth, [OID])
+
+
+def test_where_the_past_is_not_told_clients_verify(new_server, wire):
+    """C3: nobody is told a tid that is not the transaction's; who comes back is told what changed."""
+    above = new_server({'1': Held(Mute())})
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        first = wire(above).commit(OID)
+        listener = wire(below)
+        assert listener.call('loadBefore', OID, maxtid)[1] == first
+        proxy.silence()
+        proxy.cut_all()
+        writer = wire(above)
+        second = writer.commit(OID, serial=first)
+        third = writer.commit(OTHER)
+        proxy.heal()
+        with pytest.raises((EOFError, ConnectionResetError)):
+            listener.receive()
+        late = wire(below)
+        last, oids = late.call('getInvalidations', first)
+        assert (last, set(oids)) == (third, {OID, OTHER})
+        assert late.call('loadBefore', OID, third) == (b'data', second, None)
+
+
+@pytest.mark.parametrize('others', [False, True])
+def test_a_reply_that_was_lost_is_found_out_and_comes_in_order(above, new_server, wire, held, others):
+    """C24: the line to the server above drops while it commits; nobody hears of later transactions first."""
+    wire(above).commit(p64(9))
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        committer, listener, writer = wire(below), wire(below), wire(above)
+        gate = held.hold('tpc_finish', after=True)
+        committer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+        committer.oneway('storea', OID, z64, b'data', 7)
+        assert committer.call('vote', 7) == []
+        ask(committer, 'tpc_finish', 7)
+        gate.wait()
+        proxy.silence()
+        proxy.cut_all()
+        held.free('tpc_finish')
+        tid = next_notice(writer)[0]
+        later = [writer.commit(OTHER)] if others else []
+        proxy.heal()
+        assert final(committer) == tid
+        assert [next_notice(listener)[0] for _ in range(1 + len(later))] == [tid, *later]
+        assert [next_notice(committer)[0] for _ in later] == later
+
+
+def test_a_ping_has_all_told_that_was_committed_above(above, below, wire):
+    """C20: whoever asks is told of what anybody above had a reply for."""
+    listener, writer = wire(below), wire(above)
+    seen = []
+    for number in range(20):
+        tid = writer.commit(p64(100 + number))
+        ask(listener, 'ping')
+        while (message := answer(listener))[0] != 5:
+            seen.append(message)
+        assert seen[-1][1][1][0] == tid
+
+
+def test_commits_at_both_while_connections_break(above, new_server, wire):
+    """C24, C3: whatever is lost on the way, a client below hears of each transaction once, in order."""
+    wire(above).commit(p64(9))
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        listener = wire(below)
+        tids = []
+
+        def work(server, number):
+            client = wire(server)
+            tids.extend(client.commit(p64(100 * number + step)) for step in range(15))
+
+        threads = [threading.Thread(target=work, args=(above, 1))]
+        for thread in threads:
+            thread.start()
+        for number in range(6):
+            proxy.cut(DOWN, b'invalidateTransaction', BEFORE)
+            tids.append(wire(above).commit(p64(1000 + number)))
+        for thread in threads:
+            thread.join()
+        assert [next_notice(listener)[0] for _ in range(21)] == sorted(tids)
