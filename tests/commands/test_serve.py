@@ -14,6 +14,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import z64
 
+import zeo_clone
 from tests.support.runzeo_process import Runzeo, run, ruok
 from zeo_clone.addresses import format_address
 from zeo_clone.commands import process, serve, startup
@@ -145,6 +146,56 @@ def test_options_take_the_place_of_the_configuration(configuration, tmp_path):
     assert places(changed) == {'1': 'x.fs'}
     assert changed.pid_file == 'b.pid'
     assert changed.options == {**plain.options, 'transaction_timeout': 7}
+
+
+def test_a_relay_serves_what_another_server_has(start, tmp_path):
+    """Two servers may be named; the cache stays."""
+    above = start('-a', ANY_PORT, '-f', 'above.fs').ready()
+    host, port = above.address
+    server = start('-a', ANY_PORT, '--relay', './nobody.sock', '--relay', f'{host}:{port}',
+                   '--cache', 'x.zec', '--cache-size', '5MB').ready()
+    with contextlib.closing(zeo_clone.connection(above.address)) as connection:
+        connection.root()['key'] = 'value'
+        connection.transaction_manager.commit()
+    with contextlib.closing(zeo_clone.connection(server.address)) as connection:
+        assert connection.root()['key'] == 'value'
+    assert above.stop() == 0
+    with contextlib.closing(zeo_clone.connection(server.address)) as connection:
+        assert connection.root()['key'] == 'value'
+    assert server.stop() == 0
+    assert (tmp_path / 'x.zec').exists() and not (tmp_path / 'Data.fs').exists()
+
+
+def test_what_a_relay_is():
+    found = settings('--relay', '9101', '--relay', '/run/zeo.sock')
+    assert places(found) == {'1': 'of the server at localhost:9101 or /run/zeo.sock, cache relay.zec'}
+    assert found.defaults_used == 'address localhost:9100 (another: -a)'
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--relay', 'host:x'], "bad address 'host:x': the port is"),
+    (['--relay', 'host:0'], "'host:0' has no port at which a server could be"),
+    (['--relay', 'host:1', '--cache-size', 'large'], "'large' is not a size"),
+    (['--relay', 'host:1', '-f', 'Data.fs'], '--relay and --filename exclude each other'),
+    (['--relay', 'host:1', '-C', 'zeo.conf'], '--relay and --configure exclude each other'),
+    (['--cache', 'x.zec'], '--cache and --cache-size are for --relay ADDRESS'),
+    (['--relay', 'localhost:9100'], '--relay localhost:9100 is the address of this server itself'),
+])
+def test_a_relay_that_cannot_be_is_told_in_one_line(capsys, arguments, message):
+    """T2"""
+    with pytest.raises(SystemExit) as end:
+        sys.exit(serve.main(arguments))
+    assert end.value.code == 2
+    log = capsys.readouterr().err
+    assert message in last_line(log) and 'Traceback' not in log
+
+
+def test_a_cache_that_another_relay_has_is_told(start, tmp_path):
+    """K2"""
+    start('-a', ANY_PORT, '--relay', './nobody.sock').ready()
+    code, _, log = run('-a', ANY_PORT, '--relay', './nobody.sock', cwd=tmp_path, command=QUIET)
+    assert code == 1
+    assert 'relay.zec' in last_line(log) and 'has it open' in last_line(log)
 
 
 def test_host_omitted_means_ipv4_and_ipv6_at_one_port(start):

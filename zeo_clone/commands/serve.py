@@ -36,7 +36,7 @@ from zeo_clone.commands.startup import (
     start_monitor,
     try_storage,
 )
-from zeo_clone.configuration import zconfig
+from zeo_clone.configuration import relay, zconfig
 from zeo_clone.configuration.filestorage import open_file
 from zeo_clone.server.backend.database.relstorage import is_section, try_section
 
@@ -83,6 +83,14 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     parser.add_argument('-f', '--filename', action='append', metavar='FILENAME',
                         help='FileStorage to serve, made if it is not there; may be repeated, for '
                              'storages 1, 2 and so on; without -C the default is ./Data.fs')
+    parser.add_argument('--relay', action='append', metavar='ADDRESS', type=argument(_server_address),
+                        help='serve what the server at this address serves, from a cache that all clients '
+                             'here share; may be repeated: the same storage at several servers')
+    parser.add_argument('--cache', metavar='PATH', help='with --relay: the file of the cache, kept over '
+                        f'restarts; the default is {relay.CACHE}')
+    parser.add_argument('--cache-size', metavar='SIZE', type=argument(zconfig.byte_size),
+                        help=f'with --relay: bytes, or with KB, MB, GB; the default is '
+                             f'{relay.CACHE_SIZE >> 20}MB')
     parser.add_argument('-t', '--timeout', type=argument(zconfig.seconds), metavar='TIMEOUT',
                         help='seconds that a client may hold the commit lock between vote and finish; '
                              'the default is 30; 0 is no limit')
@@ -96,10 +104,11 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
 
 def read_settings(given: argparse.Namespace) -> Settings:
     """Settings from a parsed command line.  Raises `StartError`."""
+    _check_relay(given)
     if given.configure is not None:
         settings = _from_configuration(given.configure, given.filename or [])
     else:
-        sources = _file_sources(given.filename or [DEFAULT_FILE], group_commit=True)
+        sources = _relay_sources(given) or _file_sources(given.filename or [DEFAULT_FILE], group_commit=True)
         settings = Settings(DEFAULT_ADDRESS, sources, {}, None, None, _defaults_used(given))
     options = settings.options
     if given.timeout is not None:
@@ -142,6 +151,38 @@ def _file_sources(filenames: Sequence[str], group_commit: bool) -> list[StorageS
             for number, path in enumerate(filenames, 1)]
 
 
+def _server_address(text: str) -> Address:
+    """Where a server is: without a host, on this machine."""
+    address = parse_address(text)
+    if isinstance(address, str):
+        return address
+    if not address[1]:
+        raise ValueError(f'{text!r} has no port at which a server could be')
+    return address[0] or 'localhost', address[1]
+
+
+def _check_relay(given: argparse.Namespace) -> None:
+    for other in 'configure', 'filename':
+        if given.relay and getattr(given, other):
+            raise StartError(f'--relay and --{other} exclude each other: with a configuration, a '
+                             f'<zeo-clone-client> section does what --relay does', USAGE_ERROR)
+    if not given.relay and (given.cache is not None or given.cache_size is not None):
+        raise StartError('--cache and --cache-size are for --relay ADDRESS, which is not given', USAGE_ERROR)
+    own = given.address or DEFAULT_ADDRESS
+    if given.relay and (own if isinstance(own, str) else (own[0] or 'localhost', own[1])) in given.relay:
+        raise StartError(f'--relay {format_address(own)} is the address of this server itself; give it '
+                         f'another one with -a', USAGE_ERROR)
+
+
+def _relay_sources(given: argparse.Namespace) -> list[StorageSource]:
+    if not given.relay:
+        return []
+    cache = given.cache or relay.CACHE
+    size = relay.CACHE_SIZE if given.cache_size is None else given.cache_size
+    return [StorageSource('1', relay.place(given.relay, cache),
+                          partial(relay.open_relay, given.relay, cache, size))]
+
+
 def _place(factory: Any) -> str:
     config = getattr(factory, 'config', None)
     return getattr(config, 'path', None) or type(factory).__name__
@@ -149,7 +190,7 @@ def _place(factory: Any) -> str:
 
 def _defaults_used(given: argparse.Namespace) -> str:
     used = []
-    if not given.filename:
+    if not given.filename and not given.relay:
         used.append(f'file ./{DEFAULT_FILE} (another: -f)')
     if given.address is None:
         used.append(f'address {format_address(DEFAULT_ADDRESS)} (another: -a)')

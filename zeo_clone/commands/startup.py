@@ -88,7 +88,9 @@ def create_roots(storages: dict[str, Any]) -> None:
     """
     for name, storage in storages.items():
         check_safe(storage)
-        _create_root(name, storage)
+        connected = getattr(storage, 'is_connected', None)
+        if connected is None or connected():  # else it has a server of its own, which is not there yet
+            _create_root(name, storage)
 
 
 def _create_root(name: str, storage: Any) -> None:

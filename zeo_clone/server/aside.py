@@ -206,6 +206,7 @@ class ServedAside(ServedStorage):
 
     def close(self, timeout_s: float) -> None:
         """At the end: what is in a thread gets to its end there."""
+        self.lock.close()
         self.backend.close()
 
     def _packed(self, asker: Asker, done: Deferred, _: Any, error: BaseException | None) -> None:

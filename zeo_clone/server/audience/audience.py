@@ -261,13 +261,13 @@ class Audience:
         """Transactions up to `tid` wrote `oids`, nobody knows which wrote what: who comes back is told."""
         self.history.add(tid, oids)
         self._stats.invalidations += len(oids)
-        self._send_away(list(self._listeners), 'the served storage has missed transactions and does not know '
+        self._send_away(list(self._attendees), 'the served storage has missed transactions and does not know '
                                                'which wrote what; caches must be verified')
 
     def start_over(self, last_tid: bytes) -> None:
         """Anything may have changed up to `last_tid`."""
         self.history.forget(last_tid)
-        self._send_away(list(self._listeners),
+        self._send_away(list(self._attendees),
                         'the served storage has lost track of changes; caches must be verified')
 
     def _reset(self) -> None:
