@@ -21,9 +21,9 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.failure import Failures
-from zeo_clone.server.backend.groupcommit import Syncer, Turns
+from zeo_clone.server.backend.groupcommit import Syncer, Turns, has_quick_reads
 from zeo_clone.server.backend.guard import Guard
-from zeo_clone.server.backend.horizon import Horizon
+from zeo_clone.server.backend.horizon import CurrentReader, Horizon
 from zeo_clone.server.backend.hot import HotObjects
 from zeo_clone.server.backend.missed import changed_between
 from zeo_clone.server.backend.packing import Packing
@@ -56,6 +56,8 @@ class Backend:
         self._shown: Any = storage if self._horizon is None else self._horizon  # what clients may see
         #: Where current records are read: has ``loadBefore``.
         self.reader: Any = self._shown
+        if self._horizon is not None and has_quick_reads(storage):
+            self.reader = CurrentReader(storage, self._horizon)
         self.files = BlobFiles(runtime, storage, abilities)
         helper = self.files.helper
         self.sizes = Sizes(loop, storage, None if helper is None else helper.base_dir)

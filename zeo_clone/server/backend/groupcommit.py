@@ -25,6 +25,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.server.backend.horizon import CurrentRecords
 
 #: How often the file that a pack writes is synced, in seconds: commits wait for the last of these syncs.
 PACK_SYNC_S = 1.0
@@ -37,9 +38,10 @@ RECENT = 8
 class GroupCommitStorage(FileStorage):  # type: ignore[misc]
     """A FileStorage; takes what that takes."""
 
-    _file: Any  # these three are ZODB's
+    _file: Any  # these four are ZODB's
     _pos: int
     _ltid: bytes
+    _index_get: Callable[[bytes], int | None]
 
     def __init__(self, *args: Any, runtime: Runtime = REAL, packer: Any = None, **keywords: Any) -> None:
         self._runtime = runtime
@@ -52,6 +54,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self.durable: bytes | None = None
         self._packed = False  # the index is to be saved
         self._pack_lock = PackLock(runtime)
+        self._current: CurrentRecords | None = None  # of an index that was the storage's
         super().__init__(*args, **keywords)
         self._commit_lock = lock = self._pack_lock
         self._commit_lock_acquire, self._commit_lock_release = lock.acquire, lock.release
@@ -235,6 +238,27 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
             self.durable = self._ltid
         super()._save_index()
 
+    # ---- the thread that loads --------------------------------------------------------------------
+
+    def current(self) -> CurrentRecords | None:
+        """Where current records are read; None if that is not possible now."""
+        current = self._current
+        return current if current is not None and current.find is self._index_get else self._open_current()
+
+    def _open_current(self) -> CurrentRecords | None:
+        before, self._current = self._current, None
+        if before is not None:
+            before.close()
+        try:
+            with self._files.get():  # meanwhile nobody replaces the file or the index
+                file = self._runtime.open(self._file_name, 'rb', 0)
+                self._current = CurrentRecords(self._index_get, file, self._runtime.pread)
+        except (OSError, ValueError):  # no descriptors; or it is closed
+            pass
+        return self._current
+
+    # ---- the end ----------------------------------------------------------------------------------
+
     def close(self) -> None:
         """What was finished is synced before, unless a sync has failed."""
         try:
@@ -244,7 +268,15 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                     self._sync_under_lock()
                     self.durable = self._ltid
         finally:
+            current, self._current = self._current, None
             super().close()
+            if current is not None:
+                current.close()
+
+
+def has_quick_reads(storage: object) -> bool:
+    """Are its `current` records what its ``loadBefore`` has?  Not where somebody changes them on the way."""
+    return isinstance(storage, GroupCommitStorage) and type(storage).loadBefore is FileStorage.loadBefore
 
 
 class Turns(Protocol):

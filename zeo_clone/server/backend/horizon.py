@@ -1,17 +1,28 @@
 """How far clients see: a storage without the transactions that are not on the disk yet (D2).
 
 In: questions about a storage, and from the loop's thread the first transaction that nobody may see.  Out:
-answers as if there were no such transaction, nor any later one.  Any thread.
+answers as if there were no such transaction, nor any later one.  Any thread, apart from the reader of current
+records, which is the loop's.
 """
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from struct import Struct
+from typing import IO, Any
 
 from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64, u64
 
 #: A revision: data, serial and the tid of the next one, which is None of a current one.
 Revision = tuple[bytes, bytes, bytes | None]
+
+#: The head of a record: oid, tid, place of the one before, of the transaction, a zero, length of the data.
+_HEAD = Struct('>8s8sQQHQ')
+HEAD_SIZE = 42
+assert _HEAD.size == HEAD_SIZE
+_unpack_head = _HEAD.unpack_from
+#: So much is read at once; what is longer takes a second call.
+READ_SIZE = 4096
 
 
 class Horizon:
@@ -100,3 +111,67 @@ class Horizon:
                 if following is None:
                     return None
                 oid = following
+
+
+class CurrentRecords:
+    """Current records by one system call each, without the storage's pool of files.
+
+    ZODB has a reader wait while an index is changed or replaced, with a lock and two context managers for
+    each load.  Here an index, which `find` asks, and its `file` are taken together, and taken anew when the
+    storage has another index: a pack replaces both.  What is read from the two is what was there when the
+    load began.  Nothing is kept of the file but its descriptor, so that nothing has to be forgotten.  One
+    thread at a time.
+    """
+
+    def __init__(self, find: Callable[[bytes], int | None], file: IO[bytes],
+                 pread: Callable[[int, int, int], bytes]) -> None:
+        self.find = find
+        self._file = file
+        self._fd = file.fileno()
+        self._pread = pread
+
+    def __repr__(self) -> str:
+        return f'<CurrentRecords of fd {self._fd}>'
+
+    def load(self, oid: bytes, before: bytes) -> Revision | None:
+        """The current revision, if it is older than `before` and as plain as most are.
+
+        None where ZODB's own way has to be taken: an older one, one that was undone, one that is damaged.
+        """
+        place = self.find(oid)
+        if place is None:
+            return None
+        raw = self._pread(self._fd, READ_SIZE, place)
+        if len(raw) < HEAD_SIZE:
+            return None
+        found, tid, _, _, _, length = _unpack_head(raw)
+        if found != oid or tid >= before or not length:
+            return None
+        data = raw[HEAD_SIZE:HEAD_SIZE + length]
+        if len(data) < length:
+            data += self._pread(self._fd, length - len(data), place + HEAD_SIZE + len(data))
+            if len(data) < length:
+                return None
+        return data, tid, None
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        self._file.close()
+
+
+class CurrentReader:
+    """What clients may see of `storage`, a `GroupCommitStorage`, up to `horizon`.  Loop thread only."""
+
+    def __init__(self, storage: Any, horizon: Horizon) -> None:
+        self._current = storage.current
+        self._horizon = horizon
+
+    def __repr__(self) -> str:
+        return f'<CurrentReader up to {self._horizon!r}>'
+
+    def loadBefore(self, oid: bytes, tid: bytes) -> Revision | None:
+        """The revision before `tid`; None if there is none.  Raises POSKeyError."""
+        hidden = self._horizon.hidden
+        records = self._current()
+        found = None if records is None else records.load(oid, tid if hidden is None else min(tid, hidden))
+        return self._horizon.loadBefore(oid, tid) if found is None else found
