@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from simulation.workers import Workers, processors  # isort: skip - it may have the product compiled anew
 
-from simulation.planted import library
+from simulation.planted import fits, library
 from simulation.runs import Result, Wishes, shrink
 
 #: How often the line of progress changes, in seconds.
@@ -142,9 +142,10 @@ def _planted(given: argparse.Namespace, wishes: Wishes, campaign: Campaign, scre
     for name in names:
         seeds = iter([given.seed]) if given.seed is not None else seeds_of(given.seeds)
         found = campaign.run(seeds, wishes._replace(bug=name), until_found=True)
-        missed += found is None
-        screen.line(f'{name}: not found' if found is None
-                    else f'{name}: seed {found.seed}: {found.faults[0][:200]}')
+        missed += found is None or not fits(found.faults[0])
+        screen.line(f'{name}: not found' if found is None else
+                    f'{name}: seed {found.seed}: {found.faults[0][:200]}' if fits(found.faults[0]) else
+                    f'{name}: its patch does not fit: {found.faults[0][-300:]}')
     return 1 if missed else 0
 
 

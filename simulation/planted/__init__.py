@@ -24,6 +24,8 @@ class Bug(NamedTuple):
 
 
 BUGS: dict[str, Bug] = {}
+#: What is found in place of a bug whose patch does not fit the product any more.
+MISFITS = 'AttributeError', 'NameError', 'TypeError'
 
 
 def plant(about: str, **needs: Any) -> Callable[[Callable[[], list[Patch]]], Callable[[], list[Patch]]]:
@@ -33,6 +35,11 @@ def plant(about: str, **needs: Any) -> Callable[[Callable[[], list[Patch]]], Cal
         BUGS[name] = Bug(name, about, function, needs)
         return function
     return enter
+
+
+def fits(fault: str) -> bool:
+    """Is it the bug that was found, and not that its patch is of another version of the product?"""
+    return not any(name in fault for name in MISFITS)
 
 
 @contextlib.contextmanager
@@ -50,5 +57,5 @@ def planted(name: str | None) -> Iterator[Bug | None]:
 
 def library() -> dict[str, Bug]:
     """All of them."""
-    from simulation.planted import in_blobs, in_cache, in_client, in_server, in_wire  # noqa: F401 - they enter theirs
+    from simulation.planted import at_rims, in_blobs, in_cache, in_client, in_server, in_wire  # noqa: F401 - they enter theirs
     return BUGS

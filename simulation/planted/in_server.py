@@ -26,26 +26,19 @@ def lock_not_released() -> list[Patch]:
 @plant('A waiting client that vanishes stays in the queue and gets the lock (L2).')
 def vanished_in_queue() -> list[Patch]:
     def leave(self: Any, member: Any) -> Any:
-        if member is self.holder:
-            self.holder = self._waiting.popleft() if self._waiting else None
-            return self.holder
-        return None
+        return whole(self, member) if member in self._holders else None
 
     def grant(self: Any, transactor: Any) -> None:
-        if transactor is self._queue.holder and transactor.client.connected:
+        if self._queue.holds(transactor) and transactor.client.connected:
             self._locked(transactor)
             transactor.phase.granted()
+    whole = CommitQueue.leave
     return [(CommitQueue, 'leave', leave), (CommitLock, '_grant', grant)]
 
 
 @plant('The next in the queue is not told that it has the lock.')
 def grant_forgotten() -> list[Patch]:
-    def release(self: Any, transactor: Any) -> None:
-        if transactor is self._queue.holder:
-            self._watchdog.stop()
-            self._stats.lock_time = None
-        self._queue.leave(transactor)
-    return [(CommitLock, 'release', release)]
+    return [(CommitLock, '_grant', lambda self, transactor: None)]
 
 
 @plant('Whoever holds the commit lock may hold it for ever (L10).')
