@@ -61,8 +61,8 @@ def _of_storage(name: str, values: Values) -> Iterator[Trouble]:
         yield Trouble(True, 'failed', name, failure(values),
                       'look at its disk and at the log; the next commit that succeeds ends this alarm'
                       if _away(values) is None else
-                      'see whether PostgreSQL runs and lets this machine in (zeo-clone check asks it); loads '
-                      'and commits wait for database-patience, and all goes on by itself when it is back')
+                      'see whether PostgreSQL runs and lets this machine in (zeo-clone check asks it); '
+                      'all goes on by itself when it is back')
     yield from _commit_lock(name, values)
     yield from _stalled(name, values)
     for disk in (values.get('sizes') or {}).get('disks', ()):
