@@ -11,7 +11,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 #: So many there are at most; whoever needs fewer takes them down.
-MOST_PRIVATE, MOST_PATCHES = 170, 115
+MOST_PRIVATE, MOST_PATCHES = 180, 125
 
 #: Public in spite of their names: of named tuples, and of persistent objects.
 PUBLIC = {'_asdict', '_fields', '_make', '_replace'}
