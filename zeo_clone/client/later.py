@@ -50,7 +50,7 @@ class LaterCalls:
         self._places = manager.places
         self._loop = loop
         self._patience_s = patience_s
-        self._lock = loop.runtime.lock()  # protects the fields below
+        self._lock = loop.runtime.lock()  # protects the calls under way, who waits, and _ticking
         self._calls: dict[LaterCall, None] = {}  # that have not ended, the oldest first
         self._waiting: deque[LaterCall] = deque()  # for a connection
         self._ticking = False
