@@ -138,6 +138,8 @@ def test_without_the_server_above_clients_come_go_and_read(new_server, wire, tmp
     assert client.call('loadBefore', OID, p64(u64(tid) + 1)) == (b'data', tid, None)
     ask(client, 'loadBefore', OTHER, maxtid)
     assert 'no answer' in repr(final(client))
+    status = second.server_status('1')
+    assert status['failed'].startswith('the server above is away') and status['relay']['hits'] == 1
 
 
 def test_what_was_missed_is_told_one_by_one(new_server, wire):

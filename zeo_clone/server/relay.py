@@ -92,4 +92,6 @@ class ServedRelay(ServedAside):
 
     def status(self) -> dict[str, Any]:
         """The dict of ``server_status``."""
-        return {**super().status(), 'relay': self.backend.status()}
+        status, relay = super().status(), self.backend.status()
+        away = None if relay['connected'] else 'the server above is away: only what is cached is read'
+        return {**status, 'failed': status['failed'] or away, 'relay': relay}
