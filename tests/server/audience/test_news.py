@@ -90,6 +90,15 @@ def test_commits_in_a_storm_are_told_together_in_their_order(desk):
     assert heard(listener) == tids[1:]
 
 
+def test_commits_that_come_no_faster_than_they_are_told_do_not_wait(desk):
+    """C1: a reader hears of them as soon as ever."""
+    committer, listener = desk.connect(), desk.connect()
+    for oid in OIDS:
+        tid = committer.commit(oid)
+        assert heard(listener) == [tid]
+        desk.loop.advance(2 * SENDING_S + 0.0001)
+
+
 def test_the_rest_has_a_bound(desk):
     clients = [desk.connect() for _ in range(20)]
     tids = [clients[0].commit(oid) for oid in OIDS[:2]]

@@ -1,9 +1,9 @@
 """Who is told what has happened to one storage, once each, in the order in which the storage did it.
 
 All are told of a commit at once, before its client has the answer, unless commits come faster than clients
-can be told: to tell 200 takes longer than a few commits.  Then, whenever all have been told, everybody rests
-`REST` times as long as that took, `LONGEST_REST_S` at most, and is told of several commits in one piece.
-Whatever else a client hears, the answer to a call above all, comes after its news.
+can be told: sooner after all were told than that took, which for 200 is longer than a few commits.  Then
+everybody rests `REST` times as long as that took, `LONGEST_REST_S` at most, and is told of several commits in
+one piece.  Whatever else a client hears, the answer to a call above all, comes after its news.
 
 In: attendees that come and go; commits of ours; from a storage that is a client itself, what others changed,
 in any thread.  Out: messages to attendees.  It knows no storage: what happened it is told, and where the
@@ -125,7 +125,7 @@ class Audience:
         self._clock = loop.runtime.monotonic
         self._sending_s = loop.runtime.sending_s
         self._news = News()
-        self._rest_until = -math.inf  # before then nobody is told
+        self._storm_until = self._rest_until = -math.inf  # a commit before the one is told at the other
         self._waiting = False  # all will be, then
         self._attendees: dict[Attendee, None] = {}  # in the order in which they came
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
@@ -215,12 +215,15 @@ class Audience:
         self._news.add(message)
         for attendee in knowing:
             attendee.skip_news()
-        rest = self._rest_until - self._clock()
-        if rest <= 0 or self._news.size > MAX_WAITING:
+        if self._news.size > MAX_WAITING:
             self._tell_news()
         elif not self._waiting:
-            self._waiting = True
-            self._loop.call_later(rest, self._stop_waiting)
+            now = self._clock()
+            if now >= self._storm_until:
+                self._tell_news()
+            else:
+                self._waiting = True
+                self._loop.call_later(self._rest_until - now, self._stop_waiting)
 
     def _stop_waiting(self) -> None:
         self._waiting = False
@@ -235,6 +238,7 @@ class Audience:
         self._news.forget(end)
         ended = self._clock()
         took = max(ended - began, self._sending_s * len(attendees))
+        self._storm_until = ended + min(took, LONGEST_REST_S)
         self._rest_until = ended + min(REST * took, LONGEST_REST_S)
 
     def _tell(self, attendee: Attendee, tell: Callable[[], object]) -> None:
