@@ -160,12 +160,16 @@ def test_of_a_storage_with_other_writers_nothing_is_proven():
 
 
 @pytest.mark.parametrize('error', [ClientDisconnected('nothing was committed'), ConflictError('too late')])
-def test_what_a_storage_is_sure_of_is_told(error):
-    """C24: another server's client of ours has found out that nothing was committed; a conflict says it."""
+def test_what_a_storage_is_sure_of_is_told(error, caplog):
+    """C24: another server's client of ours has found out that nothing was committed; a conflict says it.
+    Neither is a failure of the storage."""
     def fails(transaction):
         raise error
-    told, outcome = outcome_after(shared_desk(IMultiCommitStorage), fails)
+    desk = shared_desk(IMultiCommitStorage)
+    told, outcome = outcome_after(desk, fails)
     assert (type(told), outcome) == (type(error), ('not committed', None))
+    assert desk.served['1'].status()['failed'] is None
+    assert [record for record in caplog.records if 'failed in' in record.getMessage()] == []
 
 
 def test_a_transient_error_of_another_package_proves_nothing():

@@ -83,9 +83,13 @@ class Failures:
         The tid if the storage has committed nevertheless.  `known`: the last transaction that was told.
         Raises `NothingCommitted` if it certainly has not, and `CommitOutcomeUnknown`.
         """
-        self._failed('tpc_finish', error)
+        usual = _is_known(error)
+        if not usual:
+            self._failed('tpc_finish', error)
         self.abort(commit)
         self._recover(commit)
+        if usual:
+            raise NothingCommitted(error)
         return self._outcome(known(), commit.expected, error)
 
     def _recover(self, commit: InStorage) -> None:
@@ -117,8 +121,6 @@ class Failures:
     def _outcome(self, known: bytes, expected: bytes | None, error: Exception) -> bytes:
         if isinstance(error, CommitOutcomeUnknown):
             raise error
-        if isinstance(error, (ClientDisconnected, ConflictError)):
-            raise NothingCommitted(error)  # a storage that is a client of ours has found that out
         # Where others write too, the last transaction need not be ours, and what is seen of it may be late.
         shared = self.has_other_writers
         try:
@@ -150,3 +152,9 @@ class Failures:
             return last, next(iter(transactions), None) is not None
         finally:
             end(transactions)
+
+
+def _is_known(error: Exception) -> bool:
+    """Is it known that nothing was committed, and nothing wrong with the storage?  One that is a client of
+    ours finds that out, when its server has gone for instance."""
+    return isinstance(error, (ClientDisconnected, ConflictError))
