@@ -64,14 +64,14 @@ def large_storm(arena):
 
 
 def commits_told_to(arena, count):
-    """Commits per second, and how long after a commit's end the last was told of it, a median."""
+    """Commits per second, and how long after a commit's end the last was told of it (0: before), a median."""
     writer, listeners = gather(arena, count)
     together(listeners, 'note_tids')
     found = writer.call('commits_noted')
     together(listeners, 'told_of', tid=found['tids'][-1])
     told = [listener.call('noted') for listener in listeners]
     together(listeners, 'disperse')
-    delays = sorted(max(one[tid] for one in told) - end
+    delays = sorted(max(0.0, max(one[tid] for one in told) - end)
                     for tid, end in zip(found['tids'], found['ends'], strict=True))
     return {'rate': found['rate'], 'p50_ms': 1e3 * delays[len(delays) // 2], 'max_ms': 1e3 * delays[-1]}
 
