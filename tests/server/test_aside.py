@@ -13,6 +13,7 @@ from ZODB.utils import maxtid, p64, u64, z64
 from tests.server.test_server import Wire
 from tests.support.held import Held
 from zeo_clone.server.backend.abilities import is_quick
+from zeo_clone.server.backend.workers import LONG_THREADS
 
 OID, OTHER = p64(1), p64(2)
 
@@ -35,9 +36,9 @@ def threadsafe():
 def wire():
     wires = []
 
-    def connect(server):
+    def connect(server, storage='1'):
         wires.append(Wire(server.addr))
-        return wires[-1].register()
+        return wires[-1].register(storage)
 
     yield connect
     for each in wires:
@@ -226,3 +227,21 @@ def test_a_client_that_goes_while_the_storage_votes_leaves_the_lock(new_server, 
     held.free('tpc_vote')
     tid = other.commit(OID)
     assert other.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+
+
+def test_long_questions_to_a_storage_take_no_thread_from_others(tmp_path, new_server, wire, held):
+    """S14, D1: histories that a storage does not answer keep nobody from the history of another storage."""
+    server = new_server({'1': held, '2': FileStorage(str(tmp_path / 'other.fs'))})
+    committer = wire(server, '2')
+    committer.commit(OID)
+    wire(server).commit(OID)
+    gate = held.hold('history')
+    asking = [wire(server) for _ in range(LONG_THREADS + 1)]
+    for one in asking:
+        ask(one, 'history', OID, 100)
+    for _ in range(LONG_THREADS - 1):  # as many as have long questions at a time
+        gate.wait()
+    assert len(committer.call('history', OID, 100)) == 1
+    held.free('history')
+    # None of them was given up meanwhile.
+    assert [len(answer(one)[1]) for one in asking] == [1] * len(asking)

@@ -87,10 +87,10 @@ class Wire:
         assert self.call('vote', 7) == []
         return self.call('tpc_finish', 7)
 
-    def register(self):
+    def register(self, storage='1'):
         assert self.receive() == b'Z5'
         self.send(b'Z5')
-        self.call('register', '1', False)
+        self.call('register', storage, False)
         return self
 
 

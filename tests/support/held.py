@@ -12,19 +12,19 @@ PATIENCE_S = 60.0
 
 
 class Gate:
-    """A call that is held: `wait` until there is one, `open` to let it, and later ones, go on."""
+    """Calls that are held: `wait` until there is one more, `open` to let them, and later ones, go on."""
 
     def __init__(self):
-        self._reached, self._opened = threading.Event(), threading.Event()
+        self._reached, self._opened = threading.Semaphore(0), threading.Event()
 
     def wait(self):
-        assert self._reached.wait(PATIENCE_S), 'the storage was not asked'
+        assert self._reached.acquire(timeout=PATIENCE_S), 'the storage was not asked'
 
     def open(self):
         self._opened.set()
 
     def __call__(self):
-        self._reached.set()
+        self._reached.release()
         assert self._opened.wait(PATIENCE_S), 'the gate was never opened'
 
 

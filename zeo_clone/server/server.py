@@ -205,7 +205,7 @@ class StorageServer:
     def _start_looking(self, heartbeat_s: float) -> None:
         """After the storages, after the clients, for trouble: every now and then from now on."""
         for served in self.served.values():
-            served.backend.measure_with(self._measurers)
+            served.backend.measure_with(served.backend.workers or self._measurers)
         Heartbeat(self._loop, self._sessions, heartbeat_s).start()
         Alarm(self._loop, self.ruok).start()
 

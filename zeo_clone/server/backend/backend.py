@@ -54,6 +54,8 @@ class Backend:
         self.abilities = abilities = Abilities(storage)
         self._horizon = Horizon(storage) if abilities.can_finish_later else None
         self._shown: Any = storage if self._horizon is None else self._horizon  # what clients may see
+        #: Threads for what may take long; None: its questions come to an end soon, those of all storages do.
+        self.workers: Workers | None = None
         #: Where current records are read: has ``loadBefore``.
         self.reader: Any = self._shown
         if self._horizon is not None and has_quick_reads(storage):

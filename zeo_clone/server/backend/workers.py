@@ -29,6 +29,8 @@ MAX_LANE = 1000
 CLOSE_WAIT_S = 2.0
 #: How long a thread works at what is done in steps before it looks after others, in seconds.
 SLICE_S = 0.02
+#: Threads for what the clients of one storage ask that may take long.
+LONG_THREADS = 4
 
 
 class _Job(NamedTuple):

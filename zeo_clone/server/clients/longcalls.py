@@ -50,8 +50,7 @@ class LongCalls:
             return
         function, deferred = self._waiting.popleft()
         self._running = True
-        self._member.server.workers.run(self, function, long=True).when_settled(
-            partial(self._done, deferred))
+        self._member.workers.run(self, function, long=True).when_settled(partial(self._done, deferred))
 
     def _done(self, deferred: Deferred, value: Any, error: BaseException | None) -> None:
         self._running = False

@@ -25,6 +25,7 @@ from zeo_clone.zrpc.frames import frame
 
 if TYPE_CHECKING:
     from zeo_clone.server.backend.commit import StorageCommit
+    from zeo_clone.server.backend.workers import Workers
     from zeo_clone.server.clients.session import Session
     from zeo_clone.server.served import ServedStorage
 
@@ -127,9 +128,14 @@ class Member:
 
     # ---- work in other threads ----------------------------------------------------------------------
 
+    @property
+    def workers(self) -> Workers:
+        """Threads for what may take long: a storage that lets questions wait keeps no other one's busy."""
+        return self.backend.workers or self.server.workers
+
     def slow(self, function: Callable[[], Any]) -> Deferred:
         """Have `function` called in a worker thread, after earlier ones of this client."""
-        return self.server.workers.run(self, self.backend.for_client(function))
+        return self.workers.run(self, self.backend.for_client(function))
 
     def run_sync(self, function: Callable[[], object]) -> Deferred:
         """Have `function`, which waits for the disk, called in a worker thread for that."""
@@ -137,7 +143,7 @@ class Member:
 
     def iterate(self, function: Callable[..., Any], *args: Any, long: bool = False) -> Deferred:
         """Have a method of `Iterators` called in a worker thread; `long`: it may read a long way."""
-        return self.server.workers.run(self, partial(self.iterators.call, function, *args), long=long)
+        return self.workers.run(self, partial(self.iterators.call, function, *args), long=long)
 
     def forget_iterators(self, iterator_ids: list[int]) -> None:
         """The client is done with these."""

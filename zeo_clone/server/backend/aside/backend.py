@@ -19,7 +19,7 @@ from zeo_clone.server.backend.aside.loads import Loads
 from zeo_clone.server.backend.backend import Backend
 from zeo_clone.server.backend.flights import Flights, Revision, load_batch
 from zeo_clone.server.backend.guard import Guard
-from zeo_clone.server.backend.workers import Workers
+from zeo_clone.server.backend.workers import LONG_THREADS, Workers
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta
@@ -48,6 +48,7 @@ class AsideBackend(Backend):
         self._readers = self._committer
         if self.threads_are_safe or getattr(storage, 'thread_safe', False) is True:
             self._readers = Workers(loop, f'zeo-server-reads-{name}', READERS)
+        self._long = self.workers = Workers(loop, f'zeo-server-long-{name}', LONG_THREADS)
         self._flights = Flights()
         self._loads = Loads(self._flights, self._start_load, self._clock)
         self.reader = self
@@ -67,7 +68,8 @@ class AsideBackend(Backend):
     def close(self) -> None:
         """At the end."""
         self._closed = True
-        take_steps(f'the end of storage {self._name!r}', self._committer.close, self._readers.close)
+        take_steps(f'the end of storage {self._name!r}', self._committer.close, self._readers.close,
+                   self._long.close)
 
     # ---- what it is: as it was asked last -------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.hot import HotObjects
 from zeo_clone.server.backend.packing import Packing
 from zeo_clone.server.backend.sizes import Sizes
-from zeo_clone.server.backend.workers import Workers
+from zeo_clone.server.backend.workers import LONG_THREADS, Workers
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta
@@ -130,6 +130,8 @@ class DatabaseBackend:
         self._fences = Fences(runtime, database, tuning.patience_s)
         self._commit_workers = Workers(loop, f'zeo-server-commit-{name}', tuning.commit_connections)
         self._fence_workers = Workers(loop, f'zeo-server-outcome-{name}', FENCE_THREADS)
+        #: For what may take long: it may be away.
+        self.workers = Workers(loop, f'zeo-server-long-{name}', LONG_THREADS)
         self._measurers: Workers | None = None
         self._looking_up = False
         hold_s = timeout_s + GRACE_S if timeout_s else None
@@ -181,8 +183,8 @@ class DatabaseBackend:
     def close(self) -> None:
         """At the end, when no thread works any more."""
         take_steps(f'the end of storage {self._name!r}', self._feed.close, self.reader.close,
-                   self._commit_workers.close, self._fence_workers.close, self._committers.drop,
-                   self._instances.close)
+                   self._commit_workers.close, self._fence_workers.close, self.workers.close,
+                   self._committers.drop, self._instances.close)
 
     # ---- what happens -------------------------------------------------------------------------------
 
