@@ -121,6 +121,11 @@ class IAnswersLater(Interface):
     def ping_later(done):
         """When it is answered, all has been heard that was committed before."""
 
+    def read_transactions(start, stop, read):
+        """``read(transactions)``, from tid `start` to `stop`, in this thread, which waits.
+
+        From the beginning again if the connection breaks meanwhile."""
+
     def voted_tid(transaction):
         """After `tpc_vote`: the tid that it will get; None if that is not known."""
 

@@ -164,6 +164,26 @@ def test_what_was_missed_is_told_one_by_one(new_server, wire):
         assert listener.call('getInvalidations', second) == (fourth, [OID])
 
 
+def test_what_was_missed_is_asked_for_again_if_the_connection_breaks_meanwhile(new_server, wire):
+    """C3: nobody is sent away for that."""
+    held = Held()
+    above = new_server({'1': held})
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        first = wire(above).commit(OID)
+        listener = wire(below)
+        assert listener.call('loadBefore', OID, maxtid)[1] == first
+        proxy.silence()
+        proxy.cut_all()
+        second = wire(above).commit(OID, serial=first)
+        gate = held.hold('iterator')
+        proxy.heal()
+        gate.wait()
+        proxy.cut_all()
+        held.free('iterator')
+        assert next_notice(listener) == (second, [OID])
+
+
 def test_where_the_past_is_not_told_clients_verify(new_server, wire):
     """C3: nobody is told a tid that is not the transaction's; who comes back is told what changed."""
     above = new_server({'1': Held(Mute())})

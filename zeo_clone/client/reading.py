@@ -22,7 +22,7 @@ from zeo_clone.client.blobs import Blobs, BlobsShared
 from zeo_clone.client.caching import Cache
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.engine import Engine, make_cache
-from zeo_clone.client.iteration import TransactionIterator
+from zeo_clone.client.iteration import Transaction, TransactionIterator
 from zeo_clone.client.link import Link
 from zeo_clone.client.loading import Loader
 from zeo_clone.client.manager import Manager
@@ -354,6 +354,12 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
     def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> TransactionIterator:
         """Iterate over the transactions from `start` to `stop`, both included."""
         return TransactionIterator(self._loader.link(), start, stop)
+
+    def read_transactions(self, start: bytes, stop: bytes,
+                          read: Callable[[Iterable[Transaction]], Any]) -> Any:
+        """What ``read(transactions)`` returns, of those from `start` to `stop`.  If the connection breaks
+        meanwhile, it is called once more with those of the next one."""
+        return self._loader.read(lambda _, link: read(TransactionIterator(link, start, stop)))
 
     def record_iternext(self, next: Any = None) -> Any:
         """One current record after another: ``(oid, tid, data, next)``; start with None."""

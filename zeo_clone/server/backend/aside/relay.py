@@ -7,7 +7,7 @@ threads, of which nobody else has to wait for.  Loop thread only, apart from wha
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -134,21 +134,8 @@ class RelayBackend(AsideBackend):
 
     def missed(self, after: bytes, until: bytes, oids: list[bytes]) -> Deferred:
         """Transactions later than `after`, up to `until`, which wrote `oids`: `Written`; None: not known."""
-        return self.ask(partial(self._find_missed, after, until, set(oids)))
-
-    def _find_missed(self, after: bytes, until: bytes, oids: set[bytes]) -> list[Written] | None:
-        found: list[Written] = []
-        size = 0
-        for transaction in self._storage.iterator(p64(u64(after) + 1), until):
-            written = []
-            for record in transaction:
-                written.append(record.oid)
-                size += len(record.data or b'')
-            found.append((transaction.tid, written))
-            if len(found) > MOST_MISSED or size > MOST_DATA:
-                return None
-        complete = found and found[-1][0] == until and oids <= {oid for _, some in found for oid in some}
-        return found if complete else None  # a pack may have removed some
+        return self.ask(partial(self._storage.read_transactions, p64(u64(after) + 1), until,
+                                partial(find_missed, until, set(oids))))
 
     # ---- the status -------------------------------------------------------------------------------
 
@@ -156,3 +143,19 @@ class RelayBackend(AsideBackend):
         """What the status says of the cache and of the server above.  Any thread."""
         return {'connected': self._storage.is_connected(), 'hits': self.hits, 'misses': self.misses,
                 'waiting': len(self._loads)}
+
+
+def find_missed(until: bytes, oids: set[bytes], transactions: Iterable[Any]) -> list[Written] | None:
+    """`transactions`, the last of which is to be `until`, and which are to have written all `oids`."""
+    found: list[Written] = []
+    size = 0
+    for transaction in transactions:
+        written = []
+        for record in transaction:
+            written.append(record.oid)
+            size += len(record.data or b'')
+        found.append((transaction.tid, written))
+        if len(found) > MOST_MISSED or size > MOST_DATA:
+            return None
+    complete = found and found[-1][0] == until and oids <= {oid for _, some in found for oid in some}
+    return found if complete else None  # a pack may have removed some
