@@ -1,13 +1,16 @@
 """A server in front of another one, which is *above*: hits at once, misses once, everything in order."""
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
+from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.server.test_aside import answer, ask
+from tests.server.test_blobs import BLOB
 from tests.server.test_server import Wire
 from tests.support.held import Held
 from tests.support.proxy import BEFORE, DOWN, Proxy
@@ -263,3 +266,27 @@ def test_commits_at_both_while_connections_break(above, new_server, wire):
         for thread in threads:
             thread.join()
         assert [next_notice(listener)[0] for _ in range(21)] == sorted(tids)
+
+
+def test_a_blob_whose_file_is_cleaned_up_when_it_is_found_is_sent_all_the_same(new_server, wire, tmp_path):
+    """B6: of the cache of the client that is relayed."""
+    above = new_server({'1': FileStorage(str(tmp_path / 'Data.fs'), blob_dir=str(tmp_path / 'blobs'))})
+    relayed = ClientStorage(above.addr, blob_dir=str(tmp_path / 'cache'), blob_cache_size=1)
+    below = wire(new_server({'1': relayed}))
+    load, paths = relayed.loadBlob, []
+
+    def load_and_lose(oid, serial):
+        paths.append(load(oid, serial))
+        os.remove(paths[-1])
+        return paths[-1]
+
+    relayed.loadBlob = load_and_lose
+    committer = wire(above)
+    committer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    committer.oneway('storeBlobStart')
+    committer.oneway('storeBlobChunk', b'some bytes')
+    committer.oneway('storeBlobEnd', OID, z64, BLOB, 7)
+    assert committer.call('vote', 7) == []
+    tid = committer.call('tpc_finish', 7)
+    assert below.call('blob_size', OID, tid) == 10
+    assert below.call('sendBlob', OID, tid) is None

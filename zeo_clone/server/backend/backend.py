@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from ZODB.utils import maxtid, z64
 
@@ -149,6 +149,10 @@ class Backend:
         """A method that not every storage has.  Raises Unsupported."""
         method = self.abilities.method(name)
         return method if self._horizon is None else getattr(self._horizon, name, method)
+
+    def open_blob(self, oid: bytes, serial: bytes) -> IO[bytes]:
+        """Worker thread: the file of a blob.  Raises POSKeyError."""
+        return self._runtime.open(self.method('loadBlob')(oid, serial), 'rb')
 
     def extension(self, name: str) -> Any:
         """A method that the storage itself offers to clients."""

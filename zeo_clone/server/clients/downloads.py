@@ -7,6 +7,7 @@ what is being sent, so that memory stays flat and the loop goes on (B9).  Loop t
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,6 @@ from typing import IO, TYPE_CHECKING
 
 from ZODB.POSException import StorageError
 
-from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.vocabulary import TooBusy
 from zeo_clone.zrpc.offers import BLOB_CHUNK
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 PIECE = 16 * BLOB_CHUNK
 #: Blobs that a client may ask for before it has got the first.
 MAX_REQUESTS = 10_000
-#: A storage's ``loadBlob``.
-Find = Callable[[bytes, bytes], str]
+#: A backend's ``open_blob``.
+Open = Callable[[bytes, bytes], IO[bytes]]
 
 
 class Downloads:
@@ -78,9 +78,7 @@ class Downloads:
             oid, serial, deferred = self._requests[0]
             try:
                 self._member.check_room()
-                find = self._member.backend.method('loadBlob')
-                runtime = self._member.server.runtime
-                opening = self._member.slow(partial(open_blob, runtime, find, oid, serial))
+                opening = self._member.slow(partial(self._member.backend.open_blob, oid, serial))
             except (TooBusy, OSError) as error:
                 self._requests.popleft()
                 deferred.fail(error)
@@ -148,11 +146,7 @@ class Downloads:
 
 # ---- worker thread ------------------------------------------------------------------------------
 
-def open_blob(runtime: Runtime, find: Find, oid: bytes, serial: bytes) -> IO[bytes]:
-    """The file of a blob.  Raises POSKeyError."""
-    return runtime.open(find(oid, serial), 'rb')
-
-
-def size_of_blob(runtime: Runtime, find: Find, oid: bytes, serial: bytes) -> int:
-    """Its size in bytes.  Raises POSKeyError."""
-    return runtime.stat(find(oid, serial)).st_size
+def size_of_blob(open_blob: Open, oid: bytes, serial: bytes) -> int:
+    """The size of a blob's file in bytes.  Raises POSKeyError."""
+    with open_blob(oid, serial) as file:
+        return file.seek(0, os.SEEK_END)

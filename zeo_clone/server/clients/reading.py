@@ -231,5 +231,5 @@ def send_blob(member: Member, oid: bytes, serial: bytes) -> Deferred:
 
 
 def blob_size(member: Member, oid: bytes, serial: bytes) -> Deferred:
-    find = member.backend.method('loadBlob')
-    return member.slow(partial(size_of_blob, member.server.runtime, find, oid, serial))
+    member.backend.method('loadBlob')
+    return member.slow(partial(size_of_blob, member.backend.open_blob, oid, serial))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from ZODB.utils import p64, u64
 from zope.interface import implementer
@@ -125,6 +125,11 @@ class RelayBackend(AsideBackend):
     def _read_in_worker(self, oid: bytes, tid: bytes) -> Any:
         # Whose class is asked for is loaded often, and so mostly here; nobody waits for the server above.
         return self._storage.load_at_once(oid, tid) or (b'', tid, None)
+
+    def open_blob(self, oid: bytes, serial: bytes) -> IO[bytes]:
+        """Worker thread: the file of a blob, before the clean-up of the cache can remove it (B6)."""
+        file: IO[bytes] = self._storage.openCommittedBlobFile(oid, serial)
+        return file
 
     def ping(self) -> Deferred:
         """Settled when all has come through the loop's door that was committed above by now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ZODB.POSException import POSKeyError, Unsupported
 from ZODB.utils import maxtid, p64, u64, z64
@@ -275,6 +275,10 @@ class DatabaseBackend:
             raise Unsupported('the storage has no blobs; give it a blob-dir')
         return {'record_iternext': self._record_iternext, 'iterator': self.iterator, 'undoLog': self.undoLog,
                 'loadBlob': self._load_blob}[name]
+
+    def open_blob(self, oid: bytes, serial: bytes) -> IO[bytes]:
+        """Worker thread: the file of a blob.  Raises POSKeyError."""
+        return self._runtime.open(self._load_blob(oid, serial), 'rb')
 
     def extension(self, name: str) -> Any:
         """There are none."""
