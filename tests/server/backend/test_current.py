@@ -163,3 +163,20 @@ def test_a_storage_that_changes_records_on_the_way_is_asked_itself(site):
     assert has_quick_reads(site.storage)
     assert not has_quick_reads(Own.__new__(Own))
     assert not has_quick_reads(object())
+
+
+class Full:
+    """A file that has something in its buffers, and no room for it."""
+
+    def close(self):
+        raise OSError(28, 'No space left on device')
+
+
+def test_a_file_that_cannot_be_closed_leaves_no_other_open(site, monkeypatch):
+    """N12: ZODB's temporary file, after a commit that was given up because the disk is full."""
+    site.commit(ONE, b'one')
+    records = site.storage.current()
+    monkeypatch.setattr(site.storage, '_tfile', Full())
+    with pytest.raises(OSError, match='No space'):
+        site.storage.close()
+    assert records._file.closed

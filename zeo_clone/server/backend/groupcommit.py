@@ -269,9 +269,11 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                     self.durable = self._ltid
         finally:
             current, self._current = self._current, None
-            super().close()
-            if current is not None:
-                current.close()
+            try:
+                super().close()  # which may find no room for what an aborted transaction has left in buffers
+            finally:
+                if current is not None:
+                    current.close()
 
 
 def has_quick_reads(storage: object) -> bool:
