@@ -32,7 +32,8 @@ ROOMS = {'ClientStorage': 'client', 'StorageServer': 'server',
 #: Rooms of the top floor that know only these there.  The package itself has the version.
 KNOWN_ON_TOP = {'configuration': {'configuration', 'monitor', ''}, 'monitor': {'monitor', ''}}
 #: The commands that the server's process has; all others are tools.
-SERVING = {'commands.serve', 'commands.startup', 'commands.process', 'commands.options'}
+SERVING = {'commands.serve', 'commands.startup', 'commands.process', 'commands.options',
+           'commands.tlsoptions'}
 
 _OUT_OF_WINGS = {'server.served', 'server.server', 'StorageServer'}
 #: Wing of the server: rooms and modules of ours that it does not know.

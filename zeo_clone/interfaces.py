@@ -126,6 +126,9 @@ class IAnswersLater(Interface):
 
         From the beginning again if the connection breaks meanwhile."""
 
+    def away_s():
+        """For how many seconds there has been no server; None while there is one."""
+
     def voted_tid(transaction):
         """After `tpc_vote`: the tid that it will get; None if that is not known."""
 

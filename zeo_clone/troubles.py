@@ -27,6 +27,13 @@ from zeo_clone.wording import format_age, format_bytes
 Values = dict[str, Any]
 #: Clients that do not read are named up to this number.
 MAX_NAMED = 3
+#: By the kind of a storage: what to do if that is away of which it lives.
+ADVICE = {
+    'database': 'see whether PostgreSQL runs and lets this machine in (zeo-clone check asks it); all goes on '
+                'by itself when it is back',
+    'relay': 'see whether that server runs and can be reached from here; all goes on by itself when it is '
+             'back',
+}
 
 
 class Trouble(NamedTuple):
@@ -59,10 +66,8 @@ def find(status: dict[str, Values]) -> list[Trouble]:
 def _of_storage(name: str, values: Values) -> Iterator[Trouble]:
     if values.get('failed'):
         yield Trouble(True, 'failed', name, failure(values),
-                      'look at its disk and at the log; the next commit that succeeds ends this alarm'
-                      if _away(values) is None else
-                      'see whether PostgreSQL runs and lets this machine in (zeo-clone check asks it); '
-                      'all goes on by itself when it is back')
+                      next((advice for kind, advice in ADVICE.items() if _away(kind, values) is not None),
+                           'look at its disk and at the log; the next commit that succeeds ends this alarm'))
     yield from _commit_lock(name, values)
     yield from _stalled(name, values)
     for disk in (values.get('sizes') or {}).get('disks', ()):
@@ -81,15 +86,17 @@ def _of_storage(name: str, values: Values) -> Iterator[Trouble]:
 
 def failure(values: Values) -> str:
     """What a storage that has failed has failed in."""
-    away = _away(values)
-    if away is None:
-        return f'it has failed in {values["failed"]}'
-    return f'its database has been away for {format_age(away)}: {values["failed"]}'
+    database_s, above_s = _away('database', values), _away('relay', values)
+    if database_s is not None:
+        return f'its database has been away for {format_age(database_s)}: {values["failed"]}'
+    if above_s is not None:
+        return f'the server above has been away for {format_age(above_s)}: only what is cached is read'
+    return f'it has failed in {values["failed"]}'
 
 
-def _away(values: Values) -> float | None:
-    """Since so many seconds the database is away; None for storages that are no databases."""
-    seconds: float | None = (values.get('database') or {}).get('away')
+def _away(kind: str, values: Values) -> float | None:
+    """Since so many seconds that is away which a storage of a `kind` needs; None for others."""
+    seconds: float | None = (values.get(kind) or {}).get('away')
     return seconds
 
 

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 from pathlib import Path
@@ -166,6 +167,34 @@ def test_a_relay_serves_what_another_server_has(start, tmp_path):
     assert (tmp_path / 'x.zec').exists() and not (tmp_path / 'Data.fs').exists()
 
 
+def test_a_relay_speaks_tls_to_the_server_above(start, tls_server, tls_options):
+    """S6: that one lets in nobody without a certificate of its authority."""
+    relay = start('-a', ANY_PORT, '--relay', format_address(tls_server.addr), *tls_options).ready()
+    with contextlib.closing(zeo_clone.connection(relay.address)) as connection:
+        connection.root()['key'] = 'value'
+        connection.transaction_manager.commit()
+    assert tls_server.server_status('1')['clients'][0]['label'] == 'relay'
+    assert tls_server.server_status('1')['commits'] == 2  # the root, and this
+
+
+def test_a_relay_with_tls_on_both_sides(start, configuration, tls_server, certificates):
+    """S6: each has a section of its own."""
+    files = f'certificate {certificates}/%s.pem\nauthenticate {certificates}/ca.pem\n'
+    relay = start('-C', configuration(
+        '<ssl>\n' + files % 'server' + '</ssl>',
+        f'%import zeo_clone\n<zeo-clone-client 1>\nserver {format_address(tls_server.addr)}\nwait false\n'
+        '<ssl>\n' + files % 'client' + 'server-hostname localhost\n</ssl>\n</zeo-clone-client>')).ready()
+    context = ssl.create_default_context(cafile=certificates / 'ca.pem')
+    context.load_cert_chain(certificates / 'client.pem')
+    with contextlib.closing(zeo_clone.connection(relay.address, ssl=context, ssl_server_hostname='localhost')
+                            ) as connection:
+        connection.root()['key'] = 'value'
+        connection.transaction_manager.commit()
+    assert tls_server.server_status('1')['commits'] == 2
+    with pytest.raises(ClientDisconnected):
+        zeo_clone.connection(relay.address, wait_timeout=0.1)
+
+
 def test_what_a_relay_is():
     found = settings('--relay', '9101', '--relay', '/run/zeo.sock')
     assert places(found) == {'1': 'of the server at localhost:9101 or /run/zeo.sock, cache relay.zec'}
@@ -180,6 +209,9 @@ def test_what_a_relay_is():
     (['--relay', 'host:1', '-C', 'zeo.conf'], '--relay and --configure exclude each other'),
     (['--cache', 'x.zec'], '--cache and --cache-size are for --relay ADDRESS'),
     (['--relay', 'localhost:9100'], '--relay localhost:9100 is the address of this server itself'),
+    (['--relay', 'host:1', '--ssl-ca', '/no/ca.pem'], 'TLS to the server above: there is no file /no/ca.pem'),
+    (['--relay', 'host:1', '--ssl-ca', __file__], 'TLS to the server above: '),
+    (['-f', 'Data.fs', '--ssl'], '--ssl and its like are for --relay ADDRESS'),
 ])
 def test_a_relay_that_cannot_be_is_told_in_one_line(capsys, arguments, message):
     """T2"""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 
 import pytest
@@ -15,6 +16,9 @@ from tests.server.test_server import Wire
 from tests.support.held import Held
 from tests.support.proxy import BEFORE, DOWN, Proxy
 from zeo_clone.ClientStorage import ClientStorage
+from zeo_clone.commands.statustable import Sample, table
+from zeo_clone.monitor.exposition import Exposition
+from zeo_clone.monitor.reporter import Report
 
 OID, OTHER = p64(1), p64(2)
 
@@ -143,6 +147,29 @@ def test_without_the_server_above_clients_come_go_and_read(new_server, wire, tmp
     assert 'no answer' in repr(final(client))
     status = second.server_status('1')
     assert status['failed'].startswith('the server above is away') and status['relay']['hits'] == 1
+    away = next(line for line in table('', Sample(second.ruok(), 0.0), None) if 'ALARM' in line)
+    assert re.search(r'the server above has been away for \d+ s: only what is cached', away)
+
+
+def test_metrics_and_the_status_know_relays(above, below, wire):
+    """What one looks at when workers are slow: is the server above there, and does the cache hold what they
+    use."""
+    tid = wire(above).commit(OID)
+    reader = wire(below)
+    for _ in range(3):
+        assert reader.call('loadBefore', OID, maxtid)[1] == tid
+    assert below.server_status('1')['relay'] == {
+        'connected': True, 'away': None, 'hits': 2, 'misses': 1, 'waiting': 0, 'cache_objects': 1,
+        'cache_bytes': (used := below.storages['1'].cache_stats()['used']),
+        'cache_size': (size := below.storages['1'].cache_stats()['capacity'])}
+    text = Exposition().expose(Report(below.ruok(), 0.0, 0.0), '')[1].decode()
+    found = re.findall(r'^zeo_relay_(\w+){storage="1"} (.*)$', text, re.M)
+    assert {name: float(value) for name, value in found
+            } == {'away_seconds': 0, 'waiting_objects': 0, 'cache_bytes': used, 'cache_objects': 1,
+                  'cache_size_bytes': size, 'hits_total': 2, 'misses_total': 1}
+    lines = '\n'.join(table('', Sample(below.ruok(), 0.0), None))
+    assert 'server above: there, waiting for 0 objects' in lines and 'hits 2, misses 1' in lines
+    assert 'zeo_relay' not in Exposition().expose(Report(above.ruok(), 0.0, 0.0), '')[1].decode()
 
 
 def test_what_was_missed_is_told_one_by_one(new_server, wire):
@@ -243,6 +270,25 @@ def test_a_ping_has_all_told_that_was_committed_above(above, below, wire):
         while (message := answer(listener))[0] != 5:
             seen.append(message)
         assert seen[-1][1][1][0] == tid
+
+
+def test_the_past_of_a_client_is_what_the_server_above_says_or_not_known(above, new_server, wire):
+    """C22: what the relay does not remember is looked for above; a tid that merely lies between two others is
+    no transaction, and nothing is told as if it were one."""
+    writer = wire(above)
+    tids = [writer.commit(p64(number)) for number in range(1, 6)]
+    below = new_server({'1': ClientStorage(above.addr, wait_timeout=30)}, invalidation_age=3600,
+                       invalidation_queue_size=1)
+    client = wire(below)
+    tids.append(writer.commit(p64(6)))
+    client.call('ping')
+    for place, tid in enumerate(tids):
+        last, oids = client.call('getInvalidations', tid)
+        assert (last, sorted(oids)) == (tids[-1], [p64(number) for number in range(place + 2, 7)])
+        between = p64(u64(tid) + 1)
+        assert client.call('getInvalidations', between) is None
+        assert client.call('has_transaction', between) is None
+        assert client.call('has_transaction', tid) is not False
 
 
 def test_commits_at_both_while_connections_break(above, new_server, wire):

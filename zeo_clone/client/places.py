@@ -59,6 +59,7 @@ class Places:
         self._parting: Link | None = None
         self._chosen: Link | None = None  # waits until the active one is lost
         self._moving = False  # there are new addresses: nothing that was begun before is used any more
+        self._away_since: float | None = runtime.monotonic()  # None while there is a link in use
 
     def __repr__(self) -> str:
         return f'<Places {self.state.name}, active: {self.active!r}>'
@@ -98,6 +99,11 @@ class Places:
         """The ready link, unless a send has just failed on it and the loop is about to bury it."""
         link = self.ready
         return None if link is None or link.channel.fate is not None else link
+
+    def away_s(self) -> float | None:
+        """For how many seconds there has been no link; None while there is one."""
+        since = self._away_since
+        return None if since is None else max(0.0, self._runtime.monotonic() - since)
 
     def is_read_only(self) -> bool:
         """Is the link in use for reading only?"""
@@ -143,14 +149,14 @@ class Places:
         with self._lock:
             wanted = link is self.active and self._move(ManagerState.CONNECTED)
             if wanted:
-                self.ready = link
+                self.ready, self._away_since = link, None
             return wanted
 
     def part(self, link: Link) -> bool:
         """`link` is being lost.  Was it in use?  The same is said again, until `parted`."""
         with self._lock:
             if link is self.ready:
-                self._parting, self.ready = link, None
+                self._parting, self.ready, self._away_since = link, None, self._runtime.monotonic()
             return link is self._parting
 
     def parted(self) -> None:
@@ -188,4 +194,6 @@ class Places:
             new = self._move(ManagerState.CLOSED)
             links = [link for link in (self.active, self._chosen) if link is not None]
             self.ready = self._chosen = None
+            if self._away_since is None:
+                self._away_since = self._runtime.monotonic()
             return new, links

@@ -144,6 +144,10 @@ class StorageReader(ConflictResolvingStorage):  # type: ignore[misc]
         """Is there a connection that can be used?"""
         return self._manager.ready is not None
 
+    def away_s(self) -> float | None:
+        """For how many seconds there has been no connection; None while there is one."""
+        return self._manager.places.away_s()
+
     def cache_stats(self) -> dict[str, Any]:
         """Size, use, hits, misses and so on of the client cache; see ``IClientCache.stats``."""
         return self._cache.stats()

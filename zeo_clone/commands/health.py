@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zeo_clone.addresses import Address, format_address
+from zeo_clone.commands.tlsoptions import TLS
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.loop.runtime import AF_UNIX, IN_PROGRESS, REAL, Endpoint, Runtime
 from zeo_clone.loop.tls import TLSTransport
@@ -43,13 +44,6 @@ class _Question(NamedTuple):
     content: bytes
     read: Callable[[bytes], Any]
     silence: str
-
-
-class TLS(NamedTuple):
-    """Encryption: an ``ssl.SSLContext``, and the name to look for in the server's certificate."""
-
-    context: Any
-    hostname: str | None
 
 
 class _Deadline:

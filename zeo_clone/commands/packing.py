@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.ClientStorage import ClientStorage
-from zeo_clone.commands.health import TLS, NoAnswer, ask
+from zeo_clone.commands.health import NoAnswer, ask
+from zeo_clone.commands.tlsoptions import TLS
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.wording import format_bytes, format_seconds
 

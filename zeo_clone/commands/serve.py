@@ -36,6 +36,8 @@ from zeo_clone.commands.startup import (
     start_monitor,
     try_storage,
 )
+from zeo_clone.commands.tlsoptions import NAMES as TLS_NAMES
+from zeo_clone.commands.tlsoptions import add_tls_options, tls_from
 from zeo_clone.configuration import relay, zconfig
 from zeo_clone.configuration.filestorage import open_file
 from zeo_clone.server.backend.database.relstorage import is_section, try_section
@@ -91,6 +93,8 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     parser.add_argument('--cache-size', metavar='SIZE', type=argument(zconfig.byte_size),
                         help=f'with --relay: bytes, or with KB, MB, GB; the default is '
                              f'{relay.CACHE_SIZE >> 20}MB')
+    add_tls_options(parser, 'the connection of --relay to the server above; that of clients is encrypted by '
+                            '<ssl> in a configuration')
     parser.add_argument('-t', '--timeout', type=argument(zconfig.seconds), metavar='TIMEOUT',
                         help='seconds that a client may hold the commit lock between vote and finish; '
                              'the default is 30; 0 is no limit')
@@ -168,6 +172,9 @@ def _check_relay(given: argparse.Namespace) -> None:
                              f'<zeo-clone-client> section does what --relay does', USAGE_ERROR)
     if not given.relay and (given.cache is not None or given.cache_size is not None):
         raise StartError('--cache and --cache-size are for --relay ADDRESS, which is not given', USAGE_ERROR)
+    if not given.relay and any(getattr(given, name) for name in TLS_NAMES):
+        raise StartError('--ssl and its like are for --relay ADDRESS, which is not given; clients are served '
+                         'with TLS by a section <ssl> in <zeo> of a configuration (-C)', USAGE_ERROR)
     own = given.address or DEFAULT_ADDRESS
     if given.relay and (own if isinstance(own, str) else (own[0] or 'localhost', own[1])) in given.relay:
         raise StartError(f'--relay {format_address(own)} is the address of this server itself; give it '
@@ -179,8 +186,13 @@ def _relay_sources(given: argparse.Namespace) -> list[StorageSource]:
         return []
     cache = given.cache or relay.CACHE
     size = relay.CACHE_SIZE if given.cache_size is None else given.cache_size
+    try:
+        tls = tls_from(given)
+    except (OSError, ValueError) as error:
+        raise StartError(f'TLS to the server above: {error}', USAGE_ERROR) from error
+    encrypted = {} if tls is None else {'ssl': tls.context, 'ssl_server_hostname': tls.hostname}
     return [StorageSource('1', relay.place(given.relay, cache),
-                          partial(relay.open_relay, given.relay, cache, size))]
+                          partial(relay.open_relay, given.relay, cache, size, **encrypted))]
 
 
 def _place(factory: Any) -> str:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 
 from zeo_clone.addresses import Address, format_address, parse_address
 from zeo_clone.commands import doctor, health
-from zeo_clone.commands.health import TLS, NoAnswer, Refused, Status, ask
+from zeo_clone.commands.health import NoAnswer, Refused, Status, ask
 from zeo_clone.commands.options import add_version, argument, positive
 from zeo_clone.commands.screen import Screen
 from zeo_clone.commands.statustable import Loud, Sample, table
-from zeo_clone.commands.tlsoptions import add_tls_options, tls_from
+from zeo_clone.commands.tlsoptions import TLS, add_tls_options, tls_from
 from zeo_clone.commands.top import busiest
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.wording import clean

@@ -101,10 +101,20 @@ def _storage(name: str, values: dict[str, Any]) -> list[str]:
     parts.append(_last_transaction(str(values.get('last-transaction', ''))))
     if values.get('packing') is not None:
         parts.append(f"being packed for {format_age(values['packing'])}")
-    lines = [line + ', '.join(parts), *_sizes(values.get('sizes') or {})]
+    lines = [line + ', '.join(parts), *_sizes(values.get('sizes') or {}), *_relay(values.get('relay') or {})]
     if values.get('failed'):
         lines.append(Loud(clean(f'  FAILED: {troubles.failure(values)}'), True))
     return lines
+
+
+def _relay(relay: dict[str, Any]) -> list[str]:
+    if not {'connected', 'hits', 'misses', 'waiting', 'cache_bytes', 'cache_size', 'cache_objects'
+            } <= relay.keys():
+        return []
+    above = 'there' if relay['connected'] else f"away for {format_age(relay.get('away') or 0)}"
+    return [f"  server above: {above}, waiting for {relay['waiting']:,} objects of it",
+            f"  cache: {relay['cache_objects']:,} objects, {format_bytes(relay['cache_bytes'])} of "
+            f"{format_bytes(relay['cache_size'])}, hits {relay['hits']:,}, misses {relay['misses']:,}"]
 
 
 def _sizes(sizes: dict[str, Any]) -> list[str]:

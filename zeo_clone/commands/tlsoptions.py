@@ -8,15 +8,26 @@ from __future__ import annotations
 import argparse
 import os
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-from zeo_clone.commands.health import TLS
 from zeo_clone.configuration import zconfig
 
+#: What an argparse namespace has of them.
+NAMES = ('ssl', 'ssl_ca', 'ssl_crl', 'ssl_cert', 'ssl_key', 'ssl_password_file', 'ssl_hostname',
+         'ssl_no_hostname_check')
 
-def add_tls_options(parser: argparse.ArgumentParser) -> None:
+
+class TLS(NamedTuple):
+    """Encryption: an ``ssl.SSLContext``, and the name to look for in the server's certificate."""
+
+    context: Any
+    hostname: str | None
+
+
+def add_tls_options(parser: argparse.ArgumentParser, whose: str = 'the connection') -> None:
     """The options that `tls_from` reads."""
     group = parser.add_argument_group(
-        'TLS', 'Any of these encrypts the connection.  The server is always verified.')
+        'TLS', f'Any of these encrypts {whose}.  The server is always verified.')
     group.add_argument('--ssl', action='store_true',
                        help='trust the certificate authorities that the system trusts')
     group.add_argument('--ssl-ca', metavar='PATH',
@@ -37,9 +48,7 @@ def add_tls_options(parser: argparse.ArgumentParser) -> None:
 
 def tls_from(given: argparse.Namespace) -> TLS | None:
     """The TLS that a command line asks for, None if it asks for none.  Raises ``ValueError``."""
-    names = ('ssl', 'ssl_ca', 'ssl_crl', 'ssl_cert', 'ssl_key', 'ssl_password_file', 'ssl_hostname',
-             'ssl_no_hostname_check')
-    if not any(getattr(given, name) for name in names):
+    if not any(getattr(given, name) for name in NAMES):
         return None
     if given.ssl_key and not given.ssl_cert:
         raise ValueError('--ssl-key is given without --ssl-cert')

@@ -1,6 +1,7 @@
 """A client of another server as a storage to be served: what ``--relay`` says.
 
-In: addresses of servers, a cache file, its size.  Out: an open ClientStorage, which looks for one of them.
+In: addresses of servers, a cache file, its size, a client's keywords for TLS.  Out: an open ClientStorage,
+which looks for one of them.
 """
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from zeo_clone.addresses import Address, format_address
 CACHE, CACHE_SIZE = 'relay.zec', 256 << 20
 
 
-def open_relay(addresses: list[Address], cache: str, cache_size: int) -> Any:
+def open_relay(addresses: list[Address], cache: str, cache_size: int, **tls: Any) -> Any:
     """A storage with its cache in the file `cache`.  Does not wait until there is a connection."""
     from zeo_clone.ClientStorage import ClientStorage  # a server without a relay needs no client
-    return ClientStorage(addresses, cache=cache, cache_size=cache_size, wait=False, client_label='relay')
+    return ClientStorage(addresses, cache=cache, cache_size=cache_size, wait=False, client_label='relay',
+                         **tls)
 
 
 def place(addresses: list[Address], cache: str) -> str:

@@ -57,6 +57,18 @@ DATABASE_COUNTERS = {
     'cache_hits': "Loads that the server's cache of records has answered.",
     'cache_misses': 'Loads for which the database was asked.',
 }
+#: The same of a storage with a server above it.
+RELAY = {
+    'away': ('relay_away_seconds', 'For how long the server above has been away; 0 while it is there.'),
+    'waiting': ('relay_waiting_objects', 'Objects that are waited for from the server above.'),
+    'cache_bytes': ('relay_cache_bytes', "Bytes in the relay's cache."),
+    'cache_objects': ('relay_cache_objects', "Objects in the relay's cache."),
+    'cache_size': ('relay_cache_size_bytes', "Bytes for which there is room in the relay's cache."),
+}
+RELAY_COUNTERS = {
+    'hits': "Loads that the relay's cache has answered.",
+    'misses': 'Loads that had to wait for the server above.',
+}
 #: Key of the status that is the same for all storages: name and text of the gauge ...
 SERVER_GAUGES = {
     'all_connections': ('all_connections', 'Connections, registered or not.'),
@@ -133,8 +145,8 @@ class _Collected:
         yield from _counters(storages)
         yield from _conflict_classes(storages)
         yield from _sizes(storages)
-        if any('database' in status for status in storages.values()):
-            yield from _databases(storages)
+        yield from _others(storages, 'database', DATABASE, DATABASE_COUNTERS)
+        yield from _others(storages, 'relay', RELAY, RELAY_COUNTERS)
         yield from _gauges(storages)
         yield from _clients(storages)
         yield from _histograms(storages)
@@ -201,14 +213,18 @@ def _sizes(storages: Status) -> Iterator[Metric]:
         yield gauge
 
 
-def _databases(storages: Status) -> Iterator[Metric]:
-    items = [(name, status['database']) for name, status in storages.items() if 'database' in status]
-    for key, (short, words) in DATABASE.items():
-        yield _gauge(short, words, [(name, float(database[key] or 0)) for name, database in items])
-    for key, words in DATABASE_COUNTERS.items():
-        counter = CounterMetricFamily(f'zeo_database_{key}', words, labels=['storage'])
-        for name, database in items:
-            counter.add_metric([name], database[key])
+def _others(storages: Status, kind: str, gauges: dict[str, tuple[str, str]], counters: dict[str, str]
+            ) -> Iterator[Metric]:
+    """Of storages that are of a `kind` of their own; nothing if there are none."""
+    items = [(name, status[kind]) for name, status in storages.items() if kind in status]
+    if not items:
+        return
+    for key, (short, words) in gauges.items():
+        yield _gauge(short, words, [(name, float(other[key] or 0)) for name, other in items])
+    for key, words in counters.items():
+        counter = CounterMetricFamily(f'zeo_{kind}_{key}', words, labels=['storage'])
+        for name, other in items:
+            counter.add_metric([name], other[key])
         yield counter
 
 

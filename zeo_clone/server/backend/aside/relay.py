@@ -146,8 +146,10 @@ class RelayBackend(AsideBackend):
 
     def status(self) -> dict[str, Any]:
         """What the status says of the cache and of the server above.  Any thread."""
-        return {'connected': self._storage.is_connected(), 'hits': self.hits, 'misses': self.misses,
-                'waiting': len(self._loads)}
+        away_s, cache = self._storage.away_s(), self._storage.cache_stats()
+        return {'connected': away_s is None, 'away': away_s, 'hits': self.hits, 'misses': self.misses,
+                'waiting': len(self._loads), 'cache_bytes': cache['used'],
+                'cache_objects': cache['objects'], 'cache_size': cache['capacity']}
 
 
 def find_missed(until: bytes, oids: set[bytes], transactions: Iterable[Any]) -> list[Written] | None:
