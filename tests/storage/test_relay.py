@@ -7,9 +7,9 @@ import threading
 
 import pytest
 from ZODB.POSException import ConflictError, POSKeyError
-from ZODB.utils import maxtid, p64
+from ZODB.utils import maxtid, p64, z64
 
-from tests.storage.helpers import Recorder, commit, store
+from tests.storage.helpers import Recorder, commit, store, store_blob
 from tests.storage.test_fan_out import catch_up
 from tests.support.server_process import ServerProcess
 from zeo_clone.Exceptions import ClientDisconnected
@@ -104,3 +104,53 @@ def test_a_relay_in_front_of_real_zeo(peer_server, tmp_path, client):
             assert client(relay.address).load(OID) == (b'three', third)
         finally:
             os.kill(peer_server.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def chain(blob_server, tmp_path):
+    """A relay, and one in front of it: with the server above them, from top to bottom."""
+    with relay_of(blob_server, tmp_path, blob_dir=str(tmp_path / 'middle-blobs')) as middle:
+        lowest = tmp_path / 'lowest'
+        lowest.mkdir()
+        with relay_of(middle, lowest, blob_dir=str(lowest / 'blobs')) as relay:
+            yield blob_server, middle, relay
+
+
+def test_a_relay_before_a_relay(chain, client, tmp_path):
+    """Whoever commits where: each other client is told once, in order; blobs come through."""
+    everybody = [client(server.address, blob_dir=str(tmp_path / f'blobs-{number}'))
+                 for number, server in enumerate([*chain, chain[-1]])]
+    told = [Recorder(storage) for storage in everybody]
+    serial, tids = z64, []
+    for number in range(8):
+        writer = everybody[number % 4]
+        blob = p64(100 + number)
+        serial = commit(writer, store(OID, b'%d' % number, serial),
+                        store_blob(blob, tmp_path / f'up-{number}', b'blob %d' % number))
+        tids.append(serial)
+        for storage in everybody:
+            catch_up(storage, serial)
+            assert storage.load(OID) == (b'%d' % number, serial)
+            with storage.openCommittedBlobFile(blob, serial) as file:
+                assert file.read() == b'blob %d' % number
+    for number, recorder in enumerate(told):
+        assert list(recorder.invalidated) == [tid for place, tid in enumerate(tids) if place % 4 != number]
+
+
+def test_a_relay_between_two_is_killed(chain, client):
+    """C11, C24: kill -9 in the middle of commits from below; the lowest finds out what became of them."""
+    above, middle, relay = chain
+    storages = [client(relay.address) for _ in range(2)]
+    for number, storage in enumerate(storages):
+        commit(storage, store(p64(10 + number), b'0'))
+    counters = [Counting(storage, p64(10 + number)) for number, storage in enumerate(storages)]
+    threads = [threading.Thread(target=lambda one=one: [one.step() for _ in range(12)]) for one in counters]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        middle.kill()
+        middle.start()
+    for thread in threads:
+        thread.join()
+    reader = client(above.address)
+    assert [int(reader.load(p64(10 + number))[0]) for number in range(2)] == [12, 12]
