@@ -19,6 +19,7 @@ from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.commands.statustable import Sample, table
 from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.reporter import Report
+from zeo_clone.server.backend import workers
 
 OID, OTHER = p64(1), p64(2)
 
@@ -92,6 +93,26 @@ def test_hits_are_answered_whatever_the_server_above_does(above, below, wire, he
     held.free_all()
     final(other, 6)
     assert final(committer) == []
+
+
+def test_the_end_waits_for_nobody_above(above, new_server, wire, held, monkeypatch):
+    """T3: it does not answer; whoever asks it in a thread waits no longer, and the thread ends."""
+    wire(above).commit(OID)
+    before = set(threading.enumerate())
+    below = new_server({'1': ClientStorage(above.addr, wait_timeout=30)})
+    gates = [held.hold(name) for name in ('loadSerial', 'history')]
+    ask(wire(below), 'loadSerial', OTHER, maxtid)
+    ask(wire(below), 'history', OID, 1)
+    for gate in gates:
+        gate.wait()
+    monkeypatch.setattr(workers, 'CLOSE_WAIT_S', 3600.0)
+    closing = threading.Thread(target=below.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    held.free_all()
+    assert not {name for name in left if name.startswith(('zeo-server-reads', 'zeo-server-long'))}
+    assert not closing.is_alive()
 
 
 def test_equal_misses_are_asked_once(above, below, wire, held):

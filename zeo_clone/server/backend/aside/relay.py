@@ -24,6 +24,7 @@ from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.wrapper import StorageWrapper
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.stats import Stats
+from zeo_clone.steps import take_steps
 
 #: After a time without the server above, so many transactions are looked at one by one, ...
 MOST_MISSED = 1000
@@ -84,6 +85,11 @@ class RelayBackend(AsideBackend):
         """Have the storage tell what happens above, in whatever thread it uses."""
         self.failures.has_other_writers = True
         self._storage.registerDB(RelayWrapper(self._guard, heard, lost_track, caught_up, started_over))
+
+    def close(self) -> None:
+        """At the end: what commits gets to its end; who else waits for the server above waits no longer."""
+        take_steps(f'the end of storage {self._name!r}', self._committer.close, self._storage.close,
+                   super().close)
 
     # ---- what it is: known without the server above ----------------------------------------------------
 
