@@ -293,6 +293,38 @@ def test_a_ping_has_all_told_that_was_committed_above(above, below, wire):
         assert seen[-1][1][1][0] == tid
 
 
+def test_a_server_above_that_may_only_be_read(above, new_server, wire):
+    """N11: the other one is out of reach; who is here reads on and hears of commits, cannot write, and can
+    when that is back.  Whoever comes for writing meanwhile is told."""
+    reserve = new_server({'1': ClientStorage(above.addr, wait_timeout=30)}, read_only=True)
+    with Proxy(above.addr) as proxy:
+        storage = ClientStorage([proxy.address, reserve.addr], wait_timeout=30, read_only_fallback=True)
+        below = new_server({'1': storage})
+        client, writer = wire(below), wire(above)
+        first = client.commit(OID)
+        proxy.silence()
+        proxy.cut_all()
+        second = writer.commit(OTHER)
+        assert next_notice(client) == (second, [OTHER])
+        assert storage.isReadOnly()
+        assert client.call('loadBefore', OID, maxtid) == (b'data', first, None)
+        client.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+        client.oneway('storea', OID, first, b'data', 7)
+        ask(client, 'vote', 7)
+        assert 'ReadOnlyError' in repr(final(client))
+        client.call('tpc_abort', 7)
+        with Wire(below.addr) as late:
+            assert late.receive() == b'Z5'
+            late.send(b'Z5')
+            ask(late, 'register', '1', False)
+            assert 'ReadOnlyError' in repr(answer(late))
+        proxy.heal()
+        while storage.isReadOnly():
+            client.call('ping')
+        third = client.commit(OID, serial=first)
+        assert writer.call('loadBefore', OID, maxtid) == (b'data', third, None)
+
+
 def test_the_past_of_a_client_is_what_the_server_above_says_or_not_known(above, new_server, wire):
     """C22: what the relay does not remember is looked for above; a tid that merely lies between two others is
     no transaction, and nothing is told as if it were one."""
