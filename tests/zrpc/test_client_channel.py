@@ -324,6 +324,19 @@ def test_role_returns_to_the_loop_after_many_calls_one_after_the_other(connect):
     assert connection.notes.notice() == ('notice', ('last',), connection.loop_thread.ident)
 
 
+def test_the_loop_listens_while_nothing_but_notices_comes(connect):
+    """However many, they make no connection hot: who only listens is told of each as soon as it comes."""
+    connection = connect()
+    connection.server.notify('first')
+    assert connection.notes.notice()[1] == ('first',)
+    masks, set_interest = [], connection.loop.set_interest
+    connection.loop.set_interest = lambda fd, mask: (masks.append(mask), set_interest(fd, mask))
+    for number in range(3 * HOT_AFTER):
+        connection.server.notify(number)
+        assert connection.notes.notice()[1] == (number,)
+    assert not masks
+
+
 def test_without_a_thread_notices_are_handled_by_whoever_turns_the_loop(connect):
     connection = connect(threaded=False)
     connection.server.notify(1)

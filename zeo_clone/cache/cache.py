@@ -258,6 +258,10 @@ class ClientCache:
 
     def invalidateTransaction(self, tid: bytes, oids: Iterable[bytes]) -> None:
         """`invalidate` all of `oids`, at once for readers."""
+        oids = list(oids)
+        with self._lock:  # most of what others write is not here
+            if self._late is None and not any(map(self._book.current.get, oids)):
+                return
         self._change(self._book.end, oids, tid)
 
     def applyCommit(self, tid: bytes, records: Iterable[tuple[bytes, bytes | None]]) -> None:

@@ -28,6 +28,12 @@ is_oid = is_tid  # they look the same
 
 def check_oids(value: object) -> list[bytes]:
     """A list (or tuple) of oids."""
+    if type(value) is list:
+        for oid in value:
+            if type(oid) is not bytes or len(oid) != 8:
+                break
+        else:
+            return value
     if type(value) in (list, tuple):
         oids = [oid if type(oid) is bytes else _plain(oid) for oid in value]  # type: ignore[attr-defined]
         if all(len(oid) == 8 for oid in oids):

@@ -394,7 +394,7 @@ class ClientCore(Core):
         if name != messages.REPLY:
             if not flag:
                 raise ProtocolError(f'the server calls {name!r} and waits for a reply')
-            return Call(None, name, args, True)
+            return _new(Call, (None, name, args, True))
         if message_id == messages.KEEP_ALIVE_ID:
             return None
         try:

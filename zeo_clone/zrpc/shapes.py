@@ -62,6 +62,8 @@ def _are_eights(value: list[Any]) -> bool:
 
 
 def _read_eights(data: bytes) -> list[bytes]:
+    if len(data) == 8:
+        return [data]
     count, odd = divmod(len(data) + 2, 10)
     items = data + b'C\x08'
     if odd or not 0 < count <= MAX_ITEMS or items[8::10] != b'C' * count or items[9::10] != b'\x08' * count:

@@ -68,9 +68,9 @@ class Role:
                 return True
             if self._sender.fate is not None:
                 return False
+            self._calls += type(self.holder) is PendingCall
             self.holder = None
             self._appoint()
-            self._calls += 1
             if self._calls >= HOT_AFTER and not self._looking and self._loop.runs_itself:
                 self._looking = True
                 self._loop.door(self._look_at_calls)
