@@ -322,3 +322,124 @@ def test_an_error_of_the_server_is_not_taken_for_one_of_the_cache(fake, storage)
     fake.answers['sendBlob'] = refuse
     with pytest.raises(PermissionError, match='the server may not read it'):
         storage.loadBlob(OID, TID)
+
+
+# ---- what fails ----------------------------------------------------------------------------------
+
+NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Failing(type(REAL)):
+    """The real world, where the doors of `errors` raise them, once the directory is there."""
+
+    def __init__(self, **errors):
+        self.errors = {}
+        self._later = errors
+
+    def begin(self):
+        """From now on."""
+        self.errors = self._later
+
+    def _check(self, door):
+        if door in self.errors:
+            raise self.errors[door]
+
+    def copy(self, source, path):
+        self._check('copy')
+        super().copy(source, path)
+
+    def rename(self, old, new):
+        self._check('rename')
+        os.replace(old, new)
+        self._check('renamed')
+
+    def remove(self, path):
+        self._check('remove')
+        os.remove(path)
+
+    def utime(self, path):
+        self._check('utime')
+        os.utime(path)
+
+    def entries(self, directory):
+        self._check('entries')
+        return super().entries(directory)
+
+
+def failing(tmp_path, kind=BlobCache, size=None, **errors):
+    """A directory in such a world."""
+    runtime = Failing(**errors)
+    blobs = kind(str(tmp_path / 'blobs'), *([size, 10] if kind is BlobCache else []), runtime)
+    runtime.begin()
+    return blobs
+
+
+@pytest.mark.parametrize('kind', [BlobCache, SharedBlobs])
+def test_a_file_that_cannot_be_taken_over_stays_with_the_application(tmp_path, kind):
+    """B2, B4: and nothing of it is left in the directory."""
+    blobs = failing(tmp_path, kind, rename=OSError(errno.EXDEV, 'another file system'), copy=NO_ROOM)
+    with pytest.raises(OSError, match='No space left'):
+        blobs.take_over(a_file(tmp_path))
+    assert files_in(tmp_path / 'blobs') == []
+    assert read(tmp_path / 'source') == DATA
+
+
+def test_a_file_that_was_handed_over_although_that_failed_is_taken_back(tmp_path):
+    """B2, B12: a network file system may have renamed it, and say that it has not."""
+    blobs = failing(tmp_path, SharedBlobs, renamed=OSError(errno.EIO, 'timed out'))
+    blobs._runtime.errors = {}
+    source = blobs.take_over(a_file(tmp_path))
+    blobs._runtime.begin()
+    blobs.take_over = lambda path: path
+    with pytest.raises(OSError, match='timed out'):
+        blobs.hand_over(OID, source)
+    assert files_in(tmp_path / 'blobs') == []
+
+
+@pytest.mark.parametrize(('error', 'logged'), [
+    (OSError(errno.EIO, 'broken'), False), (RuntimeError('odd'), True)])
+def test_a_temporary_file_that_cannot_be_removed_is_nobodys_error(tmp_path, caplog, error, logged):
+    """C21, C24: the transaction's end goes on; the next start removes it."""
+    blobs = failing(tmp_path, remove=error)
+    part = blobs.take_over(a_file(tmp_path))
+    blobs.discard(part)
+    assert (f'{part} cannot be removed' in caplog.text) == logged
+    assert [f'tmp/{os.path.basename(part)}'] == files_in(tmp_path / 'blobs')
+    BlobCache(str(tmp_path / 'blobs'), None, 10, REAL)
+    assert files_in(tmp_path / 'blobs') == []
+
+
+def test_a_file_of_another_user_is_used_though_its_time_cannot_be_set(tmp_path):
+    """B13: its time of access tells the clean-up."""
+    blobs = failing(tmp_path, utime=PermissionError(errno.EPERM, 'not yours'))
+    path = blobs.find(OID, TID, lambda part: a_file(tmp_path, name=part))
+    assert blobs.find(OID, TID, lambda part: 1 / 0) == path
+
+
+def test_a_clean_up_that_fails_in_a_way_of_its_own_is_told_and_not_the_last(tmp_path, caplog):
+    """L7, S16."""
+    blobs = failing(tmp_path, size=100, entries=RuntimeError('odd'))
+    blobs.close()
+    blobs.adopt(OID, TID, a_file(tmp_path))
+    blobs.close()
+    assert 'could not be cleaned up' in caplog.text and 'RuntimeError: odd' in caplog.text
+    blobs._runtime.errors = {}
+    blobs.adopt(p64(8), TID, a_file(tmp_path))
+    blobs.close()
+    assert files_in(tmp_path / 'blobs') == []
+
+
+def test_a_layout_that_nobody_knows_is_refused(tmp_path):
+    """B7."""
+    (tmp_path / 'blobs').mkdir()
+    (tmp_path / 'blobs' / '.layout').write_text('strange')
+    with pytest.raises(ValueError, match="laid out in a way that is not known, 'strange'"):
+        SharedBlobs(str(tmp_path / 'blobs'), REAL)
+
+
+def test_a_directory_of_a_cache_belongs_to_no_single_oid(tmp_path):
+    """ZODB's helper asks for that when it looks through all files; it gets no wrong one."""
+    helper = BlobCache(str(tmp_path / 'blobs'), None, 10, REAL).fshelper
+    assert helper.getPathForOID(p64(CACHE_DIRECTORIES + 7)).rstrip('/').endswith('/7')
+    with pytest.raises(ValueError, match='several oids'):
+        helper.getOIDForPath(str(tmp_path / 'blobs' / '7'))

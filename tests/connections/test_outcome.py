@@ -12,12 +12,11 @@ from ZODB.POSException import POSKeyError
 from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid, z64
 
-from tests.client.fake_server import FakeServer, Refuse, p64
+from tests.client.fake_server import p64
 from tests.client.test_order import Wrapper
 from tests.support import inside
 from tests.support.proxy import AFTER, BEFORE, DOWN, INSIDE, UP, Proxy
 from zeo_clone.client.link import Identity
-from zeo_clone.client.storage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.zrpc.channel.calls import ConnectionLost
 
@@ -129,57 +128,6 @@ def test_a_child_of_fork_is_another_client(server, client):
     other = client(server.addr)
     assert inside.engine(other).identity.token != token
     assert len(token) == 16
-
-
-# ---- servers that cannot be asked ---------------------------------------------------------------
-
-@pytest.fixture
-def fake():
-    server = FakeServer()
-    yield server
-    server.close()
-
-
-def lose(connection, number):
-    connection.cut()
-    raise Refuse
-
-
-@pytest.mark.parametrize('current, base', [(p64(3), p64(3)), (None, z64)])
-def test_what_is_stored_shows_that_nothing_was_committed(fake, current, base):
-    """C11: the object is what it was before; looked at with the commit lock in hand."""
-    def get_tid(connection, oid):
-        if current is None:
-            raise POSKeyError(oid)
-        return current
-
-    fake.tid = p64(3)
-    fake.answers['tpc_finish'] = lose
-    fake.answers['getTid'] = get_tid
-    storage = ClientStorage(fake.address, wait_timeout=10)
-    try:
-        meta = vote(storage, serial=base)
-        with pytest.raises(ClientDisconnected, match='nothing was committed'):
-            storage.tpc_finish(meta)
-        names = [name for name, _ in fake.client.calls]
-        assert names[names.index('tpc_begin'):] == ['tpc_begin', 'vote', 'getTid', 'tpc_abort']
-    finally:
-        storage.close()
-
-
-def test_what_is_stored_leaves_it_open(fake):
-    """C11: somebody wrote the object; it may have been somebody else."""
-    fake.tid = p64(3)
-    fake.answers['tpc_finish'] = lose
-    fake.answers['getTid'] = lambda connection, oid: p64(4)
-    storage = ClientStorage(fake.address, wait_timeout=10)
-    try:
-        meta = vote(storage, serial=p64(3))
-        with pytest.raises(CommitOutcomeUnknown):
-            storage.tpc_finish(meta)
-        assert 'tpc_abort' in [name for name, _ in fake.client.calls]
-    finally:
-        storage.close()
 
 
 def test_real_zeo_servers_are_looked_at(peer_server, client):
@@ -330,20 +278,3 @@ def test_the_same_server_is_known_again_at_another_address(server, client):
         at_finish(storage, lambda: storage.new_addr(other.address), committed=False)
         with pytest.raises(ClientDisconnected, match='nothing was committed'):
             storage.tpc_finish(meta)
-
-
-def test_a_server_that_may_be_another_proves_nothing_by_old_records(fake, client):
-    """C11, with servers that cannot be asked."""
-    second = FakeServer()
-    try:
-        for server in (fake, second):
-            server.tid = p64(3)
-            server.answers['getTid'] = lambda connection, oid: p64(3)
-        storage = client(fake.address)
-        meta = vote(storage, serial=p64(3))
-        at_finish(storage, lambda: storage.new_addr(second.address), committed=False)
-        with pytest.raises(CommitOutcomeUnknown):
-            storage.tpc_finish(meta)
-        storage.close()
-    finally:
-        second.close()
