@@ -244,7 +244,9 @@ class Search:
         self._plan()
 
     def _take_less(self) -> None:
-        self._patience = None
+        if self._patience is not None:
+            self._patience.cancel()  # or it would cut that of a later fallback short
+            self._patience = None
         if self._fallbacks:
             self._found(self._fallbacks.pop(0))
 
