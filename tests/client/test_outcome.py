@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import transaction.interfaces
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import POSKeyError, ReadOnlyError
+from ZODB.POSException import POSKeyError, ReadConflictError, ReadOnlyError
 from ZODB.utils import z64
 
 from tests.client.fake_server import FakeServer, Refuse, p64
@@ -154,6 +154,17 @@ def test_a_connection_that_breaks_during_the_inquiry_is_no_answer(fake, lost):
     fake.answers['getTid'] = break_the_look
     assert end_of(*lost()) == 'not committed'
     assert len(fake.registered) == 4
+
+
+def test_a_server_that_cannot_tell_now_is_left_and_the_next_one_asked(fake, lost):
+    """C11, X3: its database is away, which another one, or the same one soon, may have."""
+    def away_once(connection, number):
+        ask(fake, ('committed', OWN))
+        raise ReadConflictError('the database is away')
+
+    ask(fake, away_once)
+    assert end_of(*lost()) == OWN
+    assert fake.called('commit_outcome') == 2 and len(fake.registered) == 3
 
 
 def test_a_server_that_is_not_sure_and_has_nothing_to_compare(fake, opened):

@@ -510,14 +510,16 @@ def test_all_goes_on_after_the_database_was_stopped_at_once(servers, wire, clust
 
 
 def test_the_status_says_that_the_database_is_away(new_database_server, wire, cluster):
-    """X3: and loads fail with an error that can be tried again."""
+    """X3: and loads and outcomes fail with an error that can be tried again."""
     server = new_database_server(database_patience_s=0.5)
-    here = wire(server)
+    here = wire(server, b'a client' * 2)
     here.commit(OID)
     cluster.crash()
     try:
         with pytest.raises(AssertionError, match='ReadConflictError'):
             here.call('loadBefore', OTHER, maxtid)
+        with pytest.raises(AssertionError, match='ReadConflictError.*ask again, or another server'):
+            here.call('commit_outcome', 7)
         trouble, = (one for one in find(server.ruok()) if one.kind == 'failed')
         assert re.search('^its database has been away for .*: .', trouble.text)
         assert 'see whether PostgreSQL runs' in trouble.advice and 'disk' not in trouble.advice

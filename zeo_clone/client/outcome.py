@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from transaction.interfaces import TransientError
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
@@ -77,8 +78,12 @@ class Inquiry:
             except CommitOutcomeUnknown:
                 raise doubt from lost
             except Exception as error:
-                if link.channel.fate is None:
-                    # It was not the connection.
+                if link.channel.fate is not None:
+                    continue
+                # It was not the connection.
+                if isinstance(error, TransientError):  # its database is away, say: another may know
+                    link.fail(error)
+                else:
                     log.warning('the outcome of a transaction could not be found out: %s', error)
                     raise doubt from lost
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.backend.database.reader import DatabaseAway
 from zeo_clone.server.backend.database.relstorage import Database
 
 #: Pause before the database is asked again, in seconds.
@@ -31,8 +32,9 @@ class Fences:
         self._patience_s = patience_s
 
     def fence(self, token: bytes, number: int) -> Found:
-        """From now on no transaction of the client up to `number` can be committed.  Raises what the database
-        raises when it stays away."""
+        """From now on no transaction of the client up to `number` can be committed.
+
+        Raises `DatabaseAway` when the database stays away."""
         clock = self._runtime.monotonic
         until = clock() + self._patience_s
         pause = self._runtime.event()
@@ -41,6 +43,9 @@ class Fences:
                 with self._database.connection(max(1.0, until - clock())) as cursor:
                     return Found(*self._database.fence(cursor, token, number))
             except Exception as error:
-                if not self._database.is_away(error) or clock() + PAUSE_S >= until:
+                if not self._database.is_away(error):
                     raise
+                if clock() + PAUSE_S >= until:
+                    raise DatabaseAway(f'the database of the server is away; ask again, or another server '
+                                       f'({" ".join(str(error).split())[:200]})') from error
             pause.wait(PAUSE_S)
