@@ -32,7 +32,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 DOCS = CHECKOUT / 'docs'
 LIMIT_S = 60
 PAGE_LIMIT_S = 300  # for servers, which run until the page ends
-PORTS = ('9100', '9180', '8080', '8081')
+PORTS = ('9100', '9180', '8080', '8081', '5441', '5442')
 FILES = {'conf', 'ini', 'python'}
 #: Pages whose commands come from other packages; tests/recipes follows them.
 RECIPES = {'moving.md', 'plone.md', 'processes.md', 'pyramid.md', 'zope.md'}

@@ -1,11 +1,15 @@
 """A real PostgreSQL, a cluster of its own for the tests, and storages in databases of it."""
 from __future__ import annotations
 
+import re
 import tempfile
 
 import pytest
 
 from benchmarks.postgres import Cluster, find_programs
+from tests.docs.pages import blocks
+from tests.postgresql.counting import PATIENCE_S
+from tests.support.runzeo_process import Runzeo
 
 
 @pytest.fixture(scope='session')
@@ -57,6 +61,45 @@ def new_database_server(new_storage, new_server):
         return new_server({'1': new_storage(**(options or {}))}, **server_options)
 
     return start
+
+
+@pytest.fixture
+def configure(dsn, tmp_path):
+    """Write the server's file of the page, for this database: ``configure(name, dsn)`` is its path."""
+    text, = (block.text for block in blocks('scale-out.md')
+             if block.language == 'text' and '<relstorage main>' in block.text)
+
+    def write(name='zeo.conf', dsn=dsn, patience_s=PATIENCE_S):
+        written, count = re.subn(r'dsn .*', f'dsn {dsn}', text)
+        written, more = re.subn('address 9100', 'address 127.0.0.1:0', written)
+        written = written.replace('<zeo>', f'<zeo>\n  database-patience {patience_s}')
+        written, blobs = re.subn('/var/cache/zeo/blobs', str(tmp_path / 'blobs'), written)
+        assert (count, more, blobs) == (1, 1, 1)
+        path = tmp_path / name
+        path.write_text(written)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def configuration(configure):
+    """The path of such a file."""
+    return configure()
+
+
+@pytest.fixture
+def new_process(configure):
+    """Start one more server, as a process."""
+    running = []
+
+    def start(address='127.0.0.1:0', configuration=None):
+        running.append(Runzeo('-C', configuration or configure(), '-a', address, limit_s=7200))
+        return running[-1].ready('main')
+
+    yield start
+    for process in running:
+        process.__exit__()
 
 
 @pytest.fixture

@@ -157,12 +157,14 @@ def patience(what: str, interval_s: float, runtime: Runtime = REAL) -> Iterator[
 
 def try_storage(source: StorageSource) -> str | None:
     """What is where the storage is, in a line, if that is to be tried.  Raises `StartError`."""
+    what = f'cannot serve storage {source.name!r} ({source.place})'
     try:
         return source.check()
+    except ValueError as error:  # ours
+        raise StartError(f'{what}: {error}') from error
     except Exception as error:  # drivers of databases have errors of their own
-        raise StartError(f'cannot serve storage {source.name!r} ({source.place}): {type(error).__name__}: '
-                         f'{" ".join(str(error).split())}; check its section, and that the database runs and '
-                         f'lets this user in') from error
+        raise StartError(f'{what}: {type(error).__name__}: {" ".join(str(error).split())}; check its '
+                         f'section, and that the database runs and lets this user in') from error
 
 
 def _open_storage(source: StorageSource) -> Any:

@@ -134,11 +134,20 @@ def is_database(storage: Any) -> bool:
         raise ValueError(f'this server knows RelStorage {" and ".join(KNOWN)}, not {version}: install one '
                          f"that it knows (pip install 'zeo_clone[postgresql]')")
     adapter = storage._adapter
-    if type(adapter).__name__ != 'PostgreSQLAdapter' or adapter.driver.__name__ != 'psycopg2':
-        raise ValueError(f'this server knows RelStorage on PostgreSQL with the driver psycopg2, and this one '
-                         f'is on {type(adapter).__name__} with {adapter.driver.__name__}: have the clients '
-                         f'open that storage themselves')
+    _check_adapter(type(adapter).__name__)
+    if adapter.driver.__name__ != 'psycopg2':
+        raise ValueError(f'this server knows PostgreSQL with the driver psycopg2, not '
+                         f'{adapter.driver.__name__}: give its section the line "driver psycopg2"')
     return True
+
+
+def _check_adapter(name: str) -> None:
+    """Raises ValueError if it is not PostgreSQL's.  Served as one object, as other storages are, RelStorage
+    shows one snapshot, calls conflicts what nobody tries again, and never hears of other processes."""
+    if name != 'PostgreSQLAdapter':
+        raise ValueError(f'this server knows RelStorage on PostgreSQL, and not {name}, of which it would '
+                         f'tell clients wrong things: copy it into a FileStorage or to PostgreSQL with '
+                         f'zodbconvert, or have the clients open it themselves')
 
 
 def is_section(factory: Any) -> bool:
@@ -155,8 +164,7 @@ def try_section(factory: Any) -> str | None:
     if not is_section(factory):
         return None
     section = factory.config.adapter
-    if type(section).__qualname__ != 'PostgreSQLAdapterFactory':
-        raise ValueError(f'this server knows RelStorage on PostgreSQL, not {type(section).__qualname__}')
+    _check_adapter(type(section).__qualname__.removesuffix('Factory'))
     import psycopg2
     connection = psycopg2.connect(section.config.dsn, connect_timeout=10)
     try:
@@ -169,7 +177,8 @@ def try_section(factory: Any) -> str | None:
     if has_objects:
         found = f'a RelStorage {"with" if has_history else "without"} history'
         if has_history is not bool(factory.config.keep_history):
-            raise ValueError(f'the database {name} has {found}, and keep-history says something else')
+            raise ValueError(f'the database {name} has {found}, and keep-history says something else: change '
+                             f'that')
     return f'PostgreSQL {version} answers; the database {name} has {found}'
 
 
