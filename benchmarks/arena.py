@@ -49,6 +49,7 @@ class Client:
 
     def __init__(self, side, options, sync_ms=0.0):
         self._process = start(side, CHILD, json.dumps(options), sync_ms=sync_ms)
+        self.pid = self._process.pid
 
     def send(self, do, **arguments):
         """Ask for something; `receive` has the answer."""
@@ -85,6 +86,8 @@ class Arena:
         self._where = []  # for each server what a client needs
         self._clients = []
         self.server_pid = None
+        #: Of the database, where there is one.
+        self.dsn = None
 
     def __enter__(self):
         try:
@@ -93,12 +96,12 @@ class Arena:
             if self.side.kind == CLIENT:
                 self._serve({'kind': 'file', 'path': self._dataset.copy(self._directory)})
             elif self.side.kind == DATABASE:
-                dsn = self._stack.enter_context(self._databases.database())
+                self.dsn = self._stack.enter_context(self._databases.database())
                 for _ in range(self.side.servers):
-                    self._serve({'kind': 'relstorage', 'dsn': dsn}, **self.side.options)
+                    self._serve({'kind': 'relstorage', 'dsn': self.dsn}, **self.side.options)
             elif self.side.kind == RELSTORAGE:
-                dsn = self._stack.enter_context(self._databases.database())
-                self._where = [{'dsn': dsn, 'server': self._databases.pid}]
+                self.dsn = self._stack.enter_context(self._databases.database())
+                self._where = [{'dsn': self.dsn, 'server': self._databases.pid}]
             else:
                 self._where = [{'path': self._dataset.copy(self._directory), 'server': None}]
             self.server_pid = self._where[0]['server']
@@ -121,6 +124,16 @@ class Arena:
         if 'error' in reply:
             raise ChildError(f'{side.label}: {reply["error"]}; its log:\n{server.log()}')
         self._where.append({'package': side.package, 'address': address_of(reply), 'server': server.pid})
+
+    @property
+    def server_pids(self):
+        """Of the processes of all servers, PostgreSQL being RelStorage's."""
+        return [where['server'] for where in self._where if where['server']]
+
+    @property
+    def addresses(self):
+        """Of all servers."""
+        return [where['address'] for where in self._where]
 
     def client(self):
         """A client process that has done a little of everything."""

@@ -1,13 +1,14 @@
 """The PostgreSQL that benchmarks use comes, copies databases, and leaves nothing behind."""
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from benchmarks import catalog
+from benchmarks import catalog, scaleout
 from benchmarks.postgres import Cluster, PostgresError, find_programs
 from benchmarks.runner import Suite
 from benchmarks.sides import known, ours
@@ -45,6 +46,17 @@ def test_servers_in_front_of_a_database_have_the_workloads_that_they_claim():
         results = suite.run(1)
     assert not results.failures
     assert all(results.spread(workload, figure, sides[1]) for workload, figure in results.rows())
+
+
+@needs_postgres
+@pytest.mark.long
+def test_what_is_aimed_at_stands_beside_what_was_measured(capsys):
+    pytest.importorskip('relstorage')
+    pytest.importorskip('psycopg2')
+    scaleout.main(['told', 'unsaid', 'hang', '--seconds', '0.2', '--objects', '200'])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ['told', 'told', 'unsaid', 'hang']
+    assert all(re.search(r' \d+\.\d\d\d ms +at most [\d.]+( +missed)?$', line) for line in lines), lines
 
 
 def command_line(pid):
