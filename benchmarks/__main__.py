@@ -31,13 +31,13 @@ from pathlib import Path
 
 from benchmarks import catalog, growth, plot, table
 from benchmarks.arena import Sizes
+from benchmarks.postgres import LONGEST_SYNC_MS
 from benchmarks.runner import Suite
-from benchmarks.sides import DEFAULT_PEERS, IN_POSTGRES, SERVERS, SideError, find, ours
+from benchmarks.sides import DEFAULT_PEERS, SERVERS, SideError, find, ours
 
 MEMORY = '/dev/shm'
 BUSY = Path(__file__).with_name('busy.py')
 SHOWN_CHARACTERS = 2000
-LONGEST_SYNC_MS = 1000
 LARGEST_CROWD = 100
 
 
@@ -62,8 +62,8 @@ def make_parser():
     parser.add_argument('--directory', metavar='PATH', help='where the data lie, default in memory',
                         default=MEMORY if os.path.isdir(MEMORY) else tempfile.gettempdir())
     parser.add_argument('--sync', type=float, default=0.0, metavar='MS',
-                        help='let each sync of the file take so much longer, on all sides; RelStorage, whose '
-                             'files are written by PostgreSQL, is left out')
+                        help='let each sync of the file take so much longer, on all sides; PostgreSQL waits '
+                             'so long before its own (commit_delay)')
     parser.add_argument('--crowd', type=int, default=0, metavar='N',
                         help='beside N processes that compute all the time')
     parser.add_argument('--json', metavar='FILE', help='write medians, ratios and all rounds there')
@@ -159,8 +159,7 @@ def prepare(parser, options):
     if alone:
         return [ours()]
     try:
-        sides = find(options.peer, report_progress)
-        return [side for side in sides if side.kind not in IN_POSTGRES] if options.sync else sides
+        return find(options.peer, report_progress)
     except SideError as error:
         parser.error(str(error))
 

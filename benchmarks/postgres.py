@@ -16,6 +16,19 @@ STEP_LIMIT_S = 120
 DEBIAN = Path('/usr/lib/postgresql')  # versions of PostgreSQL, none of them in $PATH
 
 
+#: PostgreSQL waits no longer before a sync, in milliseconds.
+LONGEST_SYNC_MS = 100
+
+
+def slow_disk(milliseconds):
+    """Settings with which each sync of the log takes so much longer.
+
+    PostgreSQL itself waits before it.  Transactions that come meanwhile share the sync that follows; with a
+    disk that is slow they would wait for the one after that.  So it is rather better off.
+    """
+    return [f'commit_delay={round(milliseconds * 1000)}', 'commit_siblings=0'] if milliseconds else []
+
+
 class PostgresError(Exception):
     """PostgreSQL would not do what it was told; the message has what it said."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from benchmarks.arena import Arena, Databases
 from benchmarks.dataset import Dataset
-from benchmarks.postgres import Cluster, PostgresError
+from benchmarks.postgres import Cluster, PostgresError, slow_disk
 from benchmarks.sides import IN_POSTGRES
 from tests.support.json_process import ChildError
 
@@ -117,7 +117,7 @@ class Suite:
         self._progress(f'filling PostgreSQL for {side.label}')
         try:
             # Not below our place: the user that runs PostgreSQL could not enter it.
-            cluster = stack.enter_context(Cluster(self._directory))
+            cluster = stack.enter_context(Cluster(self._directory, slow_disk(self._sizes.sync_ms)))
             self._databases = Databases(cluster, side, self._sizes, self._dataset, self._place)
         except (PostgresError, ChildError) as error:
             self._progress(f'left out: all on PostgreSQL: {error}')

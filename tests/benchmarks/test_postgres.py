@@ -41,11 +41,14 @@ def test_servers_in_front_of_a_database_have_the_workloads_that_they_claim():
     pytest.importorskip('relstorage')
     pytest.importorskip('psycopg2')
     sides = [ours(), known('two-servers')]
-    workloads = catalog.choose(['cold', 'fan-out-30'])
-    with Suite(workloads, sides, TINY, tempfile.gettempdir(), no_progress) as suite:
+    workloads = catalog.choose(['cold', 'commit-1', 'fan-out-30'])
+    slow = TINY._replace(sync_ms=20.0)
+    with Suite(workloads, sides, slow, tempfile.gettempdir(), no_progress) as suite:
         results = suite.run(1)
     assert not results.failures
     assert all(results.spread(workload, figure, sides[1]) for workload, figure in results.rows())
+    commits = workloads[1]
+    assert results.spread(commits, commits.figures[0], sides[1]).high <= 1 / 0.020, 'PostgreSQL waits, too'
 
 
 @needs_postgres
