@@ -323,14 +323,14 @@ class PackLock:
 
     def acquire(self) -> bool:
         """As the method of a lock."""
-        if self.turns is not None and self.in_pack_thread:
+        if self._packers and self.turns is not None and self.in_pack_thread:
             self.turns.take_turn()
         return self._lock.acquire()
 
     def release(self) -> None:
         """As the method of a lock."""
         self._lock.release()
-        if self.turns is not None and self.in_pack_thread:
+        if self._packers and self.turns is not None and self.in_pack_thread:
             self.turns.end_turn()
 
     def locked(self) -> bool:
@@ -367,7 +367,10 @@ class Syncer:
     @property
     def quick(self) -> bool:
         """Are syncs so quick that it is best to wait for them?"""
-        shortest = sorted(self._recent_s.copy())[:2] or [0.0]  # a copy: the thread may append
+        recent = self._recent_s.copy()  # the thread may append
+        if len(recent) > 1 and recent[-1] <= QUICK_S and recent[-2] <= QUICK_S:
+            return True
+        shortest = sorted(recent)[:2] or [0.0]
         return shortest[-1] <= QUICK_S
 
     def sync_at_once(self) -> bytes:

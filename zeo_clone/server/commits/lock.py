@@ -292,4 +292,7 @@ class CommitLock:
         watchdog.start(transactor)
 
     def _note_time(self) -> None:
-        self._stats.lock_time = next((since for _, since in self._watched.values()), None)
+        for _, since in self._watched.values():
+            self._stats.lock_time = since
+            return
+        self._stats.lock_time = None
