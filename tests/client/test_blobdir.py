@@ -357,6 +357,10 @@ class Failing(type(REAL)):
         self._check('remove')
         os.remove(path)
 
+    def stat(self, path):
+        self._check('stat')
+        return super().stat(path)
+
     def utime(self, path):
         self._check('utime')
         os.utime(path)
@@ -443,3 +447,10 @@ def test_a_directory_of_a_cache_belongs_to_no_single_oid(tmp_path):
     assert helper.getPathForOID(p64(CACHE_DIRECTORIES + 7)).rstrip('/').endswith('/7')
     with pytest.raises(ValueError, match='several oids'):
         helper.getOIDForPath(str(tmp_path / 'blobs' / '7'))
+
+
+def test_a_network_file_system_that_does_not_answer_is_not_taken_for_a_missing_blob(tmp_path):
+    """B7: who is told that there is no such blob believes it."""
+    blobs = failing(tmp_path, SharedBlobs, stat=OSError(errno.EIO, 'timed out'))
+    with pytest.raises(OSError, match='timed out'):
+        blobs.find(OID, TID)

@@ -222,12 +222,15 @@ class SharedBlobs(BlobDirectory):
         super().__init__(path, None, runtime)
 
     def find(self, oid: bytes, serial: bytes) -> str:
-        """The path of a revision's file.  Raises POSKeyError, saying what may be wrong (B7)."""
+        """The path of a revision's file.  Raises POSKeyError, saying what may be wrong (B7); OSError if the
+        network file system does not tell."""
         path = self.committed_path(oid, serial)
-        if not self._runtime.exists(path):
+        try:
+            self._runtime.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
             raise POSKeyError(
                 f'no blob file {path}. Is {self.path} really the blob directory of the server? If it is '
-                f'not shared, use blob_dir without shared_blob_dir', oid, serial)
+                f'not shared, use blob_dir without shared_blob_dir', oid, serial) from None
         return path
 
     def hand_over(self, oid: bytes, source: str) -> str:
