@@ -154,6 +154,35 @@ def test_nothing_is_durable_after_a_sync_that_failed(storage, disk):
     assert storage.loadBefore(p64(1), b'\x7f' + b'\xff' * 7)[1] == tid  # readers go on
 
 
+@pytest.mark.parametrize('meanwhile', [False, True], ids=['before', 'meanwhile'])
+def test_after_a_sync_that_failed_no_pack_removes_what_clients_see(storage, disk, monkeypatch, meanwhile):
+    """D3: nobody sees the transaction that was not synced, but what was before it."""
+    def fail():
+        disk.failing = 1
+        with pytest.raises(OSError):
+            storage.sync()
+
+    def pack_file(*args):
+        packed = whole(*args)
+        fail()
+        return packed
+
+    changed(storage)
+    if meanwhile:
+        whole = storage._pack_file
+        monkeypatch.setattr(storage, '_pack_file', pack_file)
+    data, serial, _ = storage.loadBefore(p64(1), maxtid)
+    tid = storage.finish_later(vote(storage, 1, data, serial))
+    if not meanwhile:
+        fail()
+    inode = os.stat(storage._file_name).st_ino
+    with pytest.raises(StorageError, match='not packed, for it could not be synced.*restart'):
+        storage.pack(storage._runtime.time() + 10, referencesf)
+    assert os.stat(storage._file_name).st_ino == inode
+    assert storage.loadBefore(p64(1), tid) == (data, serial, tid)
+    assert not storage._commit_lock.locked()
+
+
 def test_a_sync_without_a_descriptor_of_its_own(storage, disk):
     """D2: when the process has no more of them."""
     def dup(fd):

@@ -70,12 +70,14 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
 
     def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
         """Raises StorageError after a sync that has failed."""
+        self._check_synced('takes no more transactions')
+        super().tpc_begin(transaction, tid, status)
+
+    def _check_synced(self, refusal: str) -> None:
         if self._sync_failure is not None:
             raise StorageError(
-                f'{self._file_name} takes no more transactions, for it could not be synced: '
-                f'{self._sync_failure}. Look after the disk, then restart the server'
-            ) from self._sync_failure
-        super().tpc_begin(transaction, tid, status)
+                f'{self._file_name} {refusal}, for it could not be synced: {self._sync_failure}. Look after '
+                f'the disk, then restart the server') from self._sync_failure
 
     def tpc_vote(self, transaction: Any) -> Any:
         """As ZODB's.  If the file cannot be written, nothing is left of the transaction, not even in buffers.
@@ -179,8 +181,13 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self._pack_lock.turns = turns
 
     def pack(self, t: float, referencesf: Any, gc: bool | None = None) -> None:
-        """As ZODB's, but no sync is under the storage's lock, for which loads wait."""
+        """As ZODB's, but no sync is under the storage's lock, for which loads wait.
+
+        Raises StorageError after a sync that has failed: what was finished then is hidden, and what a pack
+        would remove for it is what clients see.
+        """
         with self._pack_lock.in_pack():
+            self._check_synced('is not packed')
             super().pack(t, referencesf, gc)
             if self._packed:
                 self._packed = False
@@ -199,6 +206,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
             packed = self._pack_file(storage, referencesf, stop, gc)
         if packed is not None:
             try:
+                self._check_synced('is not packed')
                 self._runtime.sync_file(path)
             except BaseException:
                 self._commit_lock.release()
