@@ -172,11 +172,12 @@ class Full:
         raise OSError(28, 'No space left on device')
 
 
-def test_a_file_that_cannot_be_closed_leaves_no_other_open(site, monkeypatch):
+def test_a_file_that_cannot_be_closed_leaves_no_other_open(site, monkeypatch, tmp_path):
     """N12: ZODB's temporary file, after a commit that was given up because the disk is full."""
     site.commit(ONE, b'one')
-    records = site.storage.current()
+    assert site.storage.current()
     monkeypatch.setattr(site.storage, '_tfile', Full())
     with pytest.raises(OSError, match='No space'):
         site.storage.close()
-    assert records._file.closed
+    assert str(tmp_path / 'Data.fs') not in [
+        os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')]

@@ -155,32 +155,30 @@ def test_nothing_is_durable_after_a_sync_that_failed(storage, disk):
 
 
 @pytest.mark.parametrize('meanwhile', [False, True], ids=['before', 'meanwhile'])
-def test_after_a_sync_that_failed_no_pack_removes_what_clients_see(storage, disk, monkeypatch, meanwhile):
+def test_after_a_sync_that_failed_no_pack_removes_what_clients_see(storage, disk, tmp_path, meanwhile):
     """D3: nobody sees the transaction that was not synced, but what was before it."""
     def fail():
         disk.failing = 1
         with pytest.raises(OSError):
             storage.sync()
 
-    def pack_file(*args):
-        packed = whole(*args)
-        fail()
-        return packed
+    def references(record):
+        if meanwhile.pop():
+            fail()
+        meanwhile.append(False)
+        return referencesf(record)
 
+    meanwhile = [meanwhile]
     changed(storage)
-    if meanwhile:
-        whole = storage._pack_file
-        monkeypatch.setattr(storage, '_pack_file', pack_file)
     data, serial, _ = storage.loadBefore(p64(1), maxtid)
     tid = storage.finish_later(vote(storage, 1, data, serial))
-    if not meanwhile:
+    if not meanwhile[0]:
         fail()
-    inode = os.stat(storage._file_name).st_ino
+    inode = os.stat(tmp_path / 'Data.fs').st_ino
     with pytest.raises(StorageError, match='not packed, for it could not be synced.*restart'):
-        storage.pack(storage._runtime.time() + 10, referencesf)
-    assert os.stat(storage._file_name).st_ino == inode
+        storage.pack(disk.time() + 10, references)
+    assert os.stat(tmp_path / 'Data.fs').st_ino == inode
     assert storage.loadBefore(p64(1), tid) == (data, serial, tid)
-    assert not storage._commit_lock.locked()
 
 
 def test_a_sync_without_a_descriptor_of_its_own(storage, disk):
