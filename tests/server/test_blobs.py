@@ -129,6 +129,20 @@ def test_a_conflict_while_committing_a_blob_leaves_everybody_able_to_commit(desk
     assert download(client, commit_blob(client, b'third', serial=second)) == [b'third']
 
 
+def test_a_storage_that_fails_when_it_has_aborted_leaves_no_file(client, storage):
+    """B2, L9."""
+    def abort(transaction):
+        whole(transaction)
+        raise KeyError('later')
+
+    whole, storage.tpc_abort = storage.tpc_abort, abort
+    client.begin()
+    upload(client, b'never committed')
+    client.call('vote', 7)
+    client.oneway('tpc_abort', 7)
+    assert temporary_files(storage) == []
+
+
 class FullFile:
     """A file on a full disk."""
 

@@ -151,9 +151,11 @@ class StorageCommit:
             self._storage.tpc_abort(self._transaction)
         finally:
             self._guard.end()
-        if self._abilities.transaction() is self._transaction:
+            holds = self._abilities.transaction() is self._transaction
+            if not holds:  # even if it says that it has failed
+                self._drop_notes()
+        if holds:
             raise StorageTransactionError('the storage did not end the transaction')
-        self._drop_notes()
 
     def _drop_notes(self) -> None:
         for note in self._notes:
