@@ -14,7 +14,7 @@ from tests.cache.files import PATH, SIZE, filled
 from tests.cache.memory import Disk
 from tests.cache.truth import Truth, audit, p64
 from tests.support import inside
-from zeo_clone.cache import ClientCache
+from zeo_clone.cache import CacheLocked, ClientCache
 from zeo_clone.cache import file as file_module
 from zeo_clone.cache.format import HEAD_SIZE
 from zeo_clone.cache.index import FLAGS
@@ -24,7 +24,7 @@ VICTIM = r'''
 import json, logging, os, sys, threading
 
 from tests.cache.truth import Truth, audit, p64
-from zeo_clone.cache import ClientCache
+from zeo_clone.cache import CacheLocked, ClientCache
 
 path, moment, size = sys.argv[1], sys.argv[3], 1 << 20
 lines, truth, found = [], Truth(), []
@@ -289,4 +289,53 @@ def test_without_memory_a_cache_reads_its_file():
     cache = ClientCache(PATH, SIZE, runtime=disk)
     assert len(list(cache.contents())) == 20
     assert cache.load(p64(3)) == (b'333' * 33 + b'3', p64(4))
+    cache.close()
+
+
+# ---- in this process: the file is bytes in memory ----------------------------------------------------
+
+def scribble(data):
+    data[:] = (b'other ' * len(data))[:len(data)]
+
+
+def cut(data):
+    del data[len(data) // 2:]
+
+
+#: Of a cache in use: what writes into its file or looks at that.
+NOTICING = {
+    'the next tid': lambda cache: cache.setLastTid(p64(30)),
+    'the database': lambda cache: setattr(cache, 'database', b'd' * 16),
+    'a sync': lambda cache: cache.sync(),
+    'clear': lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize(('spoil', 'noticing'), [
+    *[(scribble, noticing) for noticing in NOTICING], (cut, 'a sync')])
+def test_a_file_that_somebody_spoils_is_made_anew_when_that_is_noticed(caplog, spoil, noticing):
+    """K11: what is in it is not believed; the cache is empty, works, and the next process finds it whole."""
+    disk = Disk()
+    cache = filled(PATH, runtime=disk)
+    disk.now += 1000
+    spoil(disk.files[PATH])
+    NOTICING[noticing](cache)
+    assert len(cache) == 0
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert PATH in caplog.text
+    cache.setLastTid(p64(31))
+    cache.store(p64(1), p64(31), None, b'new')
+    cache.close()
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    assert (cache.getLastTid(), list(cache.contents())) == (p64(31), [(p64(1), p64(31), None)])
+    assert cache.load(p64(1)) == (b'new', p64(31))
+    cache.close()
+
+
+def test_a_second_process_is_told_of_a_holder_who_has_not_said_who_he_is():
+    """K2: the lock file cannot be read."""
+    disk = Disk()
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    with pytest.raises(CacheLocked, match=f'{PATH} is in use by process unknown on this host'):
+        ClientCache(PATH, SIZE, runtime=disk)
     cache.close()

@@ -96,3 +96,17 @@ def test_a_dense_index_takes_less_than_16_bytes_for_an_object():
         tracemalloc.stop()
     assert len(index) == 100_000
     assert taken / 100_000 < 10
+
+
+@pytest.mark.parametrize('step', [1, 1000])
+def test_places_are_marked_as_trusted_and_all_of_them_are_not_any_more(step):
+    """In pages of both kinds; one that has changed meanwhile is not marked."""
+    index = PageIndex()
+    oids = [p64(number * step) for number in range(300)]
+    for at, oid in enumerate(oids, 1):
+        index.set(oid, at * 16)
+    index.flag([(oid, at * 16) for at, oid in enumerate(oids, 1)] + [(p64(7 << 40), 16)])
+    index.flag([(oids[0], 5 * 16)])
+    assert [index.get(oid) for oid in oids] == [at * 16 | TRUSTED for at in range(1, 301)]
+    index.unflag()
+    assert [index.get(oid) for oid in oids] == [at * 16 for at in range(1, 301)]

@@ -105,3 +105,10 @@ def test_a_trace_that_ends_in_the_middle_is_read_up_to_there(trace):
     with open(trace, 'ab') as file:
         file.write(bytes(RECORD.size - 1))
     assert len(list(read_trace(trace))) == 2
+
+
+def test_what_is_no_trace_is_refused_by_name(tmp_path):
+    """T2."""
+    (tmp_path / 'other').write_bytes(b'something else')
+    with pytest.raises(ValueError, match='other is not a cache trace of zeo_clone'):
+        list(read_trace(str(tmp_path / 'other')))

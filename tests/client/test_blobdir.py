@@ -371,17 +371,17 @@ class Failing(type(REAL)):
 
 
 def failing(tmp_path, kind=BlobCache, size=None, **errors):
-    """A directory in such a world."""
-    runtime = Failing(**errors)
-    blobs = kind(str(tmp_path / 'blobs'), *([size, 10] if kind is BlobCache else []), runtime)
-    runtime.begin()
-    return blobs
+    """A directory in such a world, and the world."""
+    world = Failing(**errors)
+    blobs = kind(str(tmp_path / 'blobs'), *([size, 10] if kind is BlobCache else []), world)
+    world.begin()
+    return blobs, world
 
 
 @pytest.mark.parametrize('kind', [BlobCache, SharedBlobs])
 def test_a_file_that_cannot_be_taken_over_stays_with_the_application(tmp_path, kind):
     """B2, B4: and nothing of it is left in the directory."""
-    blobs = failing(tmp_path, kind, rename=OSError(errno.EXDEV, 'another file system'), copy=NO_ROOM)
+    blobs, _ = failing(tmp_path, kind, rename=OSError(errno.EXDEV, 'another file system'), copy=NO_ROOM)
     with pytest.raises(OSError, match='No space left'):
         blobs.take_over(a_file(tmp_path))
     assert files_in(tmp_path / 'blobs') == []
@@ -390,10 +390,10 @@ def test_a_file_that_cannot_be_taken_over_stays_with_the_application(tmp_path, k
 
 def test_a_file_that_was_handed_over_although_that_failed_is_taken_back(tmp_path):
     """B2, B12: a network file system may have renamed it, and say that it has not."""
-    blobs = failing(tmp_path, SharedBlobs, renamed=OSError(errno.EIO, 'timed out'))
-    blobs._runtime.errors = {}
+    blobs, world = failing(tmp_path, SharedBlobs, renamed=OSError(errno.EIO, 'timed out'))
+    world.errors = {}
     source = blobs.take_over(a_file(tmp_path))
-    blobs._runtime.begin()
+    world.begin()
     blobs.take_over = lambda path: path
     with pytest.raises(OSError, match='timed out'):
         blobs.hand_over(OID, source)
@@ -404,7 +404,7 @@ def test_a_file_that_was_handed_over_although_that_failed_is_taken_back(tmp_path
     (OSError(errno.EIO, 'broken'), False), (RuntimeError('odd'), True)])
 def test_a_temporary_file_that_cannot_be_removed_is_nobodys_error(tmp_path, caplog, error, logged):
     """C21, C24: the transaction's end goes on; the next start removes it."""
-    blobs = failing(tmp_path, remove=error)
+    blobs, _ = failing(tmp_path, remove=error)
     part = blobs.take_over(a_file(tmp_path))
     blobs.discard(part)
     assert (f'{part} cannot be removed' in caplog.text) == logged
@@ -415,19 +415,19 @@ def test_a_temporary_file_that_cannot_be_removed_is_nobodys_error(tmp_path, capl
 
 def test_a_file_of_another_user_is_used_though_its_time_cannot_be_set(tmp_path):
     """B13: its time of access tells the clean-up."""
-    blobs = failing(tmp_path, utime=PermissionError(errno.EPERM, 'not yours'))
+    blobs, _ = failing(tmp_path, utime=PermissionError(errno.EPERM, 'not yours'))
     path = blobs.find(OID, TID, lambda part: a_file(tmp_path, name=part))
     assert blobs.find(OID, TID, lambda part: 1 / 0) == path
 
 
 def test_a_clean_up_that_fails_in_a_way_of_its_own_is_told_and_not_the_last(tmp_path, caplog):
     """L7, S16."""
-    blobs = failing(tmp_path, size=100, entries=RuntimeError('odd'))
+    blobs, world = failing(tmp_path, size=100, entries=RuntimeError('odd'))
     blobs.close()
     blobs.adopt(OID, TID, a_file(tmp_path))
     blobs.close()
     assert 'could not be cleaned up' in caplog.text and 'RuntimeError: odd' in caplog.text
-    blobs._runtime.errors = {}
+    world.errors = {}
     blobs.adopt(p64(8), TID, a_file(tmp_path))
     blobs.close()
     assert files_in(tmp_path / 'blobs') == []

@@ -12,8 +12,10 @@ from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.server.test_server import Wire
 from tests.support.held import Held
+from zeo_clone.server import aside
 from zeo_clone.server.backend.abilities import is_quick
 from zeo_clone.server.backend.workers import LONG_THREADS
+from zeo_clone.zrpc import batches
 
 OID, OTHER = p64(1), p64(2)
 
@@ -245,3 +247,95 @@ def test_long_questions_to_a_storage_take_no_thread_from_others(tmp_path, new_se
     held.free('history')
     # None of them was given up meanwhile.
     assert [len(answer(one)[1]) for one in asking] == [1] * len(asking)
+
+
+# ---- many at once --------------------------------------------------------------------------------
+
+def test_many_loads_at_once_are_as_of_one_moment(new_server, wire, held):
+    """C1, D1: a client's prefetch; what does not exist is none, and what is changed meanwhile ends then."""
+    server = new_server({'1': held})
+    writer, reader = wire(server), wire(server)
+    tid = writer.commit(OID, OTHER)
+    gate = held.hold('loadBefore')
+    ask(reader, 'load_batch', OID + OTHER + p64(99), maxtid, 1 << 20)
+    gate.wait()
+    held.free('loadBefore')
+    while (message := answer(reader))[0] != 5:  # it is told of the commit first
+        pass
+    assert batches.split(message[1], 3) == [(b'data', tid, None), (b'data', tid, None), None]
+    before = reader.call('load_batch', OID, tid, 1 << 20)
+    assert batches.split(before, 1) == [None]
+
+
+def test_many_loads_at_once_come_in_a_reply_of_a_bounded_size(new_server, wire, held):
+    """S5b, N19: as many as fit are answered; the client asks for the others again."""
+    server = new_server({'1': held})
+    oids = [p64(number) for number in range(1, 151)]
+    tid = wire(server).commit(*oids)
+    reader = wire(server)
+    for size, answered in (9, 3), (1 << 20, 100):
+        reply = reader.call('load_batch', b''.join(oids), maxtid, size)
+        assert batches.split(reply, len(oids)) == [(b'data', tid, None)] * answered
+
+
+def test_many_loads_at_once_fail_as_one_does(new_server, wire, held):
+    """S3."""
+    server = new_server({'1': held})
+    wire(server).commit(OID)
+    reader = wire(server)
+    held.inner.loadBefore = fail
+    ask(reader, 'load_batch', OID, maxtid, 1 << 20)
+    while (message := answer(reader))[0] != 5:
+        pass
+    assert 'the disk is broken' in repr(message[1])
+
+
+def fail(*_):
+    raise OSError(5, 'the disk is broken')
+
+
+def test_slow_loads_and_commits_are_measured_and_told(new_server, wire, held, caplog):
+    """D1: the time that the storage took, not that of the loop."""
+    server = new_server({'1': held}, slow_load_s=0.0, slow_commit_s=0.0)
+    tid = wire(server).commit(OID)
+    reader = wire(server)
+    assert reader.call('loadBefore', OID, maxtid) == (b'data', tid, None)
+    assert sum(server.server_status('1')['latency']['load']['counts']) == 1
+    assert f'slow load: 127.0.0.1:{reader.socket.getsockname()[1]}: object 0x{OID.hex()}' in caplog.text
+
+
+def test_a_pack_is_told_with_the_size_that_the_storage_has_then(new_server, wire, held):
+    """L5, D1: it is asked, in a thread, before anybody is told."""
+    def pack(*_):
+        held.inner.getSize = lambda: 12345
+
+    held.inner.pack = pack
+    server = new_server({'1': held})
+    one, other = wire(server), wire(server)
+    assert one.call('pack', 1e10, True) is None
+    while (message := other.notice())[0] != 'info':
+        pass
+    assert message[1][0]['size'] == 12345
+
+
+def test_a_storage_that_cannot_say_where_it_is_is_asked_again(new_server, wire, held, monkeypatch):
+    """C3: until it does nobody is told anything, and whoever registers waits."""
+    monkeypatch.setattr(aside, 'ASK_AGAIN_S', 0.01)
+    server = new_server({'1': held})
+    one = wire(server)
+    tid = one.commit(OID)
+    inner, tries = held.inner.lastTransaction, []
+
+    def last():
+        tries.append(1)
+        if len(tries) < 3:
+            fail()
+        return inner()
+
+    held.inner.lastTransaction = last
+    held.db.invalidateCache()
+    with pytest.raises((EOFError, ConnectionResetError)):
+        while True:
+            one.receive()
+    assert wire(server).call('lastTransaction') == tid
+    assert len(tries) == 3

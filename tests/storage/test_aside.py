@@ -30,11 +30,11 @@ def test_conflicts_and_failures_leave_it_ready_for_the_next(new_server, client, 
     with pytest.raises(ReadConflictError):
         commit(storage, store(OTHER, b'two'), ('checkCurrentSerialInTransaction', OID, z64))
     for name in 'tpc_begin', 'store', 'tpc_vote', 'tpc_finish':
-        inner = getattr(held._inner, name)
-        setattr(held._inner, name, fail)
+        inner = getattr(held.inner, name)
+        setattr(held.inner, name, fail)
         with pytest.raises((OSError, ClientDisconnected)):
             commit(storage, store(OTHER, b'two'))
-        setattr(held._inner, name, inner)
+        setattr(held.inner, name, inner)
         tid = commit(storage, store(OID, name.encode(), tid))
         assert storage.load(OID) == (name.encode(), tid)
     with pytest.raises(POSKeyError):

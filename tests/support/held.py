@@ -33,7 +33,7 @@ class Held:
     """Around `inner`, by default in memory.  `calls`: its methods, in order; `db`: what was registered."""
 
     def __init__(self, inner=None, **attributes):
-        self._inner = MappingStorage() if inner is None else inner
+        self.inner = MappingStorage() if inner is None else inner
         self._before, self._after = {}, {}
         self.calls = []
         self.db = None
@@ -56,7 +56,7 @@ class Held:
 
     def registerDB(self, db):
         self.db = db
-        self._inner.registerDB(db)
+        self.inner.registerDB(db)
 
     def _call(self, name, function, *args, **keywords):
         self.calls.append(name)
@@ -69,10 +69,10 @@ class Held:
                 self._after[name]()
 
     def __len__(self):
-        return self._call('__len__', self._inner.__len__)
+        return self._call('__len__', self.inner.__len__)
 
     def __getattr__(self, name):
-        found = getattr(self._inner, name)
+        found = getattr(self.inner, name)
         if name.startswith('_') or not callable(found):
             return found
         return lambda *args, **keywords: self._call(name, found, *args, **keywords)

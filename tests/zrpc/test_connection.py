@@ -22,7 +22,7 @@ from tests.zrpc.helpers import (
     open_server,
 )
 from zeo_clone.Exceptions import MessageTooLarge, ProtocolError, ServerException
-from zeo_clone.zrpc import connection, decoder, messages
+from zeo_clone.zrpc import connection, decoder, marshal, messages
 from zeo_clone.zrpc.connection import (
     MAX_ID,
     SERVER_PROTOCOLS,
@@ -244,6 +244,31 @@ def test_health_check_is_an_event_and_its_answer_is_json():
 def test_health_check_is_possible_instead_of_the_handshake_only():
     with pytest.raises(ProtocolError):
         feed(agreed_server(), frame(b'ruok'))
+
+
+def test_an_operator_says_one_json_object():
+    """N9, S5."""
+    event, = feed(ServerCore(), frame(connection.ADMIN + b'{"disconnect": "a"}'))
+    assert event == connection.Administered({'disconnect': 'a'})
+    for content in b'[1]', b'{', b'\xff', b'[' * 1000, b'':
+        with pytest.raises(ProtocolError, match='no JSON object'):
+            feed(ServerCore(), frame(connection.ADMIN + content))
+
+
+def test_an_answer_that_is_encoded_already_is_the_same_answer(wire):
+    """L11: or the same error, if it is too large."""
+    value = [(number, b'x' * 10) for number in range(2000)]
+    encoder = marshal.ListEncoder()
+    for item in value:
+        encoder.add(item)
+    wire.shake_hands()
+    wire.register()
+    call, = wire.to_server(wire.client.send_call('undoLog', (), 'token'))
+    result, = wire.to_client(b''.join(wire.server.send_encoded(call.id, encoder.encoded())))
+    assert (result.token, result.value) == ('token', value)
+    small = ServerCore(reply_limit=1000)
+    refused, = small.send_encoded(7, encoder.encoded())
+    assert b'no more than 1000 may wait' in refused
 
 
 # ---- limits by phase ----------------------------------------------------------------------------

@@ -247,3 +247,30 @@ def test_a_transaction_travels_as_its_pickle_or_as_a_dict():
 def test_what_cannot_be_pickled_travels_as_text():
     transaction = TransactionMetaData(b'', b'', {'f': lambda: 0, 'n': 1})
     assert to_send(transaction, True) == {'f': repr(transaction.extension['f']), 'n': 1}
+
+
+class Bare:
+    """A transaction that knows its extension in one form only."""
+
+    def __init__(self, **form):
+        vars(self).update(form)
+
+
+def test_a_transaction_of_another_storage_travels_too():
+    """It may have no pickle of its extension; one without anything has none to send."""
+    assert to_send(Bare(extension=RICH), True) == zodb_dumps(RICH, 3)
+    assert to_send(Bare(extension={}), True) == to_send(Bare(extension_bytes=b''), True) == {}
+    assert read(b'') == {}
+
+
+def test_a_set_of_what_cannot_be_sent_is_sent_as_text():
+    """S3."""
+    value = {datetime.datetime(2020, 1, 1, tzinfo=Zone())}
+    assert sendable(value, True) == repr(value)
+
+
+class Zone(datetime.tzinfo):
+    """One of which messages know nothing."""
+
+    def utcoffset(self, when):
+        return datetime.timedelta(0)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ZODB import POSException
 
 from zeo_clone.Exceptions import ProtocolError
-from zeo_clone.zrpc import allowed
+from zeo_clone.zrpc import allowed, marshal
 from zeo_clone.zrpc.marshal import ENCODE_ERRORS, Call, Global, ListEncoder, Prefix, dumps, loads
 
 OID = bytes(range(8))
@@ -326,3 +327,53 @@ def test_what_cannot_be_encoded_is_refused_in_a_list_too():
     encoder = ListEncoder()
     with pytest.raises(TypeError, match='cannot encode'):
         encoder.extend([1, object()])
+
+
+def test_a_list_that_grows_item_by_item_is_the_same_list():
+    """L11: in batches of a thousand, as picklers write them."""
+    for count in 0, 1, 999, 1000, 1001, 2000:
+        encoder = ListEncoder()
+        for number in range(count):
+            encoder.add((number, [b'x']))
+        encoded = encoder.encoded()
+        assert encoder.count == count
+        assert encoder.size == sum(map(len, encoded.pieces))
+        assert loads(b'\x80\x03' + b''.join(encoded.pieces) + b'.') == [
+            (number, [b'x']) for number in range(count)]
+
+
+def test_many_containers_are_counted_as_the_receiver_counts_them(monkeypatch):
+    """S5: what it would refuse is not sent; the exact count is taken only where it may be too many."""
+    monkeypatch.setattr(marshal, 'MAX_CONTAINERS', 10)
+    for value in {'a': [1], 'b': {2}}, ['x'] * 100, [frozenset((1,)), Prefix('/a')]:
+        assert loads(dumps(value)) == value
+    for value in [[]] * 10, {1: {2: {3: {4}}}, 5: [[], [], []]}, [{1}, {1}, {1}, {1}]:
+        with pytest.raises(ValueError, match='more than 10 containers'):
+            dumps(value)
+
+
+@pytest.mark.parametrize('pairs', [(), ((1, 2), ('a', [3]))])
+def test_a_dict_that_its_class_has_written_is_one(pairs):
+    """As some picklers write those of subclasses."""
+    assert loads(_dict_of(pairs)) == dict(pairs)
+
+
+@pytest.mark.parametrize('pairs', [[(1, 2)], ((1, 2, 3),), ([1, 2],), (([], 2),), 5])
+def test_a_dict_of_anything_else_is_refused(pairs):
+    """S5, S5a."""
+    with pytest.raises(ProtocolError):
+        loads(_dict_of(pairs))
+
+
+def _dict_of(pairs):
+    return b'\x80\x03cbuiltins\ndict\n' + pickle.dumps((pairs,), 3)[2:-1] + b'R.'
+
+
+def test_an_exception_in_an_exception_is_an_undo_error():
+    """S1, S4: what else a server names there is not made."""
+    head = b'\x80\x03cZODB.POSException\n_recon\n(cZODB.POSException\nUndoError\n'
+    error = loads(head + b"}(X\7\0\0\0_reasonX\2\0\0\0noX\4\0\0\0_oidC\1xutR.")
+    assert type(error) is POSException.UndoError
+    for content in head + b'NtR.', head + b'}(X\7\0\0\0_reasonK\1utR.', head + b'tR.':
+        with pytest.raises(ProtocolError, match='UndoError'):
+            loads(content)

@@ -16,6 +16,7 @@ from zeo_clone.zrpc.channel import server as channel_module
 from zeo_clone.zrpc.channel.memory import Memory, Share
 from zeo_clone.zrpc.channel.server import ServerChannel
 from zeo_clone.zrpc.connection import Agreed, ServerCore
+from zeo_clone.zrpc.marshal import ListEncoder
 
 
 class Clock(Runtime):
@@ -639,3 +640,92 @@ def test_who_knows_the_news_is_not_told(bench):
     bench.channel.skip_news()
     bench.channel.send(b'answer')
     assert bench.read() == b'answer'
+
+
+# ---- what it says ---------------------------------------------------------------------------------
+
+def said(bench):
+    """The messages, and what else there is, that the client has got."""
+    bench.turn()
+    found, data = [], bench.read() or b''
+    while data:
+        size, = struct.unpack('>I', data[:4])
+        found.append(data[4:4 + size])
+        data = data[4 + size:]
+    return [pickle.loads(content) if content[:1] == b'\x80' else content for content in found]
+
+
+def test_each_kind_of_answer_is_a_message(bench):
+    """S3, S4."""
+    bench.read()
+    channel = bench.channel
+    tid = b'\0' * 7 + b'\5'
+    channel.reply(1, 'value')
+    channel.reply_loaded(2, (b'data', tid, None))
+    encoder = ListEncoder()
+    encoder.extend([1, 2])
+    encoder.add('three')
+    channel.reply_encoded(3, encoder.encoded('before'))
+    channel.fail(4, KeyError('no'))
+    channel.tell('info', ({},))
+    channel.tell_later('invalidateTransaction', (tid, []))
+    assert said(bench) == [
+        (1, 0, '.reply', 'value'), (2, 0, '.reply', (b'data', tid, None)),
+        (3, 0, '.reply', ('before', [1, 2, 'three'])), (4, 2, '.reply', ('builtins.KeyError', ('no',))),
+        (0, 1, 'info', ({},)), (0, 1, 'invalidateTransaction', (tid, []))]
+
+
+def test_who_asks_for_the_health_gets_it_and_the_end(bench):
+    """N9."""
+    bench.read()
+    bench.channel.tell_health({'1': 5})
+    assert said(bench) == [b'{"1": 5}']
+    assert bench.handler.lost == [('closed by the server', logging.INFO)]
+
+
+def test_a_client_that_has_not_been_told_anything_for_long_gets_something_to_ignore(bench):
+    """N1: but not one that has, or for which something waits."""
+    bench.read()
+    channel = bench.channel
+    channel.keep_alive()
+    assert said(bench) == []  # it was greeted since the last time
+    channel.keep_alive()
+    (number, _, name, _), = said(bench)
+    assert (number, name) == (-1, '.reply')
+    channel.reply(1, 'value')
+    channel.keep_alive()
+    assert len(said(bench)) == 1
+    channel.transport.queued = 7
+    sent = channel.transport.sent
+    channel.keep_alive()
+    channel.keep_alive()
+    assert channel.transport.sent == sent
+    assert channel.traffic == (sent, channel.transport.received, 7)
+    channel.transport.queued = 0
+
+
+@pytest.mark.parametrize('say', ['send', 'queue'])
+def test_a_connection_that_cannot_be_written_to_is_lost_and_says_why(bench, say):
+    """C16: nothing is raised, and nothing more is sent; also where TLS refuses to take it."""
+    def fail(data):
+        raise BrokenPipeError(32, 'Broken pipe')
+
+    bench.transport.send = bench.transport.write = fail
+    for _ in range(2):
+        getattr(bench.channel, say)(b'data')
+    (reason, _), = bench.handler.lost
+    assert 'Broken pipe' in reason
+
+
+def test_what_comes_after_the_end_is_not_processed(bench):
+    """C16."""
+    bench.channel.lose('enough')
+    bench.channel.keep_alive()
+    bench.channel.tell('info', ({},))
+    bench.channel.handle_close()
+    assert [reason for reason, _ in bench.handler.lost] == ['enough']
+
+
+def test_a_client_on_a_socket_pair_is_of_the_servers_own_user(bench):
+    """S8."""
+    assert bench.channel.is_own_user()

@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from zeo_clone.loop.core import Loop
-from zeo_clone.loop.runtime import AF_INET, AF_INET6, Endpoint, Runtime
+from zeo_clone.loop.runtime import AF_INET, AF_INET6, REAL, Endpoint, Runtime
 from zeo_clone.server.clients import listen
-from zeo_clone.server.clients.listen import open_listeners
+from zeo_clone.server.clients.listen import open_listeners, remove_unix_socket, try_address
 
 
 def has_ipv6():
@@ -147,3 +147,52 @@ def test_a_file_that_is_no_socket_is_left_alone(listen_at, tmp_path):
     with pytest.raises(OSError, match='is not a socket'):
         listen_at(str(path))
     assert path.read_text() == 'precious'
+
+
+# ---- before a long wait ----------------------------------------------------------------------------
+
+def test_an_address_can_be_tried(tmp_path):
+    """C14: nothing is left of it; what a server left behind does not matter."""
+    path = str(tmp_path / 'socket')
+    for _ in range(2):
+        try_address(REAL, path)
+        assert not os.path.exists(path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+    try_address(REAL, path)
+    with socket.create_server(('127.0.0.1', 0)) as sock:
+        port = sock.getsockname()[1]
+    try_address(REAL, ('127.0.0.1', port))
+
+
+def test_an_address_where_nobody_could_listen_is_an_error_that_names_it(tmp_path, listen_at):
+    """C14: somebody does, something else is there, or it is no path for a socket."""
+    path = str(tmp_path / 'socket')
+    listen_at(path)
+    (tmp_path / 'file').write_text('precious')
+    for address, complaint in [(path, 'Address already in use'), (str(tmp_path / 'file'), 'is not a socket'),
+                               (str(tmp_path / ('x' * 200)), 'path too long')]:
+        with pytest.raises(OSError, match=f'cannot listen at .*{complaint}'):
+            try_address(REAL, address)
+    _, taken = listen_at(('127.0.0.1', 0))
+    with pytest.raises(OSError, match=f'cannot listen at 127.0.0.1:{taken[1]}: Address already in use'):
+        try_address(REAL, taken)
+
+
+def test_a_host_without_any_address_is_an_error(loop):
+    class Nowhere(Runtime):
+        def resolve(self, host, port, passive=False):
+            return []
+
+    with pytest.raises(OSError, match='the host has no address'):
+        try_address(Nowhere(), ('db.example', 8100))
+
+
+def test_a_unix_socket_is_removed_once(tmp_path):
+    """T3: whoever was faster has done it."""
+    path = str(tmp_path / 'socket')
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+    for address in path, path, ('127.0.0.1', 1):
+        remove_unix_socket(REAL, address)
+    assert not os.path.exists(path)
