@@ -52,7 +52,7 @@ class Flights:
         self._batches: dict[Batch, None] = {}
 
     def __repr__(self) -> str:
-        return f'<Flights {len(self._under_way)}>'
+        return f'<Flights {len(self._under_way)}, {len(self._batches)} batches>'
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -142,8 +142,9 @@ def load_batch(load: Callable[[bytes, bytes], Any], flights: Flights, oids: list
     for place, oid in enumerate(oids):
         try:
             revision = load(oid, tid)
-        except POSKeyError:
-            revision = None
+        except Exception as error:
+            got(place, None, error)
+            continue
         if isinstance(revision, Deferred):
             revision.when_settled(partial(got, place))
         else:
