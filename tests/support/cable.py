@@ -12,6 +12,7 @@ methods may be called in any thread.  It knows nothing of what is said.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 
@@ -26,7 +27,8 @@ class Cable:
     def __init__(self, target):
         self._target = target
         self._lock = threading.Lock()  # protects what follows
-        self._near, self._far, self._threads = [], [], []
+        self._pairs = {}  # the server's end and the database's; how many threads use them
+        self._threads = []
         self._plugged = threading.Event()
         self._plugged.set()
         self._listener = socket.create_server(('127.0.0.1', 0))
@@ -42,20 +44,19 @@ class Cable:
         self._accepting.join()
         self._listener.close()
         self.plug()
-        for sock in (*self._near, *self._far):
-            shut(sock)
+        with self._lock:
+            for sock in itertools.chain(*self._pairs):
+                shut(sock)
         for thread in self._threads:
             thread.join()
-        for sock in (*self._near, *self._far):
-            sock.close()
 
     def unplug(self):
         self._plugged.clear()
 
     def break_off(self):
         with self._lock:
-            for sock in self._near:
-                shut(sock)
+            for near, _ in self._pairs:
+                shut(near)
 
     def plug(self):
         self._plugged.set()
@@ -74,14 +75,15 @@ class Cable:
                 near.close()
                 continue
             with self._lock:
-                self._near.append(near)
-                self._far.append(far)
-                for ends in ((near, far), (far, near)):
-                    thread = threading.Thread(target=self._pump, args=ends, daemon=True)
+                pair = near, far
+                self._pairs[pair] = 2
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
+                for source, sink in (pair, pair[::-1]):
+                    thread = threading.Thread(target=self._pump, args=(pair, source, sink), daemon=True)
                     self._threads.append(thread)
                     thread.start()
 
-    def _pump(self, source, sink):
+    def _pump(self, pair, source, sink):
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE):
                 self._plugged.wait()
@@ -89,3 +91,9 @@ class Cable:
         self._plugged.wait()
         shut(source)
         shut(sink)
+        with self._lock:
+            self._pairs[pair] -= 1
+            if not self._pairs[pair]:
+                del self._pairs[pair]
+                for sock in pair:
+                    sock.close()
