@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+import re
 from functools import partial
 
 import pytest
@@ -206,6 +207,11 @@ def test_what_is_asked_while_the_database_is_away_waits_then_fails():
     world.loop.advance(6)
     world.loop.advance(1)
     assert isinstance(waiting.error, DatabaseAway) and isinstance(fresh.error, DatabaseAway)
+    connecting = world.feed.when_fresh()
+    world.loop.advance(4)
+    assert not connecting.settled
+    world.loop.advance(2)  # before a client would say itself that the server is too slow
+    assert re.search(r'the database of the server is away; .* \(away\)', str(connecting.error))
 
 
 def test_a_database_that_has_lost_what_was_told_is_noticed():

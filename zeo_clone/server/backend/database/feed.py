@@ -88,7 +88,9 @@ class Feed:
     def when_fresh(self) -> Deferred:
         """Settled when all has been told that is committed at this moment.  Fails with `DatabaseAway`."""
         answer = Deferred()
-        self._waiting.append((self._clock(), answer))
+        # A client that connects waits no longer than for ten seconds, and is to hear why.
+        waited_s = 0.0 if self.away_since is None else self._patience_s / 2
+        self._waiting.append((self._clock() - waited_s, answer))
         self.look()
         return answer
 
@@ -111,7 +113,8 @@ class Feed:
         since = self._clock() - self._patience_s
         for queue in (self._waiting, self._asked):
             while queue and queue[0][0] < since:
-                queue.pop(0)[1].fail(DatabaseAway('the database of the server is away; try again later'))
+                queue.pop(0)[1].fail(DatabaseAway(
+                    f'the database of the server is away; try again later ({self.trouble})'))
 
     # ---- of `line.User` -----------------------------------------------------------------------------
 

@@ -135,9 +135,7 @@ def is_database(storage: Any) -> bool:
                          f"that it knows (pip install 'zeo_clone[postgresql]')")
     adapter = storage._adapter
     _check_adapter(type(adapter).__name__)
-    if adapter.driver.__name__ != 'psycopg2':
-        raise ValueError(f'this server knows PostgreSQL with the driver psycopg2, not '
-                         f'{adapter.driver.__name__}: give its section the line "driver psycopg2"')
+    _check_driver(adapter.driver.__name__)
     return True
 
 
@@ -148,6 +146,12 @@ def _check_adapter(name: str) -> None:
         raise ValueError(f'this server knows RelStorage on PostgreSQL, and not {name}, of which it would '
                          f'tell clients wrong things: copy it into a FileStorage or to PostgreSQL with '
                          f'zodbconvert, or have the clients open it themselves')
+
+
+def _check_driver(name: str) -> None:
+    if name != 'psycopg2':
+        raise ValueError(f'this server knows PostgreSQL with the driver psycopg2, not {name}: give the '
+                         f'section of the database the line "driver psycopg2"')
 
 
 def is_section(factory: Any) -> bool:
@@ -165,6 +169,8 @@ def try_section(factory: Any) -> str | None:
         return None
     section = factory.config.adapter
     _check_adapter(type(section).__qualname__.removesuffix('Factory'))
+    if section.config.driver not in (None, 'auto'):
+        _check_driver(section.config.driver)
     import psycopg2
     connection = psycopg2.connect(section.config.dsn, connect_timeout=10)
     try:
