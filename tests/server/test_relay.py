@@ -45,9 +45,9 @@ def below(above, new_server):
 def wire():
     wires = []
 
-    def connect(server):
+    def connect(server, storage='1'):
         wires.append(Wire(server.addr))
-        return wires[-1].register()
+        return wires[-1].register(storage)
 
     yield connect
     for each in wires:
@@ -98,20 +98,21 @@ def test_hits_are_answered_whatever_the_server_above_does(above, below, wire, he
 def test_the_end_waits_for_nobody_above(above, new_server, wire, held, monkeypatch):
     """T3: it does not answer; whoever asks it in a thread waits no longer, and the thread ends."""
     wire(above).commit(OID)
-    before = set(threading.enumerate())
-    below = new_server({'1': ClientStorage(above.addr, wait_timeout=30)})
+    below = new_server({'below': ClientStorage(above.addr, wait_timeout=30)})  # its threads have the name
     gates = [held.hold(name) for name in ('loadSerial', 'history')]
-    ask(wire(below), 'loadSerial', OTHER, maxtid)
-    ask(wire(below), 'history', OID, 1)
+    ask(wire(below, 'below'), 'loadSerial', OTHER, maxtid)
+    ask(wire(below, 'below'), 'history', OID, 1)
     for gate in gates:
         gate.wait()
+    names = {'zeo-server-reads-below-1', 'zeo-server-long-below-1'}
+    assert names <= {thread.name for thread in threading.enumerate()}
     monkeypatch.setattr(workers, 'CLOSE_WAIT_S', 3600.0)
     closing = threading.Thread(target=below.close, daemon=True)
     closing.start()
     closing.join(60)
-    left = {thread.name for thread in set(threading.enumerate()) - before}
+    left = {thread.name for thread in threading.enumerate()}
     held.free_all()
-    assert not {name for name in left if name.startswith(('zeo-server-reads', 'zeo-server-long'))}
+    assert not names & left
     assert not closing.is_alive()
 
 
