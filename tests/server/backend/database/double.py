@@ -78,6 +78,7 @@ class Double:
         self.transactions = {}
         self.connections = []
         self.away = False
+        self.asked_for_news = 0
 
     def commit(self, tid, records):
         self.transactions[tid] = records
@@ -95,6 +96,7 @@ class Double:
         if statement == known.before:
             return [self._before(oid, before) for oid, before in zip(*arguments, strict=True)]
         if statement == known.since:
+            self.asked_for_news += 1
             rows = [(tid, None, None) for tid in self.transactions if tid >= arguments['tid']]
             rows += [(tid, oid, None) for tid, records in self.transactions.items() if tid >= arguments['tid']
                      for oid in records]

@@ -105,8 +105,8 @@ def test_no_answer_calls_current_what_was_told_to_have_ended(cache_size, part):
             elif step == 'deliver':
                 world.database.deliver(chance.choice(world.lines))
             else:
-                world.feed.look()
-        world.feed.look()
+                world.feed.notified([chance.choice(['', *map(str, world.database.transactions)])])
+        world.feed.notified([str(max(world.database.transactions, default=0))])
         world.deliver_all()
         assert world.told == sorted(world.database.transactions) and not world.resets
         assert not world.reader.waiting and world.answers
@@ -155,6 +155,26 @@ def test_our_own_transaction_is_told_at_its_place():
     world.feed.look()
     world.deliver_all()
     assert world.told == [2, 4, 6] and world.owns == [(p64(ours), 'ours')]
+
+
+@pytest.mark.parametrize('first', ['the database', 'the thread'])
+def test_a_commit_of_ours_is_one_question_whoever_says_it_first(first):
+    """X1: and none, if it has been told."""
+    world = World()
+    last = world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    asked, tid = world.database.asked_for_news, world.commit(2)
+    says = [lambda: world.feed.notified([str(tid)]), lambda: world.feed.look_for(p64(tid))]
+    for say in says if first == 'the database' else says[::-1]:
+        say()
+    world.deliver_all()
+    world.feed.look_for(p64(tid))
+    assert world.told == [last, tid] and world.database.asked_for_news == asked + 1
+    later = world.commit(1)
+    world.feed.notified(['9' * 40])
+    world.deliver_all()
+    assert world.told[-1] == later
 
 
 def test_who_wants_to_be_sure_waits_for_a_question_that_begins_after_that():

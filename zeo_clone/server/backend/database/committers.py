@@ -151,7 +151,7 @@ class DatabaseCommit(ThreadedCommit):
     def _concluded(self, tid: Any, error: BaseException | None) -> None:
         self._let_go()
         if error is None:
-            self._parts.feed.look()  # that tells everybody, and then the client
+            self._parts.feed.look_for(tid)  # that tells everybody, and then the client, if it has not yet
         else:
             if self._chosen is not None:
                 self._parts.feed.forget(self._chosen)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Rows of one answer, unless one transaction has more.
 MOST_AT_ONCE = 20_000
+#: Digits of a tid.
+LONGEST_TID = 19
 
 
 class Feed:
@@ -46,7 +48,8 @@ class Feed:
         self._went_back = went_back
         self._line = Line(loop, database, self, max(patience_s, 2 * interval_s), f'LISTEN {CHANNEL}')
         self._limit = MOST_AT_ONCE
-        self._stale = False  # there may be something new
+        self._stale = False  # there may be something new ...
+        self._awaited: bytes | None = None  # ... or there is, if this one has not been told
         self._waiting: list[tuple[float, Deferred]] = []  # for a question that is yet to be asked ...
         self._asked: list[tuple[float, Deferred]] = []  # ... and for the answer to the one under way
         self._own: dict[bytes, Any] = {}  # transactions of ours: noted before their COMMIT
@@ -100,8 +103,14 @@ class Feed:
         if self._line.is_ready:
             self._ask()
 
+    def look_for(self, tid: bytes) -> None:
+        """There is the transaction `tid`."""
+        self._awaited = tid
+        if self._line.is_ready and tid != self.last:
+            self._ask()
+
     def _ask(self) -> None:
-        self._stale = False
+        self._stale, self._awaited = False, None
         self._asked, self._waiting = self._waiting, []
         self._line.ask(self._statements.since, {'tid': u64(self.last), 'limit': self._limit}, self._got)
 
@@ -124,12 +133,16 @@ class Feed:
             log.info('storage %r: the database is there', self._name)
             self.away_since = None
             self._stale = True
-        if self._stale:
+        if self._stale or self._awaited not in (None, self.last):
             self._ask()
 
-    def notified(self) -> None:
-        """The database says that there is something new."""
-        self.look()
+    def notified(self, texts: list[str]) -> None:
+        """The database says that there are these transactions; what others say, it does not matter what."""
+        for text in texts:
+            if text.isdecimal() and len(text) <= LONGEST_TID:
+                self.look_for(p64(int(text)))
+            else:
+                self.look()
 
     def lost(self, error: Exception) -> None:
         """The database is away: what was asked is asked again."""

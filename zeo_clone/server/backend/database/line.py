@@ -1,10 +1,10 @@
 """A connection to the database that never lets the loop wait: one question at a time, answers when they come.
 
 In: questions, statements with their arguments; readiness of the descriptor.  Out: ``ready()`` when there is
-room for one, ``lost(error)`` when the connection has gone or cannot be made, ``notified()`` when the database
-says that there is something new.  A line that was lost is opened again by itself, with pauses.  Loop thread
-only, but for the making of connections: names are looked up for that.  It knows no SQL: what makes a
-connection and moves it on is given to it.
+room for one, ``lost(error)`` when the connection has gone or cannot be made, ``notified(texts)`` when the
+database says that there is something new.  A line that was lost is opened again by itself, with pauses.
+Loop thread only, but for the making of connections: names are looked up for that.  It knows no SQL: what
+makes a connection and moves it on is given to it.
 """
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class User(Protocol):
     def failed(self, error: Exception) -> None:
         """The database refuses what was asked; the connection is good."""
 
-    def notified(self) -> None:
-        """The database has something new."""
+    def notified(self, texts: list[str]) -> None:
+        """The database has something new, of which it says that."""
 
 
 class _Wire(Dispatcher):
@@ -184,13 +184,13 @@ class Line:
             self._refused(error)
             return
         wire.set_interest(WRITE if state == 'write' else READ)
-        told = bool(connection.notifies)
+        told = [notice.payload for notice in connection.notifies]
         if told:
             connection.notifies.clear()
         if state == 'done':
             self._answered()
         if told:
-            self._user.notified()
+            self._user.notified(told)
 
     def _refused(self, error: Exception) -> None:
         is_opening = self._done is None or self._done is _opened

@@ -268,5 +268,5 @@ class _OneLine:
         """Of `line.User`."""
         self._reader.refuse(self, error)
 
-    def notified(self) -> None:
+    def notified(self, _: list[str]) -> None:
         """Of `line.User`: nothing is listened to."""

@@ -62,10 +62,14 @@ SELECT current_setting('server_version'), current_database(), to_regclass('objec
 IDENTIFY = '''
 INSERT INTO zeo_clone_identity SELECT %s WHERE NOT EXISTS (SELECT 1 FROM zeo_clone_identity)
 '''
-COMMITTED = '''
-INSERT INTO zeo_clone_outcome AS known (token, number, tid, fenced) VALUES (%(token)s, %(number)s, %(tid)s, 0)
-ON CONFLICT (token) DO UPDATE SET number = excluded.number, tid = excluded.tid, at = now()
-WHERE known.fenced < excluded.number
+#: One row, unless it is fenced; all servers hear of the tid when it is committed.
+COMMITTED = f'''
+WITH written AS (
+    INSERT INTO zeo_clone_outcome AS known (token, number, tid, fenced)
+    VALUES (%(token)s, %(number)s, %(tid)s, 0)
+    ON CONFLICT (token) DO UPDATE SET number = excluded.number, tid = excluded.tid, at = now()
+    WHERE known.fenced < excluded.number RETURNING 1)
+SELECT pg_notify('{CHANNEL}', %(tid)s::text) FROM written
 '''
 #: Waits for a COMMIT of the same client that is under way.
 FENCE = '''
@@ -326,10 +330,7 @@ class Database:
             cursor.execute('INSERT INTO zeo_clone_log (tid, deleted) VALUES (%s, %s)',
                            (u64(tid), b''.join(deleted) or None))
         cursor.execute(COMMITTED, {'token': token, 'number': number, 'tid': u64(tid)})
-        if cursor.rowcount != 1:
-            return False
-        cursor.execute(f'NOTIFY {CHANNEL}')
-        return True
+        return bool(cursor.rowcount == 1)
 
     def fence(self, cursor: Any, token: bytes, number: int) -> tuple[int, bytes | None]:
         """The last transaction of the client that was committed, number and tid; from now on none up to
