@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.client.fake_server import FakeServer
+from tests.support import inside
 from zeo_clone.client.storage import ClientStorage
 
 
@@ -30,3 +31,14 @@ def opened(fake: FakeServer) -> Iterator[Callable[..., ClientStorage]]:
     yield make
     for storage in made:
         storage.close()
+
+
+@pytest.fixture
+def connected(opened: Callable[..., ClientStorage]) -> Callable[..., ClientStorage]:
+    """The same, connected however short their ``wait_timeout`` is, and however busy the machine."""
+    def make(**keywords: Any) -> ClientStorage:
+        storage = opened(wait=False, **keywords)
+        inside.manager(storage).link(20)
+        return storage
+
+    return make

@@ -451,6 +451,6 @@ def test_a_directory_of_a_cache_belongs_to_no_single_oid(tmp_path):
 
 def test_a_network_file_system_that_does_not_answer_is_not_taken_for_a_missing_blob(tmp_path):
     """B7: who is told that there is no such blob believes it."""
-    blobs = failing(tmp_path, SharedBlobs, stat=OSError(errno.EIO, 'timed out'))
+    blobs, _ = failing(tmp_path, SharedBlobs, stat=OSError(errno.EIO, 'timed out'))
     with pytest.raises(OSError, match='timed out'):
         blobs.find(OID, TID)

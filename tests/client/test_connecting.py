@@ -154,10 +154,10 @@ def test_invalidations_during_verification_are_kept(fake, opened):
     assert storage.lastTransaction() == p64(5)
 
 
-def test_a_server_that_is_older_than_the_cache_is_refused(fake, opened):
+def test_a_server_that_is_older_than_the_cache_is_refused(fake, connected):
     """K3: a restored backup is named; the client does not go on with a cache from the future."""
     fake.tid = p64(9)
-    storage = opened(wait_timeout=0.3)
+    storage = connected(wait_timeout=0.3)
     fake.tid = p64(5)
     fake.client.cut()
     fake.wait(lambda: len(fake.registered) >= 3)

@@ -192,11 +192,11 @@ def cut(connection, *args):
 
 
 @pytest.mark.parametrize('back', [False, True])
-def test_what_may_have_been_committed_is_forgotten(fake, opened, back):
+def test_what_may_have_been_committed_is_forgotten(fake, connected, back):
     """C11: after CommitOutcomeUnknown nobody reads the old records of what was written; others stay warm."""
     fake.tid = p64(3)
     fake.answers['loadBefore'] = lambda connection, oid, before: (b'old', p64(3), None)
-    storage = opened(wait_timeout=0.5)
+    storage = connected(wait_timeout=0.5)
     db = Wrapper(storage)
     for oid in (OID, p64(8), p64(9)):
         storage.loadBefore(oid, maxtid)

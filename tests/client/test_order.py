@@ -174,10 +174,10 @@ def test_a_reply_that_shows_a_transaction_before_its_invalidation_stays_current(
     assert fake.called('loadBefore') == loads
 
 
-def test_a_warm_read_asks_nobody_even_without_a_server(fake, opened):
+def test_a_warm_read_asks_nobody_even_without_a_server(fake, connected):
     """K7: what is in the cache is read without a request, also while the server is away."""
     serve_one(fake)
-    storage = opened(wait_timeout=0.2)
+    storage = connected(wait_timeout=0.2)
     storage.loadBefore(OID, maxtid)
     loads = fake.called('loadBefore')
     fake.answers['register'] = lambda *args: (_ for _ in ()).throw(ValueError('not now'))

@@ -134,11 +134,11 @@ def test_an_older_server_that_cannot_iterate_is_believed(fake, opened, path):
     assert fake.called('iterator_start') == 0
 
 
-def lost_future(fake, opened, **options):
+def lost_future(fake, connected, **options):
     """A live client at 5, and a server that goes on with another past."""
     info(fake, database=OURS)
     serve(fake, b'lost', p64(5))
-    storage = opened(wait_timeout=0.5, **options)
+    storage = connected(wait_timeout=0.5, **options)
     db = Wrapper(storage)
     storage.loadBefore(OID, maxtid)
     never(fake)
@@ -147,9 +147,9 @@ def lost_future(fake, opened, **options):
     return storage, db
 
 
-def test_a_live_client_does_not_read_the_lost_future(fake, opened):
+def test_a_live_client_does_not_read_the_lost_future(fake, connected):
     """C22, K3: it says so instead, and goes on when it finds its own past again."""
-    storage, db = lost_future(fake, opened)
+    storage, db = lost_future(fake, connected)
     fake.wait(lambda: fake.called('has_transaction') >= 2)
     with pytest.raises(ClientDisconnected, match='restart this client'):
         storage.ping()
@@ -162,9 +162,9 @@ def test_a_live_client_does_not_read_the_lost_future(fake, opened):
     assert storage.loadBefore(OID, maxtid)[0] == b'lost'
 
 
-def test_a_live_client_drops_the_lost_future_by_option(fake, opened):
+def test_a_live_client_drops_the_lost_future_by_option(fake, connected):
     """C22, C23, K3: open connections look again, and the last tid is the server's."""
-    storage, db = lost_future(fake, opened, drop_newer_cache=True)
+    storage, db = lost_future(fake, connected, drop_newer_cache=True)
     fake.wait(lambda: len(fake.registered) == 2)
     storage.ping()
     assert storage.lastTransaction() == p64(9)
@@ -173,11 +173,11 @@ def test_a_live_client_drops_the_lost_future_by_option(fake, opened):
 
 
 @pytest.mark.parametrize('database, is_read', [(OURS, False), (THEIRS, True), (None, True)])
-def test_a_server_that_is_behind_may_be_a_replica(fake, opened, database, is_read):
+def test_a_server_that_is_behind_may_be_a_replica(fake, connected, database, is_read):
     """C22, K7: only of the same database it is known that it has lost transactions."""
     info(fake, database=OURS)
     serve(fake, b'seen', p64(5))
-    storage = opened(wait_timeout=0.2)
+    storage = connected(wait_timeout=0.2)
     storage.loadBefore(OID, maxtid)
     info(fake, **({} if database is None else {'database': database}))
     fake.tid = p64(3)

@@ -97,12 +97,12 @@ def test_open_connections_can_be_told_to_look_anew(opened):
     assert db.cache_dropped == 1
 
 
-def test_sync_asks_the_server_if_that_is_wished(fake, opened):
+def test_sync_asks_the_server_if_that_is_wished(fake, connected):
     """C20, K7: without a server reading goes on."""
     def never(*args):
         raise ValueError('not now')
 
-    storage = opened(server_sync=True, wait_timeout=0.2)
+    storage = connected(server_sync=True, wait_timeout=0.2)
     storage.sync(force=False)
     assert fake.called('ping') == 0
     storage.sync()
