@@ -552,3 +552,21 @@ def test_a_blob_is_noted_until_its_transaction_is_on_the_disk(tmp_path, monkeypa
     assert os.listdir(blobs / 'tmp') == []
     desk.close()
     storage.close()
+
+
+def test_a_server_that_ends_after_an_error_of_the_disk_keeps_no_directory_open(tmp_path, monkeypatch):
+    """N12, B12: the notes of what is in doubt stay, for the next start."""
+    monkeypatch.setattr(groupcommit, 'QUICK_S', -1.0)
+    site = SlowSite(tmp_path, blobs=True)
+    site.disk.open_.set()
+    site.writer.begin()
+    upload(site.writer, b'blob', oid=TWO)
+    site.writer.call('vote', 7)
+    site.disk.error = OSError(5, 'Input/output error')
+    call = site.writer.start('tpc_finish', 7)
+    while not site.writer.has_reply(call):
+        site.sync()
+    site.close()
+    uploads = tmp_path / 'blobs' / 'tmp'
+    assert [name.rpartition('.')[2] for name in os.listdir(uploads)] == ['note']
+    assert str(uploads) not in [os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')]

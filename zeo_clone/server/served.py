@@ -250,6 +250,7 @@ class ServedStorage:
         self.lock.close()
         if self._syncer is not None:
             self._synced(self._syncer.end(timeout_s), None)
+        self.backend.files.close()
 
     def _tell_info(self, committer: Client) -> None:
         committer.send_oneway('info', (self.backend.info(),))

@@ -131,6 +131,11 @@ class BlobFiles:
             for note in self._notes.popleft()[1]:
                 self.drop(note)
 
+    def close(self) -> None:
+        """At the end: notes of transactions that a failed sync has left in doubt are for the next start."""
+        for scratch in self._scratches.values():
+            scratch.forsake()
+
     def _take(self, directory: str, kind: str) -> str:
         scratch = self._scratches.get(directory)
         if scratch is None:
