@@ -181,6 +181,23 @@ def test_after_a_sync_that_failed_no_pack_removes_what_clients_see(storage, disk
     assert storage.loadBefore(p64(1), tid) == (data, serial, tid)
 
 
+def test_a_pack_that_was_cut_short_is_not_followed_by_a_new_file(storage, tmp_path):
+    """D4: a loss of power may take the second of the two renames."""
+    changed(storage)
+    size = storage.getSize()
+    storage.close()
+    path = tmp_path / 'Data.fs'
+    path.rename(tmp_path / 'Data.fs.old')
+    (tmp_path / 'Data.fs.pack').touch()
+    with pytest.raises(StorageError, match=r'cut short.*Rename .*\.old'):
+        GroupCommitStorage(str(path))
+    assert not path.exists()
+    (tmp_path / 'Data.fs.old').rename(path)
+    again = GroupCommitStorage(str(path))
+    assert again.getSize() == size
+    again.close()
+
+
 def test_a_sync_without_a_descriptor_of_its_own(storage, disk):
     """D2: when the process has no more of them."""
     def dup(fd):

@@ -55,6 +55,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self._packed = False  # the index is to be saved
         self._pack_lock = PackLock(runtime)
         self._current: CurrentRecords | None = None  # of an index that was the storage's
+        self._refuse_half_packed(args[0] if args else keywords['file_name'])
         super().__init__(*args, **keywords)
         self._commit_lock = lock = self._pack_lock
         self._commit_lock_acquire, self._commit_lock_release = lock.acquire, lock.release
@@ -65,6 +66,14 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                 super().close()  # nobody else can: the caller gets no storage
                 raise
         self.durable = self._ltid
+
+    def _refuse_half_packed(self, path: str) -> None:
+        """ZODB renames twice at the end of a pack, and would begin a new file if there is none."""
+        exists = self._runtime.exists
+        if not exists(path) and exists(f'{path}.old') and exists(f'{path}.pack'):
+            raise StorageError(
+                f'{path} is missing: a pack was cut short while it put a new file into its place. Rename '
+                f'{path}.old, which is whole, to {path}, and remove {path}.index')
 
     # ---- the thread that commits ------------------------------------------------------------------
 
