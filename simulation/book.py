@@ -22,13 +22,14 @@ class Fate(enum.Enum):
 class Attempt:
     """To commit something: its number is in every record that it writes."""
 
-    __slots__ = ('bases', 'client', 'fate', 'number', 'oids', 'tid', 'undoes')
+    __slots__ = ('adds', 'bases', 'client', 'fate', 'number', 'oids', 'tid', 'undoes')
 
     def __init__(self, number: int, client: str, oids: tuple[bytes, ...]) -> None:
         self.number = number
         self.client = client
         self.oids = oids
         self.bases: dict[bytes, bytes] = {}  # the serials that it relies on, of what it writes and checks
+        self.adds: dict[bytes, int] = {}  # ... apart from counters: what it adds to each
         self.fate = Fate.OPEN
         self.tid: bytes | None = None
         self.undoes: bytes | None = None  # the transaction that it undoes

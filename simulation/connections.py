@@ -82,10 +82,12 @@ class Connected(Worker):
         return found
 
     def write(self, contents: dict[bytes, Content], checked: tuple[tuple[bytes, bytes], ...] = (), *,
-              new: bool = False, blobs: bool = False, stop: str = '', tid: bytes | None = None) -> bool:
+              new: bool = False, blobs: bool = False, stop: str = '', tid: bytes | None = None,
+              adds: dict[bytes, int] | None = None) -> bool:
         if new or blobs or tid is not None:
             return self._write_records(contents, checked, new=new, blobs=blobs, tid=tid)
         attempt = self.book.new_attempt(self.name, tuple(contents))
+        attempt.adds = adds or {}
         connection, manager = self._connection, self._manager
 
         def write(meta: Any) -> None:
@@ -102,8 +104,7 @@ class Connected(Worker):
             manager.get().note(str(attempt.number))
             manager.get().join(Last(self, attempt, stop))
             manager.commit()
-            written: bytes = connection.get(next(iter(contents)))._p_serial
-            return written
+            return self.adapter.finished[self.instance]
 
         return self.commit(attempt, Resource(manager), write, finish) is not None
 

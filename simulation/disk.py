@@ -6,6 +6,9 @@ may be torn.  Names are in a journal, as on ext4: a loss of power takes its end,
 makes the journal up to then sure.  On a *strict* disk only the sync of a directory makes its names sure, and
 each directory loses its own.
 
+A directory may be *mounted* on other machines, as a network file system has it: what they write there is on
+this disk.  While its machine is down they find nothing, and what they had open then cannot be used any more.
+
 Nothing here waits and nothing switches tasks: Python's own buffered files call it.
 """
 from __future__ import annotations
@@ -32,7 +35,8 @@ ROOM = 1 << 40
 class Node:
     """A file, a directory or a symbolic link."""
 
-    def __init__(self, number: int, mode: int, now: float) -> None:
+    def __init__(self, disk: Disk, number: int, mode: int, now: float) -> None:
+        self.disk = disk
         self.number = number
         self.mode = mode
         self.mtime = self.atime = now
@@ -133,13 +137,16 @@ class Disk:
         self.capacity = ROOM
         self.used = 0
         self._number = 1
+        self.mounts: dict[str, Disk] = {}  # directories that are other disks', under the same names
+        self.away = False  # its machine is down
+        self.losses = 0  # of power
         self.root = self._new(stat.S_IFDIR | 0o755)
         self._journal: list[tuple[Node, str, Node | None]] = []
         self._used_at = 0
 
     def _new(self, mode: int) -> Node:
         self._number += 1
-        return Node(self._number, mode, self.now())
+        return Node(self, self._number, mode, self.now())
 
     def make_room(self) -> None:
         """It is not full any more."""
@@ -147,9 +154,17 @@ class Disk:
 
     # ---- names ------------------------------------------------------------------------------------
 
+    def _where(self, path: str) -> Disk:
+        for directory, disk in self.mounts.items():
+            if path.startswith(directory):
+                if disk.away:
+                    raise failure(errno.EIO)
+                return disk
+        return self
+
     def find(self, path: str, follow: bool = True) -> Node:
         """What is at `path`.  Raises ``FileNotFoundError``, ``NotADirectoryError``."""
-        node = self.root
+        node = self._where(path).root
         parts = _parts(path)
         for index, part in enumerate(parts):
             if not node.is_directory:
@@ -186,8 +201,8 @@ class Disk:
         directory, name = self.parent(path)
         if name in directory.names:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        node = self._new(mode)
-        self.put(directory, name, node)
+        node = directory.disk._new(mode)
+        directory.disk.put(directory, name, node)
         return node
 
     def rename(self, old: str, new: str) -> None:
@@ -197,6 +212,8 @@ class Disk:
         if node is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
         target, new_name = self.parent(new)
+        if source.disk is not target.disk:
+            raise failure(errno.EXDEV)
         there = target.names.get(new_name)
         if there is node:
             return
@@ -206,8 +223,7 @@ class Disk:
         if there is not None:
             there.links -= 1
         target.names[new_name] = node
-        self._journal.append((source, name, None))
-        self._journal.append((target, new_name, node))
+        source.disk._journal += [(source, name, None), (target, new_name, node)]
 
     def remove(self, path: str, directory: bool = False) -> None:
         """A name."""
@@ -219,7 +235,7 @@ class Disk:
             raise failure(errno.EISDIR if node.is_directory else errno.ENOTDIR)
         if node.names:
             raise failure(errno.ENOTEMPTY)
-        self.put(parent, name, None)
+        parent.disk.put(parent, name, None)
 
     # ---- what is sure -----------------------------------------------------------------------------
 
@@ -244,6 +260,7 @@ class Disk:
     def lose_power(self) -> None:
         """Whatever was not sure may be gone."""
         dice = self.dice
+        self.losses += 1
         if self.strict:
             keep: dict[int, bool] = {}
             for step in self._journal:
@@ -307,7 +324,8 @@ class Raw(io.RawIOBase):
         self.process = process
         self.node = node
         self.name = path
-        self._disk = process.machine.disk
+        self._disk = node.disk
+        self._losses = node.disk.losses
         self._reads = 'r' in mode or '+' in mode
         self._writes = mode.strip('bt') != 'r'
         self._appends = 'a' in mode
@@ -326,6 +344,12 @@ class Raw(io.RawIOBase):
     def _check(self) -> None:
         if self._fd < 0:
             raise ValueError('I/O operation on closed file')
+        self.check()
+
+    def check(self) -> None:
+        """Raises ``OSError`` if it was open when the machine it is on lost its power."""
+        if self._losses != self._disk.losses:
+            raise failure(errno.EIO)
 
     def fileno(self) -> int:
         self._check()
@@ -405,7 +429,13 @@ class OpenDirectory:
 
     def __init__(self, process: Process, node: Node) -> None:
         self.node = node
+        self._losses = node.disk.losses
         self.fd = process.new_fd(self)
+
+    def check(self) -> None:
+        """As of `Raw`."""
+        if self._losses != self.node.disk.losses:
+            raise failure(errno.EIO)
 
     def vanish(self, silently: bool = False) -> None:
         """Its process is no more."""

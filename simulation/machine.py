@@ -43,6 +43,7 @@ class Machine:
         self.listeners: dict[int, Any] = {}
         self.processes: list[Process] = []
         self._lockers: list[Task] = []  # tasks that wait for locks of files
+        self.sharing = [self]  # the machines whose files may be the same
         self._port = FIRST_PORT
         network.machines[address] = self
 
@@ -73,9 +74,16 @@ class Machine:
 
     def wake_lockers(self) -> None:
         """Somebody has."""
-        lockers, self._lockers = self._lockers, []
-        for task in lockers:
-            self.kernel.wake(task)
+        for machine in self.sharing:
+            lockers, machine._lockers = machine._lockers, []
+            for task in lockers:
+                self.kernel.wake(task)
+
+    def mount(self, directory: str, server: Machine) -> None:
+        """Have the directory of another machine."""
+        self.disk.mounts[directory] = server.disk
+        server.sharing.append(self)
+        self.sharing = server.sharing
 
     # ---- power ------------------------------------------------------------------------------------
 
@@ -83,6 +91,7 @@ class Machine:
         """All processes end, nobody is told, and files are as the disk has them."""
         self.kernel.note('power', self.name)
         self.up = False
+        self.disk.away = True
         for process in self.processes:
             process.end(silently=True)
         self.processes = []
@@ -96,6 +105,7 @@ class Machine:
         """It is there again."""
         self.kernel.note('boot', self.name)
         self.up = True
+        self.disk.away = False
         self.boots += 1
         stalled, self.network.stalled = self.network.stalled, []
         for stream in stalled:

@@ -1,6 +1,6 @@
 """What a worker does in a transaction, by name: transfers between accounts and audits of all of them,
-registers, append-only lists, checks of what was only read, blobs, undo, packs, iteration, and transactions
-that end half-way.
+registers, counters, append-only lists, checks of what was only read, blobs, undo, packs, iteration, and
+transactions that end half-way.
 
 In: a `Worker` that is at the beginning of a transaction.  Out: what it has read and written, in its book.
 """
@@ -51,6 +51,19 @@ def register(worker: Worker) -> None:
     oid = worker.dice.choice(worker.world.registers)
     (before, _), = worker.read(oid)
     worker.write({oid: Content(before.value + 1, 0)})
+
+
+def count(worker: Worker) -> None:
+    """Count on, whoever else does; now and then with a register, for which somebody else is in the way."""
+    world, dice = worker.world, worker.dice
+    some = dice.sample(world.counters, 1 + dice.below(len(world.counters)))
+    if dice.chance(0.2):
+        some.append(dice.choice(world.registers))
+    amounts = {oid: 1 + dice.below(9) for oid in some}
+    found = worker.read(*some)
+    worker.write({oid: Content(before.value + amounts[oid], 0)
+                  for oid, (before, _) in zip(some, found, strict=True)},
+                 adds={oid: amounts[oid] for oid in some if oid in world.counters})
 
 
 def look(worker: Worker) -> None:
@@ -174,6 +187,7 @@ def undo(worker: Worker) -> None:
         return
     attempt = worker.book.new_attempt(worker.name, undone.oids)
     attempt.undoes = undone.tid
+    attempt.adds = {oid: -amount for oid, amount in undone.adds.items()}
     instance = worker.adapter.undo_instance()
     tids: list[bytes] = []
 
@@ -230,6 +244,6 @@ def tid_of(seconds: float) -> bytes:
 OPERATIONS: dict[str, Callable[[Worker], None]] = {
     function.__name__: function
     for function in (transfer, audit, register, look, append, check, abandon, create, old, ask, iterate, pack,
-                     choose, undo, write_blob, read_blob)}
+                     choose, undo, write_blob, read_blob, count)}
 #: What is not in each run.
-SPECIAL = 'pack', 'choose', 'undo', 'write_blob', 'read_blob'
+SPECIAL = 'pack', 'choose', 'undo', 'write_blob', 'read_blob', 'count'

@@ -111,12 +111,25 @@ def _attempt(book: Book, attempt: Attempt, found: Counter[bytes], history: Histo
     elif found:
         before = (int.from_bytes(next(iter(found)), 'big') - 1).to_bytes(8, 'big')
         for oid, serial in attempt.bases.items():
+            if oid in attempt.adds:
+                continue
             current = history.current(oid, before) or z64
             if current != serial:
                 book.blame(f'{attempt!r} relied on {oid.hex()} of {serial.hex()}, and came after '
                            f'{current.hex()}')
+        _counters(book, attempt, next(iter(found)), before, history)
         if attempt.undoes is not None:
             _undo(book, attempt, attempt.undoes, before, history)
+
+
+def _counters(book: Book, attempt: Attempt, tid: bytes, before: bytes, history: History) -> None:
+    """Each has got what was to be added, to whatever it was."""
+    for oid, amount in attempt.adds.items():
+        was = history.current(oid, before)
+        old = 0 if was is None else decode(history.data[oid, was]).value
+        new = decode(history.data[oid, tid]).value
+        if new != old + amount:
+            book.blame(f'{attempt!r} should add {amount} to {oid.hex()}, which was {old} and is {new}')
 
 
 def _undo(book: Book, attempt: Attempt, undone: bytes, before: bytes, history: History) -> None:
@@ -126,7 +139,7 @@ def _undo(book: Book, attempt: Attempt, undone: bytes, before: bytes, history: H
     if set(history.wrote[tid]) != set(history.wrote[undone]):
         book.blame(f'{attempt!r} has not undone all of {undone.hex()}')
         return
-    for oid in history.wrote[undone]:
+    for oid in (oid for oid in history.wrote[undone] if oid not in attempt.adds):
         was, old = history.current(oid, before), history.current(oid, earlier)
         if was is None or history.data[oid, was] != history.data[oid, undone]:
             book.blame(f'{attempt!r} has undone {undone.hex()} though {oid.hex()} was written since')

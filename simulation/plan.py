@@ -55,7 +55,11 @@ class Plan:
     packs: bool = False
     late: bool = False
     connections: int = 0  # what their caches hold; 0: without ZODB's own
+    counters: int = 0
+    resolved_by_clients: bool = False
+    relay_cache: bool = False  # it is kept, as with ``--relay``
     blobs: int = 0
+    shared_blobs: bool = False
     large_blob: int = 5000
     blob_cache_size: int | None = None
     sync_s: tuple[float, float] = (0.0002, 0.002)
@@ -141,6 +145,13 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
         plan.large_blob = choice((1000, 70_000, 200_000))
         plan.blob_cache_size = choice((None, 20_000, 1 << 20))
         plan.operations = (*plan.operations, *['write_blob'] * 3, *['read_blob'] * 4)
+    added = Dice(seed, 'plan, added')  # a seed that gets nothing of this has the plan that it always had
+    if added.chance(0.3):
+        plan.counters = 1 + added.below(2)
+        plan.resolved_by_clients = added.chance(0.3)
+        plan.operations = (*plan.operations, *['count'] * 5)
+    plan.relay_cache = added.chance(0.5)
+    plan.shared_blobs = added.chance(0.4)
     pace = math.exp(between(math.log(0.5), math.log(10.0)))
     for kind, probability in KINDS.items():
         if chance(probability):
@@ -163,6 +174,10 @@ def _leave_out(plan: Plan, without: tuple[str, ...]) -> None:
         gone.add('pack')
     if 'restore_server' in plan.faults and 'restore_server' not in gone:
         gone |= {'clock', 'choose'}  # the same tid must not be given in two pasts
+    if plan.relay or not plan.blobs:
+        plan.shared_blobs = False
+    if not plan.counters:
+        gone.add('count')
     if not plan.blobs:
         gone |= {'write_blob', 'read_blob'}
     plan.faults = {kind: pace for kind, pace in plan.faults.items() if kind not in gone}

@@ -19,7 +19,7 @@ from ZODB.utils import z64
 
 from simulation.book import Attempt, Fate, Life, Moved, Seen
 from simulation.operations import OPERATIONS
-from simulation.records import BLOB, Content, decode, encode, file_of
+from simulation.records import BLOB, CLASS, COUNTER, Content, decode, encode, file_of
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Adapter(MVCCAdapter):  # type: ignore[misc]
 
     def __init__(self, storage: Any, life: Life) -> None:
         self.life = life
+        self.finished: dict[Any, bytes] = {}  # the last transaction of each instance
         super().__init__(storage)
         self._instances = Instances()
 
@@ -56,6 +57,10 @@ class Adapter(MVCCAdapter):  # type: ignore[misc]
     def invalidateCache(self) -> None:
         self._note(b'', None)
         super().invalidateCache()
+
+    def _invalidate_finish(self, tid: bytes, oids: Any, committing: Any) -> None:
+        self.finished[committing] = tid
+        super()._invalidate_finish(tid, oids, committing)
 
     def tpc_vote(self, transaction: Any) -> None:
         """Only instances do; a DB wants to see it."""
@@ -82,6 +87,7 @@ class Worker:
         self._told = b''  # the last tid that lastTransaction has told this thread
         self._own = b''  # ... and the last one that it has written itself
         self.begun = b''
+        self._changed: set[bytes] = set()  # by the server, or conflicts, in the last transaction
         self._healed_at: int | None = None  # so many commits were made when nothing went wrong any more
 
     # ---- a transaction ----------------------------------------------------------------------------
@@ -160,9 +166,12 @@ class Worker:
         self.book.seen.append(Seen(self.name, self.begun, serials))
 
     def write(self, contents: dict[bytes, Content], checked: tuple[tuple[bytes, bytes], ...] = (), *,
-              new: bool = False, blobs: bool = False, stop: str = '', tid: bytes | None = None) -> bool:
-        """Commit, as `tid` if given; whether it is committed for sure.  `stop`: abort it after that step."""
+              new: bool = False, blobs: bool = False, stop: str = '', tid: bytes | None = None,
+              adds: dict[bytes, int] | None = None) -> bool:
+        """Commit, as `tid` if given; whether it is committed for sure.  `stop`: abort it after that step.
+        `adds`: what is added to counters."""
         attempt = self.book.new_attempt(self.name, tuple(contents))
+        attempt.adds = adds or {}
         instance = self.instance
         contents = {oid: content._replace(attempt=attempt.number) for oid, content in contents.items()}
 
@@ -177,7 +186,9 @@ class Worker:
                 if blobs:
                     self._store_blob(oid, attempt.bases[oid], content, meta)
                 else:
-                    instance.store(oid, attempt.bases[oid], encode(content, self.padding()), '', meta)
+                    kind = COUNTER if oid in attempt.adds else CLASS
+                    data = encode(content, self.padding(), kind)
+                    instance.store(oid, attempt.bases[oid], data, '', meta)
             for oid, serial in checked:
                 instance.checkCurrentSerialInTransaction(oid, serial, meta)
             if stop == 'begun':
@@ -198,6 +209,8 @@ class Worker:
             self.book.blame(f'{self.name}: asked for {tid!r}, and got {attempt!r}')
         for oid, content in contents.items():
             self.cache[oid] = content, done
+        for oid in self._changed:
+            self.cache.pop(oid, None)
         return True
 
     def _store_blob(self, oid: bytes, serial: bytes, content: Content, meta: Any) -> None:
@@ -216,6 +229,7 @@ class Worker:
         """Between the vote and its end."""
         if self.dice.chance(0.3) and not self.world.healed:
             self.world.kernel.sleep(self.dice.between(0, self.world.plan.longest_vote_s))
+            self._client.service.look_at_lock()
 
     def commit(self, attempt: Attempt, instance: Any, write: Callable[[Any], None],
                finish: Callable[[Any], bytes]) -> bytes | None:
@@ -224,7 +238,7 @@ class Worker:
         try:
             try:
                 write(meta)
-                instance.tpc_vote(meta)
+                self._changed = set(instance.tpc_vote(meta) or ())
                 tid = finish(meta)
             except BaseException as error:
                 if attempt.fate is not Fate.FINISHING and not self.world.kernel.ending:

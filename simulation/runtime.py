@@ -309,6 +309,7 @@ class SimRuntime(Runtime):
         thing = self.process.fds.get(fd)
         if thing is None:
             raise failure(errno.EBADF)
+        thing.check()
         node: disks.Node = thing.node
         return node
 
@@ -325,10 +326,10 @@ class SimRuntime(Runtime):
             self._kernel.sleep(self._dice.between(*self._machine.sync_s))
         self._kernel.note('sync', self.process.name, node.number, count)
         if node.is_directory:
-            self._disk.sync_names(node)
+            node.disk.sync_names(node)
         else:
             node.sync(count)
-            self._disk.sync_names(None)
+            node.disk.sync_names(None)
 
     def sync_file(self, path: str) -> None:
         self._sync(path)
@@ -364,6 +365,7 @@ class SimRuntime(Runtime):
 
     def flock(self, fd: int, *, shared: bool = False, wait: bool = True) -> bool:
         thing = self.process.fds[fd]
+        thing.check()
         locks = thing.node.locks
         while any(other is not thing and not (shared and theirs) for other, theirs in locks.items()):
             if not wait:
@@ -386,7 +388,8 @@ class SimRuntime(Runtime):
     def pwrite(self, fd: int, data: bytes, at: int) -> int:
         self.process.may_fail('write', '')
         self._kernel.give_way()
-        return disks.pwrite(self._disk, self._node(fd), bytes(data), at)
+        node = self._node(fd)
+        return disks.pwrite(node.disk, node, bytes(data), at)
 
     def memory(self, size: int) -> mmap.mmap | None:
         return super().memory(size) if self._maps else None

@@ -14,7 +14,7 @@ from simulation.book import Life
 from simulation.connections import Connected, database
 from simulation.plan import OF_CACHE, RAISED, Plan
 from simulation.program import Adapter, Worker
-from simulation.records import BLOB, MONEY, ROOT, Content, encode, encode_root, file_of
+from simulation.records import BLOB, CLASS, COUNTER, MONEY, ROOT, Content, encode, encode_root, file_of
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.client.world import World as ClientWorld
 from zeo_clone.Exceptions import ClientDisconnected
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 PORT = 9100
 DATA = '/data/Data.fs'
 BLOBS = '/data/blobs'
+#: Of a server in front of another one.
+CACHE = '/var/relay.zec'
+#: A timer may be late by so many seconds.
+SLACK_S = 1.0
 #: What a storage may raise in.
 METHODS = ('__len__', 'getSize', 'loadBefore', 'current', 'lastTransaction', 'new_oid', 'tpc_begin', 'store',
            'tpc_vote', 'tpc_finish', 'tpc_abort', 'close', 'checkCurrentSerialInTransaction', 'getTid')
@@ -38,7 +42,7 @@ LATE = ('tpc_abort', 'close')
 def fill(storage: Any, world: World) -> None:
     """The database as it is when a run begins."""
     meta = TransactionMetaData(b'', b'', {})
-    oids = *world.accounts, *world.registers, *world.lists, *world.blobs
+    oids = *world.accounts, *world.registers, *world.lists, *world.blobs, *world.counters
     attempt = world.book.new_attempt('the beginning', (ROOT, *oids))
     storage.tpc_begin(meta)
     storage.store(ROOT, z64, encode_root(attempt.number, attempt.oids[1:]), '', meta)
@@ -50,7 +54,8 @@ def fill(storage: Any, world: World) -> None:
                 file.write(file_of(content))
             storage.storeBlob(oid, z64, encode(content, kind=BLOB), path, '', meta)
         else:
-            storage.store(oid, z64, encode(content), '', meta)
+            kind = COUNTER if oid in world.counters else CLASS
+            storage.store(oid, z64, encode(content, kind=kind), '', meta)
     storage.tpc_vote(meta)
     storage.tpc_finish(meta)
     for _ in attempt.oids[1:]:
@@ -100,8 +105,9 @@ class Witnessed(GroupCommitStorage):
         self._stored[oid] = data
 
     def tpc_finish(self, transaction: Any, f: Any = None) -> bytes:
-        stored = self._stored
+        stored, resolved = self._stored, tuple(self._resolved)
         tid: bytes = super().tpc_finish(transaction, f)
+        stored.update({oid: self.loadSerial(oid, tid) for oid in resolved})
         self._world.witnessed[tid] = stored
         self._world.numbers[tid] = int(transaction.description or 0)
         return tid
@@ -138,6 +144,7 @@ class Service:
         self.raises: str | None = None  # the method of its storage that raises the next time
         self.backup: bytes | None = None  # what was copied of its file
         self.restoring = False  # that is put back when it starts
+        self._past: list[Any] | None = None  # what the restored backup has ended
         self._mapping: Any = None
 
     @property
@@ -183,9 +190,10 @@ class Service:
 
     def _restore(self, runtime: Any) -> None:
         """Put the copy back, as an operator does.  What was since is kept for the verdict."""
-        storage = RaisingFile(self, runtime)
-        past = self.world.transactions_of(storage)
-        storage.close()
+        if self._past is None:  # else the copy is not whole yet: power, or room, was not enough
+            storage = RaisingFile(self, runtime)
+            self._past = sorted(self.world.transactions_of(storage).items())
+            storage.close()
         with runtime.open(DATA, 'wb') as file:
             file.write(self.backup)
             file.flush()
@@ -193,8 +201,16 @@ class Service:
         with contextlib.suppress(FileNotFoundError):
             runtime.remove(f'{DATA}.index')
         self.restoring = False
-        self.world.lost_pasts.append(sorted(past.items()))
+        self.world.lost_pasts.append(self._past)
         self.world.kernel.note('restored')
+
+    def _go_back(self) -> None:
+        """As an operator does whose pack was cut short."""
+        disk = self.machine.disk
+        disk.rename(f'{DATA}.old', DATA)
+        with contextlib.suppress(FileNotFoundError):
+            disk.remove(f'{DATA}.index')
+        self.world.kernel.note('goes back')
 
     def _main(self) -> None:
         process, plan = self.process, self.world.plan
@@ -205,9 +221,12 @@ class Service:
             server = StorageServer(
                 (self.machine.address, PORT), {'1': storage}, runtime=process.runtime,
                 invalidation_queue_size=plan.history_size, transaction_timeout=plan.transaction_timeout_s,
-                heartbeat_s=plan.heartbeat_s)
+                heartbeat_s=plan.heartbeat_s, resolve=['simulation.records.Counter'],
+                client_conflict_resolution=plan.resolved_by_clients)
         except Exception as error:
-            if not isinstance(error, OSError) and not plan.may_fail(error):
+            if 'cut short' in str(error):
+                self._go_back()
+            elif not isinstance(error, OSError) and not plan.may_fail(error):
                 raise
             if storage is not None:
                 with contextlib.suppress(Exception):
@@ -216,9 +235,23 @@ class Service:
             return
         self.server = server
         server.loop()
+        self._look_at(storage)
         server.close()
         self._look_for_leaks(process)
         process.end()
+
+    def _look_at(self, storage: Any) -> None:
+        """Before it is closed."""
+
+    def look_at_lock(self) -> None:
+        """Has anybody held it for too long (L10)?  A server that was paused may not know yet, and after its
+        clock was set nobody can tell here."""
+        plan = self.world.plan
+        if self.running and self is self.world.service and not {'pause_server', 'clock'} & set(plan.faults):
+            now = self.machine.wall_clock()
+            for _, since in self.server.served['1'].lock._watched.values():
+                if now - since > plan.transaction_timeout_s + SLACK_S:
+                    self.world.book.blame(f'a client has held the commit lock for {now - since:.1f} s (L10)')
 
     def _look_for_leaks(self, process: Process) -> None:
         self.world.look_for_leaks(process, 'a server that was closed')
@@ -247,24 +280,35 @@ def blob_cache(plan: Plan, name: str) -> dict[str, Any]:
     """What a client is told of blobs."""
     if not plan.blobs:
         return {}
+    if plan.shared_blobs:
+        return {'blob_dir': BLOBS, 'shared_blob_dir': True}
     return {'blob_dir': f'/var/{name}-blobs', 'blob_cache_size': plan.blob_cache_size}
 
 
 class Relay(Service):
     """A server in front of the server: its storage is a client (fan-out)."""
 
+    name = 'relay'
+    storage: Any = None
+
     def _open(self) -> Any:
         plan, process = self.world.plan, self.process
         assert process is not None
-        return ClientStorage(
+        self.storage = ClientStorage(
             (self.world.service.machine.name, PORT), world=ClientWorld(process.runtime), wait=False,
-            wait_timeout=plan.wait_timeout_s, cache_size=plan.cache_size, client_label='relay',
-            heartbeat=plan.heartbeat_s, **blob_cache(plan, 'relay'))
+            wait_timeout=plan.wait_timeout_s, cache=CACHE if plan.relay_cache else None,
+            cache_size=plan.cache_size, client_label='relay', heartbeat=plan.heartbeat_s,
+            **blob_cache(plan, 'relay'))
+        return self.storage
 
+    def _look_at(self, storage: Any) -> None:
+        self.world.look_at_cache(self)
 
     def renew(self) -> None:
-        """Start it anew."""
+        """Start it anew without its cache, as after a backup was restored."""
         self.kill()
+        with contextlib.suppress(FileNotFoundError):
+            self.machine.disk.remove(CACHE)
         self.start()
 
 
@@ -383,6 +427,7 @@ class Client:
             except Exception as error:  # noqa: PERF203 - it tries again
                 if not isinstance(error, (ClientDisconnected, ConflictError)) and not plan.may_fail(error):
                     raise
+                self.heed(error)
                 world.kernel.sleep(0.1)
         for number in range(plan.threads if db is not None or not plan.connections else 0):
             name = f'{process.name}/{number}'

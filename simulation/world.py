@@ -29,6 +29,8 @@ from simulation.service import BLOBS, Client, Relay, Service
 PATIENCE_S = 120.0
 #: Late clients begin within so many seconds.
 LATEST_S = 10.0
+#: A thread that looks a name up cannot be stopped; that takes so many seconds at most.
+SLOWEST_NAME = 5
 #: Whether they have is looked at so often, in seconds.
 LOOK_S = 0.01
 
@@ -59,10 +61,13 @@ class World:
         self.registers = [next(oids) for _ in range(3)]
         self.lists = [next(oids) for _ in range(2)]
         self.blobs = [next(oids) for _ in range(plan.blobs)]
+        self.counters = [next(oids) for _ in range(plan.counters)]
         self.service = Service(self, self._machine('server'))
         self.relay = Relay(self, self._machine('relay')) if plan.relay else None
         self.services = [self.service] if self.relay is None else [self.service, self.relay]
         hosts = [self._machine(f'host-{number}') for number in range(1 + self.dice.below(plan.clients))]
+        for host in hosts if plan.shared_blobs else ():
+            host.mount(BLOBS, self.service.machine)
         self.clients = [Client(self, self.dice.choice(hosts), f'client-{number}')
                         for number in range(plan.clients)]
         self.faults = Faults(self)
@@ -225,7 +230,9 @@ class World:
         disk, found = self.service.machine.disk, []
         for directory in '/tmp', f'{BLOBS}/tmp':
             with contextlib.suppress(FileNotFoundError):
-                found += [f'{directory}/{name}' for name in disk.find(directory).names]
+                # In a shared directory that of clients that were killed stays while others write.
+                found += [f'{directory}/{name}' for name in disk.find(directory).names
+                          if not (self.plan.shared_blobs and name.endswith('.part'))]
         return found
 
     def _look_at_blobs(self, storage: Any, there: dict[bytes, dict[bytes, bytes]]) -> None:
@@ -277,7 +284,7 @@ class World:
             newest.update(dict.fromkeys(records, tid))
             if tid > self.packed_until and tid not in there:
                 self.book.blame(f'transaction {tid.hex()} is not in the file any more')
-        for oid in (*self.accounts, *self.registers, *self.lists, *self.blobs):
+        for oid in (*self.accounts, *self.registers, *self.lists, *self.blobs, *self.counters):
             tid = newest[oid]
             if there.get(tid, {}).get(oid) != self.witnessed[tid][oid]:
                 self.book.blame(f'after packs the file does not have {oid.hex()} of {tid.hex()}')
@@ -299,7 +306,7 @@ class World:
 
     def look_for_leaks(self, process: Process, what: str) -> None:
         """In its last task: nothing else may be left of `process`, after a moment."""
-        for _ in range(100):
+        for _ in range(SLOWEST_NAME * 100):
             others = [task for task in process.tasks if task is not self.kernel.current]
             if not others:
                 break
@@ -310,12 +317,13 @@ class World:
         if left:
             self.book.blame(f'{what} has descriptors left: {left}')
 
-    def look_at_cache(self, client: Client) -> None:
+    def look_at_cache(self, client: Client | Relay) -> None:
         """Keep what the cache of `client` says, to be compared with the history."""
         cache = client.storage._cache
+        last = cache.getLastTid()  # before the rest: more may be told meanwhile
         entries = []
         for oid, start, end in cache.contents():
             found = cache.loadBefore(oid, (int.from_bytes(start, 'big') + 1).to_bytes(8, 'big'))
             if found is not None and found[1] == start:
                 entries.append((oid, start, end, found[0]))
-        self.caches.append(Kept(client.name, cache.getLastTid(), self.closing, entries))
+        self.caches.append(Kept(client.name, last, self.closing, entries))

@@ -6,6 +6,8 @@ from typing import Any
 from simulation.planted import Patch, plant
 from zeo_clone.client.blobdir import BlobCache
 from zeo_clone.client.downloads import Download
+from zeo_clone.server.backend.aside.relay import RelayBackend
+from zeo_clone.server.backend.backend import Backend
 from zeo_clone.server.backend.blobfiles import BlobFiles
 
 #: Of a plan with blobs.
@@ -48,6 +50,13 @@ def download_cut_short() -> list[Patch]:
        faults={'kill_server': 1.0})
 def leftovers_kept() -> list[Patch]:
     return [(BlobFiles, '_clear_up', lambda self, helper: None)]
+
+
+@plant('A relay opens the file of its cache by name, when the clean-up may have removed it (B6).',
+       storage='file', relay=True, blobs=3, clients=4, threads=3, operations=WORK, large_blob=70_000,
+       blob_cache_size=20_000, think_s=0.0)
+def relayed_blob_cleaned_up() -> list[Patch]:
+    return [(RelayBackend, 'open_blob', Backend.open_blob)]
 
 
 @plant('The temporary files of uploads that are not committed stay (B2).', storage='file', blobs=2,

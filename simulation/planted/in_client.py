@@ -123,12 +123,13 @@ def stale_cache_kept() -> list[Patch]:
     return [(Effects, '_empty_cache', lambda self: None)]
 
 
-@plant('While a cache is emptied, lastTransaction is zeros for a moment (C23).')
+@plant('While a cache is emptied, lastTransaction is zeros for a moment (C23).', storage='file', clients=4,
+       threads=3, think_s=0.0, history_size=1, persistent=True, faults={'kill_server': 2.0, 'reset': 0.5})
 def last_tid_goes_back() -> list[Patch]:
     def start_over(self: Any, tid: bytes) -> None:
         with self._barrier:
-            self._empty_cache()
             self.last_tid = z64
+            self._empty_cache()
             self._runtime.give_way()
             self._tell_all_changed(tid)
             self.cache.setLastTid(tid)

@@ -11,11 +11,14 @@ from zeo_clone.server.backend import commit
 from zeo_clone.server.backend.backend import Backend
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
+from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.commits.lock import CommitLock, CommitQueue, Watchdog
 from zeo_clone.server.commits.outcomes import NOT_COMMITTED, Outcomes
 from zeo_clone.server.commits.transactor import Transactor
 from zeo_clone.server.commits.unsynced import Unsynced
 from zeo_clone.zrpc.channel.server import NoNews, ServerChannel
+from zeo_clone.zrpc.frames import frame
+from zeo_clone.zrpc.messages import encode_oneway
 
 
 @plant('A client that has gone keeps the commit lock (C16).')
@@ -41,7 +44,8 @@ def grant_forgotten() -> list[Patch]:
     return [(CommitLock, '_grant', lambda self, transactor: None)]
 
 
-@plant('Whoever holds the commit lock may hold it for ever (L10).')
+@plant('Whoever holds the commit lock may hold it for ever (L10).', longest_vote_s=40.0,
+       transaction_timeout_s=2.0, operations=('abandon', 'transfer', 'look'))
 def watchdog_sleeps() -> list[Patch]:
     return [(Watchdog, '_ring', lambda self: None)]
 
@@ -124,23 +128,20 @@ def undo_not_told() -> list[Patch]:
             (commit, 'VERBS', {**commit.VERBS, 'undo': without})]
 
 
-@plant('Of several transactions that are told together the committer of one hears only what was before it.')
+@plant('Of several transactions that are told together the committer of one hears only what was before it.',
+       storage='file', clients=4, threads=2, think_s=0.0, sync_s=(0.02, 0.03), latency_s=(0.0001, 0.002),
+       faults={'reset': 20.0}, operations=('append', 'register', 'transfer', 'look'))
 def rest_of_group_not_told() -> list[Patch]:
-    group = Audience.publish_group
-
     def publish_group(self: Any, told: Any) -> None:
-        send, had = self._send, []
-
-        def once(listener: Any, data: bytes) -> None:
-            if listener not in had:
-                had.append(listener)
-                send(listener, data)
-
-        self._send = once
-        try:
-            group(self, told)
-        finally:
-            del self._send
+        for one in told:
+            self.history.add(one.tid, one.oids)
+        messages = [frame(encode_oneway('invalidateTransaction', (one.tid, one.oids))) for one in told]
+        places = {one.committer: place for place, one in enumerate(told) if one.committer in self.present()}
+        self._announce(b''.join(messages), list(places))
+        for committer, place in places.items():
+            committer.send(b''.join(messages[:place]))
+        for one in told:
+            one.tell_committer()
     return [(Audience, 'publish_group', publish_group)]
 
 
@@ -167,6 +168,18 @@ def failed_sync_forgotten() -> list[Patch]:
         except OSError:
             pass
     return [(GroupCommitStorage, '_sync_file', sync)]
+
+
+@plant('A conflict that the server should resolve is stored as its client sent it.', counters=2,
+       operations=('count', 'count', 'transfer'))
+def conflict_not_resolved() -> list[Patch]:
+    return [(Guard, 'resolve', lambda self, old, committed, new: new)]
+
+
+@plant('What the server made of a conflict is not told to the client that committed it.', counters=2,
+       resolved_by_clients=False, connections=0, operations=('count', 'count', 'transfer'))
+def resolved_not_told() -> list[Patch]:
+    return [(StorageCommit, 'changed', property(lambda self: list(self.undone)))]
 
 
 @plant('A store wins over what was committed since its record was read.')

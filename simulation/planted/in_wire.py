@@ -6,6 +6,7 @@ from typing import Any
 from simulation.planted import Patch, plant
 from zeo_clone.loop.transport import Transport
 from zeo_clone.loop.trigger import Trigger
+from zeo_clone.zrpc.channel.calls import ConnectionLost
 from zeo_clone.zrpc.channel.ending import End
 from zeo_clone.zrpc.channel.role import Role
 from zeo_clone.zrpc.channel.sending import Sender
@@ -27,14 +28,21 @@ def room_not_used() -> list[Patch]:
     return [(ServerChannel, 'handle_write', lambda self: None), (Sender, 'go_on', lambda self: None)]
 
 
-@plant('Whoever leaves the role of the reader appoints nobody (leader and followers).')
+@plant('Whoever leaves the role of the reader appoints nobody (leader and followers).', io_thread=False,
+       threads=3)
 def nobody_appointed() -> list[Patch]:
     return [(Role, '_appoint', lambda self: None)]
 
 
-@plant('When a connection ends, calls that wait for it go on waiting.')
+@plant('When a connection ends, calls whose threads do not read go on waiting.')
 def callers_not_woken() -> list[Patch]:
     def fail_all(self: Any, fate: Exception) -> None:
+        reader = self._role.holder
+        self._role.end()
+        for pending in self._core.abandon():
+            if pending is reader:
+                pending.error = ConnectionLost(f'{fate}')
+                pending.finish()
         self._done = True
         self.buried.set()
     return [(End, '_fail_all', fail_all)]
@@ -62,7 +70,7 @@ def two_readers() -> list[Patch]:
     return [(Role, 'take', take)]
 
 
-@plant('A full buffer of output is never noticed: the client is read from as before.')
+@plant('The loop is never asked to look for input, nor for room for output.')
 def reader_not_given_back() -> list[Patch]:
     def poll(self: Any) -> None:
         return
