@@ -5,7 +5,15 @@ from itertools import pairwise
 import pytest
 
 from tests.loop.runtimes import Clock
-from zeo_clone.loop.poller import CROWDED_S, LONG_S, MAX_LOOKS, MAX_REST, Eagerness
+from zeo_clone.loop.poller import (
+    CROWDED_S,
+    CROWDED_TIMES,
+    LONG_S,
+    LONGEST_CROWDED_S,
+    MAX_LOOKS,
+    MAX_REST,
+    Eagerness,
+)
 from zeo_clone.loop.runtime import Runtime
 
 
@@ -79,15 +87,18 @@ def test_one_success_brings_the_eagerness_back():
     assert found[found.index(True):] == [True] * (20 - found.index(True))
 
 
-def test_where_the_processor_was_away_for_long_nobody_looks_for_a_while():
-    """A process that just computes would take a whole slice of the scheduler each time."""
-    runtime, source = Ticking(tick=LONG_S * 2, eager_s=0.01), Source(after=2)
+@pytest.mark.parametrize(('away_s', 'pause_s'), [
+    (LONG_S * 1.1, CROWDED_S), (0.02, 0.02 * CROWDED_TIMES), (10, LONGEST_CROWDED_S)])
+def test_where_the_processor_was_away_for_long_nobody_looks_for_a_while(away_s, pause_s):
+    """A process that just computes would take a whole slice of the scheduler each time, and so would each of
+    several; but not because the machine once stood still."""
+    runtime, source = Ticking(tick=away_s, eager_s=100), Source(after=2)
     eagerness = Eagerness(runtime)
     assert attempt(eagerness, source) == ['event']
-    runtime.monotonic.now += CROWDED_S * 0.9
+    runtime.monotonic.now += pause_s * 0.9
     assert not attempt(eagerness, source)
     assert source.looks == 0
-    runtime.monotonic.now += CROWDED_S * 0.2
+    runtime.monotonic.now += pause_s * 0.2
     assert attempt(eagerness, source) == ['event']
 
 

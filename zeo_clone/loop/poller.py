@@ -25,8 +25,9 @@ MAX_LOOKS = 1000
 #: that one keeps it until the system's scheduler takes it away, 3 or 4 ms with a tick of 250 Hz ...
 LONG_S = 0.002
 #: ... and is still there, most likely.  Whoever has slept is let in at once; so for so many seconds nobody
-#: looks.
-CROWDED_S = 0.1
+#: looks, nor for so many times as long as that took, as each of many has its turn before; but for no longer
+#: than this.
+CROWDED_S, CROWDED_TIMES, LONGEST_CROWDED_S = 0.1, 30, 1.0
 
 
 class Eagerness:
@@ -65,7 +66,8 @@ class Eagerness:
             self._give_way()
             before, now = now, self._clock()
             if now - before > LONG_S:
-                self._crowded_until = now + CROWDED_S
+                pause_s = max(CROWDED_S, CROWDED_TIMES * (now - before))
+                self._crowded_until = now + min(pause_s, LONGEST_CROWDED_S)
             if now >= deadline:
                 break
         self._rest = self._resting = min(2 * self._rest + 1, MAX_REST)
