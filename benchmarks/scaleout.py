@@ -280,4 +280,5 @@ def main(args=None):
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # PostgreSQL ends as well
     sys.exit(main())
