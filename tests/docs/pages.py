@@ -30,7 +30,7 @@ from tests.support.server_process import package_path
 
 CHECKOUT = Path(__file__).parent.parent.parent
 DOCS = CHECKOUT / 'docs'
-LIMIT_S = 60
+LIMIT_S = 240
 PAGE_LIMIT_S = 300  # for servers, which run until the page ends
 PORTS = ('9100', '9180', '8080', '8081', '5441', '5442')
 FILES = {'conf', 'ini', 'python'}
