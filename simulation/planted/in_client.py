@@ -130,7 +130,7 @@ def last_tid_goes_back() -> list[Patch]:
         with self._barrier:
             self.last_tid = z64
             self._empty_cache()
-            self._runtime.give_way()
+            self._runtime.event().wait(0.05)  # a large one takes its time
             self._tell_all_changed(tid)
             self.cache.setLastTid(tid)
     return [(Effects, 'start_over', start_over),

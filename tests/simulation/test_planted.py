@@ -11,7 +11,7 @@ pytestmark = pytest.mark.long
 #: For each kind of oracle one that the first seeds show, whatever the schedule of the product; the command
 #: tries all.
 SOON = ['last-tid-before-invalidation', 'own-commit-not-cached', 'grant-forgotten', 'one-not-told',
-        'conflict-overlooked', 'end-forgotten']
+        'conflict-overlooked', 'end-forgotten', 'resolved-not-told', 'rest-of-group-not-told']
 
 
 @pytest.mark.parametrize('name', SOON)

@@ -316,3 +316,26 @@ def test_a_plan_follows_from_its_seed():
     assert draw('7') == draw('7') != draw('8')
     assert draw('7', {'clients': 9}).clients == 9
     assert {draw(str(seed)).storage for seed in range(30)} == {'file', 'mapping'}
+
+
+def test_what_is_mounted_is_on_the_other_machine_and_goes_with_it(small):
+    """As a network file system: errors while it is down, and then for what was open before."""
+    def write():
+        file = runtime.open('/shared/new', 'wb', 0)
+        file.write(b'lost')
+        runtime.rename('/own', '/elsewhere')
+        with pytest.raises(OSError, match='cross-device'):
+            runtime.rename('/elsewhere', '/shared/elsewhere')
+        small.other.lose_power()
+        assert not runtime.exists('/shared/new')
+        small.other.boot()
+        with pytest.raises(OSError, match='Input/output'):
+            file.write(b'more')
+
+    runtime = small.left.runtime
+    for machine in small.one, small.other:
+        machine.disk.make('/shared', 0o040755)
+        machine.disk.settle()
+    small.one.disk.make('/own', 0o100644)
+    small.one.mount('/shared', small.other)
+    small.run(write)
