@@ -16,6 +16,7 @@ import zeo_clone
 from tests.server.desk import Desk
 from zeo_clone.commands.process import StartError
 from zeo_clone.commands.startup import StorageSource, open_storages
+from zeo_clone.configuration.filestorage import open_file
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.StorageServer import StorageServer
 
@@ -44,6 +45,24 @@ def test_a_storage_of_snapshots_is_refused_in_one_line_that_says_why(make):
     text, kind = str(refused.value), type(storage).__name__
     assert re.match(rf"cannot serve storage 'main' \(a place\): a [\w.]*{kind} {REFUSAL}", text)
     assert '\n' not in text and refused.value.exit_code == 1
+
+
+@pytest.mark.parametrize('group_commit', [True, False])
+def test_a_file_that_the_end_of_a_pack_took_away_is_not_begun_anew(group_commit, tmp_path):
+    """D4: nor is what ZODB, or an older server, has begun in its place."""
+    path = tmp_path / 'Data.fs'
+    FileStorage(str(path)).close()
+    for name in 'Data.fs.old', 'Data.fs.pack':
+        (tmp_path / name).touch()
+    advice = r'a pack was cut short.*Rename .*Data\.fs\.old, which is whole, to .*Data\.fs, and remove'
+    for _ in range(2):  # and not the next time either
+        with pytest.raises(StartError, match=advice):
+            open_storages([StorageSource('main', str(path), lambda: open_file(str(path), group_commit))])
+    with pytest.raises(ValueError, match=advice):
+        zeo_clone.server(str(path), threaded=True, zeo_conf={'group_commit': group_commit})
+    assert path.stat().st_size == 4
+    (tmp_path / 'Data.fs.pack').unlink()  # it is to be begun anew
+    zeo_clone.server(str(path), threaded=True)[1]()
 
 
 def test_what_was_opened_before_it_is_closed_and_nothing_is_written():

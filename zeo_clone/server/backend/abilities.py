@@ -16,9 +16,10 @@ from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import Unsupported
-from ZODB.utils import load_current
+from ZODB.utils import load_current, z64
 from zope.interface import providedBy
 
+from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.server.backend.database.relstorage import is_database
 
 #: Methods that not every storage has.
@@ -42,8 +43,19 @@ def is_quick(storage: Any) -> bool:
     return isinstance(storage, MappingStorage) or file_of(storage) is not None
 
 
-def check_safe(storage: Any) -> None:
-    """Raises ValueError if clients of a server of `storage` would be told wrong things (X4).
+def cut_short(runtime: Runtime, path: str) -> str | None:
+    """What to do with the FileStorage at `path`, which is missing or empty, if it is the end of a pack that
+    took it away: ZODB renames the file to .old, then the packed one to the file's name, and a loss of power
+    may take the second of these.  It would begin a new file.  None: it has never been more."""
+    if not (runtime.exists(f'{path}.old') and runtime.exists(f'{path}.pack')):
+        return None
+    return (f'a pack was cut short while it put a new file into the place of {path}. Rename {path}.old, '
+            f'which is whole, to {path}, and remove {path}.index')
+
+
+def check_safe(storage: Any, runtime: Runtime = REAL) -> None:
+    """Raises ValueError if clients of a server of `storage` would be told wrong things (X4), or are to begin
+    an empty database in place of one that is there (D4).
 
     An IMVCCStorage shows a snapshot of a database to which others may write.  This server has but one
     instance of it, which only its own commits bring up to date, and which judges conflicts by that snapshot.
@@ -54,6 +66,11 @@ def check_safe(storage: Any) -> None:
             f'a {type(storage).__module__}.{type(storage).__qualname__} shows each connection a snapshot of '
             f'its own (IMVCCStorage): this server would never hear of what others write to the database, and '
             f'its clients would read stale data for ever; have the clients open that storage themselves')
+    path = file_of(storage)
+    if path is not None and (storage.lastTransaction() or z64) == z64:
+        advice = cut_short(runtime, path)
+        if advice is not None:
+            raise ValueError(advice)
 
 
 class Abilities:

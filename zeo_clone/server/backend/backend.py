@@ -50,7 +50,7 @@ class Backend:
         self._storage = storage
         self._runtime = runtime
         self._guard = guard
-        check_safe(storage)
+        check_safe(storage, runtime)
         self.abilities = abilities = Abilities(storage)
         self._horizon = Horizon(storage) if abilities.can_finish_later else None
         self._shown: Any = storage if self._horizon is None else self._horizon  # what clients may see

@@ -25,6 +25,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.server.backend.abilities import cut_short
 from zeo_clone.server.backend.horizon import CurrentRecords
 
 #: How often the file that a pack writes is synced, in seconds: commits wait for the last of these syncs.
@@ -68,12 +69,10 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self.durable = self._ltid
 
     def _refuse_half_packed(self, path: str) -> None:
-        """ZODB renames twice at the end of a pack, and would begin a new file if there is none."""
-        exists = self._runtime.exists
-        if not exists(path) and exists(f'{path}.old') and exists(f'{path}.pack'):
-            raise StorageError(
-                f'{path} is missing: a pack was cut short while it put a new file into its place. Rename '
-                f'{path}.old, which is whole, to {path}, and remove {path}.index')
+        """Before ZODB begins a new file."""
+        advice = None if self._runtime.exists(path) else cut_short(self._runtime, path)
+        if advice is not None:
+            raise StorageError(advice)
 
     # ---- the thread that commits ------------------------------------------------------------------
 
