@@ -277,8 +277,10 @@ class DatabaseBackend:
                 'loadBlob': self._load_blob}[name]
 
     def open_blob(self, oid: bytes, serial: bytes) -> IO[bytes]:
-        """Worker thread: the file of a blob.  Raises POSKeyError."""
-        return self._runtime.open(self._load_blob(oid, serial), 'rb')
+        """Worker thread: the file of a blob, before RelStorage's clean-up of its cache can remove it (B6).
+        Raises POSKeyError."""
+        file: IO[bytes] = self._instances.call(lambda instance: instance.openCommittedBlobFile(oid, serial))
+        return file
 
     def extension(self, name: str) -> Any:
         """There are none."""
