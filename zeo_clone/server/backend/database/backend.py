@@ -274,7 +274,7 @@ class DatabaseBackend:
         if name == 'loadBlob' and not self.abilities.has_blobs:
             raise Unsupported('the storage has no blobs; give it a blob-dir')
         return {'record_iternext': self._record_iternext, 'iterator': self.iterator, 'undoLog': self.undoLog,
-                'loadBlob': self._load_blob}[name]
+                'loadBlob': self.open_blob}[name]
 
     def open_blob(self, oid: bytes, serial: bytes) -> IO[bytes]:
         """Worker thread: the file of a blob, before RelStorage's clean-up of its cache can remove it (B6).
@@ -302,10 +302,6 @@ class DatabaseBackend:
 
     def _read_in_worker(self, oid: bytes, tid: bytes) -> Any:
         return self._instances.call(lambda instance: instance.loadBefore(oid, tid))
-
-    def _load_blob(self, oid: bytes, serial: bytes) -> str:
-        path: str = self._instances.call(lambda instance: instance.loadBlob(oid, serial))
-        return path
 
     def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> Transactions:
         """The transactions from `start` to `stop`."""
