@@ -88,7 +88,7 @@ class Cluster:
         try:
             if self._primary is None:
                 self._step('initdb', '-D', self._data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8',
-                           '--no-locale')
+                           '--no-locale', '--no-sync')
             else:
                 self._step('pg_basebackup', '-D', self._data, '-h', self._primary.directory, '-U', 'postgres',
                            '--write-recovery-conf', '--checkpoint=fast', '--no-sync')
