@@ -12,6 +12,7 @@ from zeo_clone.loop.poller import (
     LONGEST_CROWDED_S,
     MAX_LOOKS,
     MAX_REST,
+    SEVERAL_S,
     Eagerness,
 )
 from zeo_clone.loop.runtime import Runtime
@@ -88,7 +89,8 @@ def test_one_success_brings_the_eagerness_back():
 
 
 @pytest.mark.parametrize(('away_s', 'pause_s'), [
-    (LONG_S * 1.1, CROWDED_S), (0.02, 0.02 * CROWDED_TIMES), (10, LONGEST_CROWDED_S)])
+    (LONG_S * 1.1, CROWDED_S), (SEVERAL_S * 0.9, CROWDED_S), (0.02, 0.02 * CROWDED_TIMES),
+    (10, LONGEST_CROWDED_S)])
 def test_where_the_processor_was_away_for_long_nobody_looks_for_a_while(away_s, pause_s):
     """A process that just computes would take a whole slice of the scheduler each time, and so would each of
     several; but not because the machine once stood still."""

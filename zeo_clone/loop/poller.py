@@ -25,9 +25,11 @@ MAX_LOOKS = 1000
 #: that one keeps it until the system's scheduler takes it away, 3 or 4 ms with a tick of 250 Hz ...
 LONG_S = 0.002
 #: ... and is still there, most likely.  Whoever has slept is let in at once; so for so many seconds nobody
-#: looks, nor for so many times as long as that took, as each of many has its turn before; but for no longer
-#: than this.
-CROWDED_S, CROWDED_TIMES, LONGEST_CROWDED_S = 0.1, 30, 1.0
+#: looks.
+CROWDED_S = 0.1
+#: After so long there are several that compute, and not a few threads of this process: nobody looks for so
+#: many times as long as that took, as each of them has its turn before; but for no longer than this.
+SEVERAL_S, CROWDED_TIMES, LONGEST_CROWDED_S = 0.01, 30, 1.0
 
 
 class Eagerness:
@@ -66,8 +68,10 @@ class Eagerness:
             self._give_way()
             before, now = now, self._clock()
             if now - before > LONG_S:
-                pause_s = max(CROWDED_S, CROWDED_TIMES * (now - before))
-                self._crowded_until = now + min(pause_s, LONGEST_CROWDED_S)
+                pause_s = CROWDED_S
+                if now - before > SEVERAL_S:
+                    pause_s = min(CROWDED_TIMES * (now - before), LONGEST_CROWDED_S)
+                self._crowded_until = now + pause_s
             if now >= deadline:
                 break
         self._rest = self._resting = min(2 * self._rest + 1, MAX_REST)
