@@ -291,6 +291,24 @@ def test_conflicts_left_to_the_client_are_told_and_resolved_under_the_lock():
     assert other.result(waiting) == []
 
 
+def test_why_a_vote_on_what_the_client_has_resolved_fails_is_told():
+    """L3: its reason, whatever it is, and the next can commit."""
+    storage = Broken()
+    desk = Desk({'1': storage}, client_conflict_resolution=True)
+    client = desk.connect()
+    first = client.commit(OID)
+    second = client.commit(OID, serial=first)
+    client.begin()
+    client.store(OID, b'mine', first)
+    client.call('vote', 7)
+    client.store(OID, b'resolved', second)
+    storage.failing.append('tpc_vote')
+    with pytest.raises(Exception, match='tpc_vote failed'):
+        client.call('vote', 7)
+    client.call('tpc_abort', 7)
+    assert desk.connect().commit(OID, serial=second)
+
+
 # ---- the wrong moment -----------------------------------------------------------------------------
 
 def test_finishing_an_unknown_or_foreign_transaction_is_an_error(desk, client):

@@ -376,10 +376,11 @@ class Resolving(_InStorage, Buffering):
         self.operations = owner.new_operations()
 
     def vote(self) -> Deferred:
-        replaying = Replaying(self.owner, self.meta, self.commit, self.operations, Deferred())
+        reply = Deferred()
+        replaying = Replaying(self.owner, self.meta, self.commit, self.operations, reply)
         self.owner.move(replaying)
         replaying.step()
-        return replaying.reply
+        return reply  # which is not the phase's any more if that has failed
 
     def abort(self) -> None:
         super().abort()
