@@ -10,7 +10,7 @@ from ZODB.MappingStorage import MappingStorage
 
 import zeo_clone
 from tests.docs.pages import DOCS
-from zeo_clone.monitor.exposition import Exposition
+from zeo_clone.monitor.exposition import DATABASE, DATABASE_COUNTERS, RELAY, RELAY_COUNTERS, Exposition
 from zeo_clone.monitor.reporter import Report
 from zeo_clone.thresholds import EXPIRES_S, HELD_S, WAITING
 
@@ -29,13 +29,16 @@ def dashboard():
 
 @pytest.fixture
 def families(new_server, client):
-    """All metrics that there can be: of a server with TLS, whose storage has blobs and is being packed."""
+    """All metrics that there can be: of a server with TLS, whose storage has blobs, is being packed, and is in
+    a database and of a server above, too."""
     server = new_server({'1': MappingStorage()}, measure=True)
     client(server.addr, client_label='x').ping()
     status = server.server_status()
     disk = {'holds': 'database', 'free': 1, 'size': 2}
     status |= {'tls_expires': 1e6, 'conflict_classes': {'a.B': 1},
-               'sizes': {'data': 1, 'pack': 1, 'blobs': 1, 'blob_files': 1, 'disks': [disk]}}
+               **{kind: dict.fromkeys([*gauges, *counters], 1) for kind, gauges, counters in (
+                  ('database', DATABASE, DATABASE_COUNTERS), ('relay', RELAY, RELAY_COUNTERS))},
+              'sizes': {'data': 1, 'pack': 1, 'blobs': 1, 'blob_files': 1, 'disks': [disk]}}
     _, text = Exposition().expose(Report({'1': status}, 0.0, 0.0), '')
     return list(text_string_to_metric_families(text.decode()))
 
