@@ -18,8 +18,9 @@ NAME = re.compile(r'\b(?:zeo|process)_\w+')
 #: Not shown: other views of what is, and of the process what nobody asked for.
 LEFT_OUT = {
     'zeo_uptime_seconds', 'zeo_last_transaction_timestamp_seconds', 'zeo_storage_packing', 'zeo_blob_files',
-    'zeo_max_strangers', 'zeo_client_received_bytes', 'process_virtual_memory_bytes',
-    'process_start_time_seconds', 'process_max_fds'}
+    'zeo_max_strangers', 'zeo_client_received_bytes', 'zeo_database_cache_objects',
+    'zeo_relay_cache_objects', 'process_virtual_memory_bytes', 'process_start_time_seconds',
+    'process_max_fds'}
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def dashboard():
 
 @pytest.fixture
 def families(new_server, client):
-    """All metrics that there can be: of a server with TLS, whose storage has blobs, is being packed, and is in
-    a database and of a server above, too."""
+    """All metrics that there can be: of a server with TLS, whose storage has blobs, is being packed, and is
+    in a database and of a server above, too."""
     server = new_server({'1': MappingStorage()}, measure=True)
     client(server.addr, client_label='x').ping()
     status = server.server_status()
