@@ -21,7 +21,7 @@ from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.monitor.exposition import Exposition
 from zeo_clone.monitor.reporter import Report
-from zeo_clone.server.backend.database.relstorage import Database
+from zeo_clone.server.backend.database.relstorage import Database, Statements
 from zeo_clone.troubles import find
 
 pytestmark = pytest.mark.long
@@ -265,6 +265,18 @@ def test_what_nobody_asks_for_any_more_is_forgotten(new_storage, query):
     database.prune()
     assert [bytes(token) for token, in query('SELECT token FROM zeo_clone_outcome')] == [b'new']
     assert query('SELECT tid FROM zeo_clone_log ORDER BY 1') == [(6,), (7,)]
+
+
+def test_a_large_transaction_is_not_read_again_with_each_question(servers, wire, query, keep_history):
+    """D1: what was told stays told; the loop would have a million rows to do with each second."""
+    here, there = map(wire, servers)
+    store(here, 7, *map(p64, range(1, 51)))
+    tid = here.call('tpc_finish', 7)
+    assert len(notice(there)[1][1]) == 50
+    since = Statements(keep_history).since % {'tid': u64(tid), 'limit': 1000}
+    assert 1 <= len(query(since)) <= 2
+    there.commit(OID, serial=tid)
+    assert len(query(since)) <= 4
 
 
 def test_new_oids_are_given_out_once(servers, wire):
@@ -535,18 +547,22 @@ def test_the_status_says_that_the_database_is_away(new_database_server, wire, cl
 
 
 def test_a_database_that_went_back_sends_all_away(servers, wire, query, keep_history):
-    """X3: a fail-over to a server that lagged behind, a restored backup."""
+    """X3, C22: a fail-over to a server that lagged behind, a restored backup, another database."""
     here, there = map(wire, servers)
     first = here.commit(OID)
     second = here.commit(OTHER)
     assert [notice(there)[1][0] for _ in range(2)] == [first, second]
+    query("UPDATE zeo_clone_identity SET identity = 'another'")
     tables = ('current_object', 'object_state', 'transaction') if keep_history else ('object_state',)
     for table in (*tables, 'zeo_clone_log'):
         query(f'DELETE FROM {table} WHERE tid = %s', u64(second))
     with pytest.raises((EOFError, ConnectionResetError)):
         while True:
             there.call('ping')
-    assert wire(servers[1]).call('lastTransaction') == first
+    back = wire(servers[1])
+    assert back.call('lastTransaction') == first
+    info = back.call('get_info')
+    assert (info['database'], info['instance']) == ('another', 'another')
 
 
 # ---- what is refused ------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class ServedDatabase(ServedStorage):
         self._timeout_s = timeout_s
         super().__init__(*args, timeout_s=timeout_s, **keywords)
         self.instance = self.backend.database
-        self.backend.listen(self._told, self.audience.lost_track)
+        self.backend.listen(self._told, self._lost_track)
 
     def _make_backend(self, storage: Any, guard: Guard) -> Any:
         if self._by_clients:
@@ -51,6 +51,10 @@ class ServedDatabase(ServedStorage):
             return
         take_steps(f'after a commit in storage {self.name!r}', partial(self._tell, tid, oids, own.client),
                    partial(own.told, tid))
+
+    def _lost_track(self) -> None:
+        self.instance = self.backend.database  # it may be another one
+        self.audience.lost_track()
 
     def when_fresh(self, function: Callable[[], Any]) -> Deferred:
         """What `function` returns, when all has been told that is committed by now."""

@@ -70,7 +70,7 @@ class Connection:
 
 
 class Double:
-    """Transactions with history: ``{oid: data}`` by number."""
+    """Transactions: ``{oid: data}`` by number.  Each has a row of its own, apart from those in `unlogged`."""
 
     def __init__(self, keeps_history=True):
         self.keeps_history = keeps_history
@@ -78,6 +78,9 @@ class Double:
         self.transactions = {}
         self.connections = []
         self.away = False
+        self.refuses = False  # to tell what is new
+        self.unlogged = set()
+        self.identity = None
         self.asked_for_news = 0
 
     def commit(self, tid, records):
@@ -97,12 +100,14 @@ class Double:
             return [self._before(oid, before) for oid, before in zip(*arguments, strict=True)]
         if statement == known.since:
             self.asked_for_news += 1
-            rows = [(tid, None, None) for tid in self.transactions if tid >= arguments['tid']]
-            rows += [(tid, oid, None) for tid, records in self.transactions.items() if tid >= arguments['tid']
-                     for oid in records]
-            return sorted(rows, key=lambda row: row[0])[:arguments['limit']]
-        if statement == known.last:
-            return [(max(self.transactions, default=0),)]
+            last, rows = arguments['tid'], []
+            for tid, records in sorted(self.transactions.items()):
+                if tid >= last:
+                    rows += [] if tid in self.unlogged else [(tid, None, None)]
+                    rows += [(tid, oid, None) for oid in records][:1 if tid == last else None]
+            return rows[:arguments['limit']]
+        if statement == known.place:
+            return [(max(self.transactions, default=0), self.identity)]
         return []
 
     def _before(self, oid, before):
@@ -125,6 +130,8 @@ class Double:
         if self.away:
             connection.closed = True
             raise ConnectionError('away')
+        if self.refuses and not connection.asked:
+            raise ValueError('refused')
         return 'read' if connection.asked else 'done'
 
     def is_away(self, error):

@@ -23,10 +23,10 @@ STEPS = 60
 class World:
     """A server's reader and feed, and what its clients were told."""
 
-    def __init__(self, cache_size=10_000):
-        self.loop, self.database = Loop(), Double()
+    def __init__(self, cache_size=10_000, keeps_history=True):
+        self.loop, self.database = Loop(), Double(keeps_history)
         self.told = []  # tids
-        self.resets = 0
+        self.resets = []  # identities
         self.records, self.flights = Records(cache_size), Flights()
         self.reader = Reader(self.loop, 'x', self.database, self.records, self.flights, 2, 10.0)
         self.feed = Feed(self.loop, 'x', self.database, p64(0), 1.0, 10.0, self._tell, self._went_back)
@@ -43,8 +43,9 @@ class World:
         if own is not None:
             self.owns.append((tid, own))
 
-    def _went_back(self):
-        self.resets += 1
+    def _went_back(self, identity):
+        self.resets.append(identity)
+        self.reader.read_all_again()
 
     @property
     def lines(self):
@@ -246,7 +247,79 @@ def test_a_database_that_has_lost_what_was_told_is_noticed():
     del world.database.transactions[last]
     world.feed.look()
     world.deliver_all()
-    assert world.resets == 1 and world.feed.last == p64(2)
+    assert world.resets == [None] and world.feed.last == p64(2)
+
+
+@pytest.mark.parametrize('logged', [True, False])
+def test_a_database_without_history_that_has_lost_what_was_told_and_been_written_to_is_noticed(logged):
+    """X3, C22: of a transaction that a server committed something stays; of another one nothing need."""
+    world = World(keeps_history=False)
+    world.commit(1)
+    last = world.commit(2)
+    world.database.unlogged = set() if logged else {last}
+    world.deliver_all()
+    world.feed.look()
+    world.deliver_all()
+    assert world.feed.last == p64(last)
+    del world.database.transactions[last]
+    world.database.commit(last + 1, {1: b'later'})
+    world.database.identity = 'another'
+    world.feed.look()
+    world.deliver_all()
+    assert world.resets == (['another'] if logged else []) and world.feed.last == p64(last + 1)
+
+
+def test_what_was_read_before_a_database_went_back_is_read_again():
+    """C1: its answer may be on its way still."""
+    world = World()
+    tid = world.commit(1)
+    lost = world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    answer = world.reader.loadBefore(p64(1), maxtid)
+    del world.database.transactions[lost]
+    world.feed.look()
+    for _ in range(2):
+        world.database.deliver(world.feed._line)
+    assert world.resets
+    world.deliver_all()
+    assert not answer.settled
+    world.loop.advance(1)
+    world.deliver_all()
+    assert answer.value == (b'1 in %d' % tid, p64(tid), None) and world.records.get(p64(1))[1] == p64(tid)
+
+
+def test_a_transaction_is_asked_for_whatever_comes_back_late():
+    """X1: word of an earlier one, from the thread that has committed it, does not hide the later one."""
+    world = World()
+    world.deliver_all()
+    first = world.commit(1)
+    world.feed.look()
+    second = world.commit(2)
+    world.feed.notified([str(second)])
+    world.feed.look_for(p64(first))
+    world.deliver_all()
+    assert world.told == [first, second]
+
+
+def test_a_database_that_refuses_to_tell_is_asked_again_now_and_then(caplog):
+    """X3, S16: and goes on when it tells again."""
+    world = World()
+    world.deliver_all()
+    world.commit(1)
+    world.database.refuses = True
+    world.feed.look()
+    asked = world.database.asked_for_news
+    world.deliver_all()
+    world.loop.advance(1)
+    world.deliver_all()
+    assert world.database.asked_for_news == asked + 1
+    assert world.feed.trouble == 'refused' and world.feed.away_since is not None
+    assert [one.getMessage() for one in caplog.records] == ["storage 'x': the database is away: refused"]
+    world.database.refuses = False
+    world.loop.advance(1)
+    world.deliver_all()
+    assert world.told == [2] and world.feed.away_since is None
 
 
 def test_records_are_bounded_by_bytes_and_old_ones_are_kept_for_resolution():

@@ -196,7 +196,8 @@ class DatabaseBackend:
         assert self._tell is not None
         self._tell(tid, oids, own)
 
-    def _went_back(self) -> None:
+    def _went_back(self, identity: str | None) -> None:
+        self._database.identity = identity or self._database.identity
         self.reader.read_all_again()
         assert self._lost_track is not None
         self._lost_track()

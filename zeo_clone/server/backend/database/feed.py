@@ -2,8 +2,8 @@
 
 In: word that there may be something new, from the database, a clock, or whoever wants to be sure; what this
 server itself is about to commit.  Out: ``tell(tid, oids, own)`` for each transaction, in the order of tids,
-once; ``went_back()`` if the database is not any more what it was (a fail-over to a server that lags, a
-restored backup).  Loop thread only, apart from `expect` and `forget`.
+once; ``went_back(identity)`` if the database is not what it was any more (a fail-over to a server that lags,
+a restored backup, another database).  Loop thread only, apart from `expect` and `forget`.
 
 A transaction that this server commits is told when it is seen here, and at no other moment: another server's
 later one may be seen first by whoever waits for his own COMMIT to return.
@@ -36,7 +36,7 @@ class Feed:
 
     def __init__(self, loop: Loop, name: str, database: Database, last: bytes, interval_s: float,
                  patience_s: float, tell: Callable[[bytes, list[bytes], Any], object],
-                 went_back: Callable[[], object]) -> None:
+                 went_back: Callable[[str | None], object]) -> None:
         self._loop = loop
         self._name = name
         self._clock = loop.runtime.monotonic
@@ -50,6 +50,8 @@ class Feed:
         self._limit = MOST_AT_ONCE
         self._stale = False  # there may be something new ...
         self._awaited: bytes | None = None  # ... or there is, if this one has not been told
+        self._is_refused = False  # the database has refused to tell, and is asked again at the next tick
+        self._is_logged = database.keeps_history  # the last transaction has a row that is there for good
         self._waiting: list[tuple[float, Deferred]] = []  # for a question that is yet to be asked ...
         self._asked: list[tuple[float, Deferred]] = []  # ... and for the answer to the one under way
         self._own: dict[bytes, Any] = {}  # transactions of ours: noted before their COMMIT
@@ -105,12 +107,12 @@ class Feed:
 
     def look_for(self, tid: bytes) -> None:
         """There is the transaction `tid`."""
-        self._awaited = tid
+        self._awaited = tid if self._awaited is None else max(tid, self._awaited)
         if self._line.is_ready and tid != self.last:
             self._ask()
 
     def _ask(self) -> None:
-        self._stale, self._awaited = False, None
+        self._stale, self._awaited, self._is_refused = False, None, False
         self._asked, self._waiting = self._waiting, []
         self._line.ask(self._statements.since, {'tid': u64(self.last), 'limit': self._limit}, self._got)
 
@@ -129,6 +131,8 @@ class Feed:
 
     def ready(self) -> None:
         """The line is free."""
+        if self._is_refused:
+            return
         if self.away_since is not None:
             log.info('storage %r: the database is there', self._name)
             self.away_since = None
@@ -155,7 +159,8 @@ class Feed:
             log.error('storage %r: the database is away: %s', self._name, self.trouble)
 
     def failed(self, error: Exception) -> None:
-        """The database refuses to tell."""
+        """The database refuses to tell: it may do so as long as nobody does something about it."""
+        self._is_refused = True
         self.lost(error)
 
     # ---- what is new ------------------------------------------------------------------------------
@@ -163,7 +168,8 @@ class Feed:
     def _got(self, rows: Rows) -> None:
         self.heard = self._clock()
         last = u64(self.last)
-        if last and (not rows or rows[0][0] != last and self._database.keeps_history):
+        logged = {tid for tid, oid, _ in rows if oid is None}
+        if last and (not rows or self._is_logged and last not in logged):
             self._start_anew()
             return
         groups: dict[int, list[bytes]] = {}
@@ -186,6 +192,7 @@ class Feed:
             tid_told = p64(number)
             self.last = tid_told
             self._tell(tid_told, oids, self._own.pop(tid_told, None))
+        self._is_logged = u64(self.last) in logged
         asked, self._asked = self._asked, []
         if is_whole:
             for _, answer in asked:
@@ -196,15 +203,17 @@ class Feed:
 
     def _start_anew(self) -> None:
         """The last transaction that was told is not there any more."""
-        self._line.ask(self._statements.last, None, partial(self._got_last, self._asked))
+        self._line.ask(self._statements.place, None, partial(self._got_last, self._asked))
 
     def _got_last(self, asked: list[tuple[float, Deferred]], rows: Rows) -> None:
-        before, self.last = self.last, p64(rows[0][0])
+        (last, identity), = rows
+        before, self.last = self.last, p64(last)
+        self._is_logged = self._database.keeps_history
         self._waiting = asked + self._waiting
         self._asked = []
         self._stale = True
         log.critical('storage %r: the database has lost transaction %s, which clients were told of, and is '
-                     'at %s now (a fail-over to a server that lagged behind, or a restored backup, or a pack '
-                     'up to this moment): all clients are sent away and verify their caches', self._name,
-                     before.hex(), self.last.hex())
-        self._went_back()
+                     'at %s now (a fail-over to a server that lagged behind, a restored backup, another '
+                     'database, or a pack up to this moment): all clients are sent away and verify their '
+                     'caches', self._name, before.hex(), self.last.hex())
+        self._went_back(identity)

@@ -152,6 +152,11 @@ class Line:
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._user.lost(error)
 
+    def renew(self) -> None:
+        """Have a new connection: an answer that is on its way does not come."""
+        if self._connection is not None:
+            self.broke(ConnectionResetError('the connection is not wanted any more'))
+
     def _tick(self) -> None:
         if self._closed:
             return

@@ -110,6 +110,8 @@ class Reader:
     def read_all_again(self) -> None:
         """Anything may have changed, backwards even."""
         self._records.clear()
+        for one in self._lines:
+            one.line.renew()  # what is on its way is of before
 
     # ---- the lines ------------------------------------------------------------------------------------
 

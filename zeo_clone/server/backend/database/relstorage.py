@@ -112,9 +112,13 @@ class Statements:
                          f'ORDER BY zoid LIMIT 2')
         self.new_oids = "SELECT nextval('zoid_seq') FROM generate_series(1, %s)"
         self.last = f'SELECT GREATEST((SELECT max(tid) FROM object_state), (SELECT max(tid) FROM {log}), 0)'
-        #: Tid, and limit -> tid, oid or null, oids deleted or null: the transaction itself, all later ones.
+        #: -> the last tid, and the identity.
+        self.place = f'{self.last}, (SELECT min(identity) FROM zeo_clone_identity)'
+        #: Tid, and limit -> tid, oid or null, oids deleted or null: all later transactions, and before them
+        #: a row or two of that one, however many objects it has written.
         self.since = f'''
-            SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid >= %(tid)s
+            (SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid = %(tid)s LIMIT 1)
+            UNION ALL SELECT tid, zoid, NULL FROM object_state WHERE tid > %(tid)s
             UNION ALL SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= %(tid)s
             ORDER BY 1 LIMIT %(limit)s'''
         self.recent = f'''
