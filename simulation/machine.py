@@ -125,6 +125,8 @@ class Process:
         self.fds: dict[int, Any] = {0: None, 1: None, 2: None}
         self.dead = False
         self.paused = False
+        self.stood_s = 0.0  # for how long in all; while it is paused, up to then
+        self._paused_at = 0.0
         self.fault: Callable[[str, str], None] | None = None  # may raise OSError: ``fault(operation, path)``
         self.files: list[Any] = []  # that hold locks by name
         self.exits: list[Callable[[], object]] = []
@@ -192,13 +194,15 @@ class Process:
     def pause(self) -> None:
         """As by SIGSTOP."""
         self.kernel.note('pause', self.name)
-        self.paused = True
+        if not self.paused:
+            self.paused, self._paused_at = True, self.kernel.now
 
     def go_on(self) -> None:
         """As by SIGCONT."""
         if self.paused:
             self.kernel.note('goes on', self.name)
             self.paused = False
+            self.stood_s += self.kernel.now - self._paused_at
             held, self.held = self.held, []
             self.kernel.resume(held)
 

@@ -411,10 +411,11 @@ class Client:
             kernel.sleep(0.1)
         life.last = storage.lastTransaction()
         world.look_at_cache(self)
-        before = kernel.now
+        before = kernel.now - process.stood_s
         storage.close()
-        if kernel.now - before > 1.5:
-            world.book.blame(f'{self.name}: close() took {kernel.now - before:.1f} s (N12)')
+        took_s = kernel.now - process.stood_s - before
+        if took_s > 1.5:
+            world.book.blame(f'{self.name}: close() took {took_s:.1f} s (N12)')
         self._end(own)
 
     def _begin_to_work(self, process: Process, storage: Any, adapter: Adapter) -> None:
