@@ -23,6 +23,12 @@ hypothesis.settings.register_profile('untimed', deadline=None,
 hypothesis.settings.load_profile('untimed')
 
 
+def pytest_collection_modifyitems(config, items):
+    """Begin with what takes long where several workers share the tests, so that none ends with it alone."""
+    if hasattr(config, 'workerinput'):
+        items.sort(key=lambda item: item.get_closest_marker('long') is None)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _nothing_left_at_the_end():
     watch = Watch()
