@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(__file__).parent.parent / 'zeo_clone'
 
 #: Room or module, from the first name that fits: its floor.  Everything else is on floor 5.

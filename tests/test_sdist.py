@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.tool_process import call
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 CHECKOUT = Path(__file__).parent.parent
 BUILD = 'import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))'

@@ -8,6 +8,8 @@ import pytest
 from tests.test_floors import MODULES
 from zeo_clone.wording import format_moment, format_seconds, quoted
 
+pytestmark = pytest.mark.once
+
 #: What is often bytes, shown as Python writes it.
 REPR = re.compile(r'\b(?:bytes|content|record|greeting|user|description|data|oid|tid)(?:\[:\d+\])?![rs]')
 

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import parts
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 NUMBER = re.compile(r' (\d[\d,]*(?:\.\d+)?) (us|ms|MB/s)')
 

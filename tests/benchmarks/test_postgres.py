@@ -14,6 +14,8 @@ from benchmarks.runner import Suite
 from benchmarks.sides import known, ours
 from tests.benchmarks.test_suite import TINY, no_progress
 
+pytestmark = pytest.mark.once
+
 needs_postgres = pytest.mark.skipif(find_programs() is None, reason='PostgreSQL is not installed')
 
 

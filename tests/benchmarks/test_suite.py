@@ -18,7 +18,7 @@ from benchmarks.sides import CLIENT, FILE, Side, ours
 from benchmarks.workloads.commits import WRITERS
 from benchmarks.workloads.others import overlapping
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 TINY = Sizes(objects=40, record_bytes=200, seconds=0.01, blob_mb=1, cache_objects=500, writers=WRITERS,
              all_writers=WRITERS)

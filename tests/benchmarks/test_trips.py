@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import trips
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope='module')
 def report():

@@ -60,6 +60,7 @@ def test_wrong_ones_are_told(taking, given, keywords, complaint):
         taking(*given, **keywords)
 
 
+@pytest.mark.once
 def test_type_checkers_see_them(tmp_path):
     """T1"""
     (tmp_path / 'user.py').write_text('''if 1:

@@ -29,6 +29,8 @@ from zeo_clone.thresholds import (
     WAITING,
 )
 
+pytestmark = pytest.mark.once
+
 PAGES = sorted(path.name for path in DOCS.glob('*.md'))
 #: The same, and what people read outside of docs/.
 TEXTS = [*sorted(DOCS.glob('*.md')), *(CHECKOUT / name for name in (

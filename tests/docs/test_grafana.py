@@ -14,6 +14,8 @@ from zeo_clone.monitor.exposition import DATABASE, DATABASE_COUNTERS, RELAY, REL
 from zeo_clone.monitor.reporter import Report
 from zeo_clone.thresholds import EXPIRES_S, HELD_S, WAITING
 
+pytestmark = pytest.mark.once
+
 NAME = re.compile(r'\b(?:zeo|process)_\w+')
 #: Not shown: other views of what is, and of the process what nobody asked for.
 LEFT_OUT = {

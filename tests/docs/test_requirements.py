@@ -11,6 +11,8 @@ import pytest
 
 from tests.docs.pages import CHECKOUT, DOCS
 
+pytestmark = pytest.mark.once
+
 NUMBER = re.compile(r'\b[BCDKLNSTX][1-9]\d?[a-c]?\b')
 DEFINED = re.findall(rf'^\| ({NUMBER.pattern}) \|', (DOCS / 'requirements.md').read_text('utf-8'),
                      re.MULTILINE)

@@ -11,6 +11,8 @@ import ZODB.POSException
 from tests.docs.pages import CHECKOUT, DOCS
 from zeo_clone.zrpc.offers import OFFERS
 
+pytestmark = pytest.mark.once
+
 SOURCES = [path.read_text(encoding='utf-8') for path in sorted((CHECKOUT / 'zeo_clone').rglob('*.py'))]
 #: Parts of messages that are not always the same.
 CHANGING = '\0'

@@ -10,6 +10,8 @@ from tests.docs.pages import CHECKOUT, Reader, blocks
 from tests.examples.programs import Gate, Program
 from tests.support.proxy import UP
 
+pytestmark = pytest.mark.once
+
 PAGE = 'tutorial.md'
 
 

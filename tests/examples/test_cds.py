@@ -13,6 +13,8 @@ from tests.examples.programs import EXAMPLES, LIMIT_S, Program, run_example
 from zeo_clone.addresses import parse_address
 from zeo_clone.Exceptions import ClientDisconnected
 
+pytestmark = pytest.mark.once
+
 CSV = EXAMPLES / 'cds' / 'cds.csv'
 BLUE = ['Joni Mitchell: Blue (1971)', 'Miles Davis: Kind of Blue (1959)']
 

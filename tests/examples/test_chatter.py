@@ -10,6 +10,8 @@ import zeo_clone
 from tests.examples.programs import LIMIT_S, Gate, run_example
 from tests.support.proxy import UP
 
+pytestmark = pytest.mark.once
+
 READY = 'Ctrl-D leaves'
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.examples.programs import LIMIT_S, Gate, run_example
 from tests.support.proxy import UP
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip('chess')
 
 PROMPT = '\r\n> '

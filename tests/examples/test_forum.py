@@ -17,6 +17,8 @@ import pytest
 from tests.examples.programs import EXAMPLES, LIMIT_S, Program, run_example
 from tests.support.server_process import ServerProcess
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip('bottle')
 pytest.importorskip('waitress')
 

@@ -11,6 +11,8 @@ from tests.examples.programs import EXAMPLES, LIMIT_S, Gate, run_example, text_o
 from tests.support.proxy import UP
 from tests.support.server_process import ServerProcess
 
+pytestmark = pytest.mark.once
+
 LINE = '  %include ledger-local.conf\n'
 OTHER_LINE = '  %include ledger-server.conf\n'
 

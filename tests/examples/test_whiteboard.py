@@ -17,6 +17,8 @@ from tests.examples.programs import LIMIT_S, Gate
 from tests.support.proxy import UP
 from tests.support.server_process import package_path
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip('tkinter')
 
 WHITE, BLACK, RED = '#ffffff', '#1f2937', '#dc2626'

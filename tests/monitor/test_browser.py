@@ -22,9 +22,9 @@ OPTIONS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm
 LIMIT_S = 60
 LABEL = '<b onclick="x()">instance</b> & "1"'
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.once, pytest.mark.skipif(
     not (os.path.exists(BROWSER) and os.path.exists(DRIVER)),
-    reason=f'there is no {BROWSER} or no {DRIVER}: apt-get install chromium chromium-driver')
+    reason=f'there is no {BROWSER} or no {DRIVER}: apt-get install chromium chromium-driver')]
 
 
 @pytest.fixture

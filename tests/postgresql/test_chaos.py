@@ -21,7 +21,7 @@ from tests.support.cable import Cable
 from zeo_clone.addresses import format_address
 
 psycopg2 = pytest.importorskip('psycopg2')
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 #: So many things happen at least, one after the other, and so long, in seconds.
 TURNS = 4

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.postgres import find_programs, lesser_user
 from tests.docs.pages import Reader, blocks
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 LIMIT_S = 300  # only what hangs meets it
 

@@ -8,7 +8,7 @@ import pytest
 from tests.docs.pages import DOCS, RECIPES, blocks
 from tests.recipes import plone
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 #: What the last lines of output are.
 OUTPUT = {

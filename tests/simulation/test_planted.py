@@ -6,7 +6,7 @@ import pytest
 from simulation.planted import fits, library, planted
 from simulation.runs import NO_WISHES, run
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 #: For each kind of oracle one that the first seeds show, whatever the schedule of the product; the command
 #: tries all.
