@@ -198,6 +198,65 @@ def test_a_pack_that_was_cut_short_is_not_followed_by_a_new_file(storage, tmp_pa
     again.close()
 
 
+@pytest.mark.parametrize('another', ['sync', 'sync_at_once'])
+def test_of_two_syncs_at_once_none_misses_the_error_of_the_other(tmp_path, another):
+    """D3: the system tells an error once, to whoever asks first."""
+    class Seen:
+        """A lock; `met` is set when somebody finds it taken."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.acquire, self.release, self.locked = self.lock.acquire, self.lock.release, self.lock.locked
+
+        def __enter__(self):
+            if self.lock.locked():
+                met.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_):
+            self.lock.release()
+
+    class Failing(Disk):
+        failed = None
+
+        def lock(self):
+            return Seen()
+
+        def fsync(self, fd):
+            if self.failed is None:
+                super().fsync(fd)
+            elif self.failed:  # it has been told
+                met.set()
+            else:
+                self.failed = True
+                began.set()
+                met.wait()
+                raise OSError(5, 'Input/output error')
+
+    began, met = threading.Event(), threading.Event()
+    disk = Failing()
+    storage = GroupCommitStorage(str(tmp_path / 'Data.fs'), runtime=disk)
+    before = storage.durable
+    storage.finish_later(vote(storage))
+    disk.failed = False
+    errors = []
+
+    def sync(name):
+        try:
+            getattr(storage, name)()
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=sync, args=(name,)) for name in ('sync', another)]
+    threads[0].start()
+    began.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 2 and storage.durable == before
+    storage.close()
+
+
 def test_a_sync_without_a_descriptor_of_its_own(storage, disk):
     """D2: when the process has no more of them."""
     def dup(fd):
@@ -262,22 +321,33 @@ def test_pack_puts_a_file_that_is_on_the_disk_into_its_place(storage, disk, tmp_
     assert disk.directories == names + 1
 
 
-def test_pack_amid_a_sync(storage, disk, tmp_path):
+def test_pack_amid_a_sync(disk, tmp_path):
     """D2: the commit is in another file by then; that is synced as well."""
+    class Packed(GroupCommitStorage):
+        def _save_index(self):
+            super()._save_index()
+            replaced.set()  # a pack does that last
+
+    replaced = threading.Event()
+    storage = Packed(str(tmp_path / 'Data.fs'), runtime=disk)
     changed(storage)
     tid = storage.finish_later(vote(storage, oid=99))
     disk.gate = gate = threading.Event()
-    thread = threading.Thread(target=storage.sync)
-    thread.start()
+    syncing = threading.Thread(target=storage.sync)
+    syncing.start()
     disk.waiting.wait()
     disk.gate = None
-    try:
-        storage.pack(disk.time() + 10, lambda record, oids=None: [p64(99), *referencesf(record, oids)])
-    finally:
-        gate.set()
-        thread.join()
+    replaced.clear()
+    packing = threading.Thread(target=storage.pack, args=(
+        disk.time() + 10, lambda record, oids=None: [p64(99), *referencesf(record, oids)]))
+    packing.start()
+    replaced.wait()
+    gate.set()
+    syncing.join()
+    packing.join()
     assert storage.durable == tid
     assert disk.on_disk(tmp_path / 'Data.fs') == storage.getSize()
+    storage.close()
 
 
 def test_pack_whose_file_cannot_be_synced_changes_nothing(storage, disk, tmp_path):

@@ -147,7 +147,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                 try:
                     fd = self._runtime.dup(file.fileno())  # a pack may close the file meanwhile
                 except OSError:  # there is no descriptor left
-                    return self.sync_at_once()
+                    return self._sync_at_once()
             try:
                 self._sync_file(file, fd)
             finally:
@@ -159,6 +159,10 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
 
     def sync_at_once(self) -> bytes:
         """The same where a sync takes no time: the storage's lock is held meanwhile, as in ``tpc_finish``."""
+        with self._sync_lock:  # of two syncs of a file the system tells an error to one
+            return self._sync_at_once()
+
+    def _sync_at_once(self) -> bytes:
         with self._lock:
             tid: bytes = self._ltid
             if tid != self.durable:
@@ -200,7 +204,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
             if self._packed:
                 self._packed = False
                 with self._commit_lock, contextlib.suppress(OSError):  # without one the file is read at start
-                    self._sync()  # and nothing is finished before the index is saved
+                    self.sync()  # and nothing is finished before the index is saved
                     with self._lock:
                         super()._save_index()
 
