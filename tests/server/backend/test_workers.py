@@ -7,6 +7,7 @@ import pytest
 
 from tests.server.desk import ClockRuntime
 from zeo_clone.loop.core import Loop
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend import workers
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.vocabulary import TooBusy
@@ -77,6 +78,34 @@ def test_a_lane_has_a_length(loop, pool, monkeypatch):
     other = pool.run('other', go.is_set)
     go.set()
     settle(loop, *deferreds, other)
+
+
+def test_what_no_thread_can_be_started_for_is_done_by_others_or_fails():
+    """C21, L9: a commit whose end was refused and done later would hold the lock for ever."""
+    class Few(Runtime):
+        left = 0
+
+        def start_thread(self, target, name, *, daemon=True):
+            if not self.left:
+                raise RuntimeError("can't start new thread")
+            self.left -= 1
+            return super().start_thread(target, name, daemon=daemon)
+
+    runtime, ran = Few(), []
+    loop = Loop(runtime)
+    pool = Workers(loop, 'test-worker', 2)
+    try:
+        refused = pool.run('lane', lambda: ran.append('refused'))
+        assert str(refused.error) == "can't start new thread"
+        runtime.left = 1
+        go = threading.Event()
+        first, second = pool.run('lane', go.wait), pool.run('other', lambda: ran.append('second'))
+        go.set()
+        settle(loop, first, second)
+        assert (second.error, ran) == (None, ['second'])
+    finally:
+        pool.close()
+        loop.close()
 
 
 def test_closing_ends_the_threads(loop):

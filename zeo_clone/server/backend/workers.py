@@ -79,9 +79,20 @@ class Workers:
             if self._idle >= len(self._short) + len(self._long):
                 return deferred
         if len(self._threads) < self._size:
-            number = len(self._threads) + 1
-            self._threads.append(self._loop.runtime.start_thread(self._work, f'{self._name}-{number}'))
+            self._start(deferred)
         return deferred
+
+    def _start(self, deferred: Deferred) -> None:
+        """One more thread, or else what `deferred` is of is done by one that is there."""
+        number = len(self._threads) + 1
+        try:
+            self._threads.append(self._loop.runtime.start_thread(self._work, f'{self._name}-{number}'))
+        except Exception as error:  # the system has none left
+            if not self._threads:
+                self._lanes.clear()  # nothing else is there, then
+                self._short.clear()
+                self._long.clear()
+                deferred.fail(error)
 
     def close(self) -> None:
         """Take no more; let what runs end within `CLOSE_WAIT_S`.  May be called twice."""

@@ -8,9 +8,13 @@ from zeo_clone.server.backend.database.relstorage import Statements
 
 
 class Runtime(ClockRuntime):
-    """One without threads."""
+    """One without threads: what they would do is done at once, unless there are `none`."""
+
+    none = False
 
     def start_thread(self, target, name, *, daemon=True):
+        if self.none:
+            raise RuntimeError("can't start new thread")
         target()
 
 

@@ -235,6 +235,19 @@ def test_what_is_asked_while_the_database_is_away_waits_then_fails():
     assert re.search(r'the database of the server is away; .* \(away\)', str(connecting.error))
 
 
+def test_a_system_that_has_no_thread_left_is_asked_again():
+    """X3: connections are made in threads."""
+    world = World()
+    world.deliver_all()
+    world.database.away = world.loop.runtime.none = True
+    waiting = world.reader.loadBefore(p64(1), maxtid)
+    world.loop.advance(2)
+    world.database.away = world.loop.runtime.none = False
+    world.loop.advance(2)
+    world.deliver_all()
+    assert isinstance(waiting.error, POSKeyError) and world.feed.away_since is None
+
+
 def test_a_database_that_has_lost_what_was_told_is_noticed():
     """X3."""
     world = World()

@@ -108,8 +108,12 @@ class Line:
         self.loop.call_later(TICK_S, self._tick)
 
     def _connect(self) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             self.loop.runtime.start_thread(self._make, 'zeo-server-database')
+        except Exception as error:  # the system has none left
+            self.broke(error)
 
     def _make(self) -> None:
         """Connect, in a thread of its own."""
