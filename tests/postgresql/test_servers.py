@@ -445,6 +445,32 @@ def test_a_lost_reply_to_commit_is_looked_up(servers, wire, monkeypatch):
     assert there.call('loadBefore', OID, maxtid) == (b'data', tid, None)
 
 
+def test_a_commit_that_the_database_refuses_is_told_in_its_words(servers, wire, monkeypatch):
+    """X3, C24: a full queue of notifications, say."""
+    from relstorage.storage import RelStorage
+    here = wire(servers[0])
+
+    def refuse(self, _):
+        raise Exception('too many notifications in the NOTIFY queue')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RelStorage, 'tpc_finish', refuse)
+        with pytest.raises(AssertionError, match='ReadConflictError.*has not done the COMMIT, and nothing'):
+            here.commit(OID)
+    here.call('tpc_abort', 7)
+    assert here.commit(OID)
+
+
+def test_a_server_without_a_short_limit_on_commits_and_one_that_cannot_ask_for_outcomes(
+        new_database_server, wire, query):
+    """L1, C11: PostgreSQL has no time of a month; and no error is the driver's."""
+    here = wire(new_database_server(transaction_timeout=30 * 86_400.0), b'a client' * 2)
+    assert here.commit(OID)
+    query('ALTER TABLE zeo_clone_outcome RENAME TO elsewhere')
+    with pytest.raises(AssertionError, match='StorageError.*zeo_clone_outcome'):
+        here.call('commit_outcome', 7)
+
+
 def test_a_transaction_that_waits_for_its_client_keeps_nobody_else_waiting(new_database_server, wire):
     """L1, X2: as many as there are connections for commits are there at once, the next one waits."""
     server = new_database_server(commit_connections=2)

@@ -242,7 +242,8 @@ class DatabaseCommit(ThreadedCommit):
                 f'when it is back. Look at the data before you repeat it ({_line(failure)})') from error
         if found.number == self._number and found.tid is not None:
             return found.tid
-        away = DatabaseAway('the database of the server went away, and nothing was committed; try again')
+        away = DatabaseAway(f'the database of the server has not done the COMMIT, and nothing was committed; '
+                            f'try again ({_line(error)})')
         raise NothingCommitted(away) from error
 
 

@@ -34,7 +34,7 @@ class Fences:
     def fence(self, token: bytes, number: int) -> Found:
         """From now on no transaction of the client up to `number` can be committed.
 
-        Raises `DatabaseAway` when the database stays away."""
+        Raises `DatabaseAway` when the database stays away, StorageError when it refuses."""
         clock = self._runtime.monotonic
         until = clock() + self._patience_s
         pause = self._runtime.event()
@@ -44,7 +44,7 @@ class Fences:
                     return Found(*self._database.fence(cursor, token, number))
             except Exception as error:
                 if not self._database.is_away(error):
-                    raise
+                    raise self._database.translate(error) from error
                 if clock() + PAUSE_S >= until:
                     raise DatabaseAway(f'the database of the server is away; ask again, or another server '
                                        f'({" ".join(str(error).split())[:200]})') from error

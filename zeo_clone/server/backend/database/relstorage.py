@@ -40,6 +40,8 @@ KEEP_DAYS = 30
 DAY_S = 86_400
 #: A server that stops between choosing a tid and COMMIT keeps others from committing no longer, in seconds.
 FINISH_S = 10
+#: The database takes no longer times than this, in seconds.
+MOST_S = ((1 << 31) - 1) // 1000
 
 SETUP = '''
 CREATE TABLE IF NOT EXISTS zeo_clone_identity (identity TEXT NOT NULL);
@@ -296,7 +298,7 @@ class Database:
         instance.tpc_begin(transaction)
         state = instance._tpc_phase.shared_state
         if hold_s:
-            state.store_connection.cursor.execute(HOLD, (f'{int(hold_s)}s',))
+            state.store_connection.cursor.execute(HOLD, (f'{int(min(hold_s, MOST_S))}s',))
         state.cache = state.local_client = Past(self, state, old_record)
 
     def begin_given(self, instance: Any, transaction: Any, tid: bytes, status: str) -> None:
