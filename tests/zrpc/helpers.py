@@ -18,7 +18,7 @@ from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.transport import Transport
 from zeo_clone.zrpc.channel.calls import ConnectionLost
 from zeo_clone.zrpc.channel.client import ClientChannel
-from zeo_clone.zrpc.connection import Agreed, ClientCore, ServerCore
+from zeo_clone.zrpc.connection import Agreed, Call, Changes, ClientCore, ServerCore
 from zeo_clone.zrpc.frames import frame
 
 DATA = Path(__file__).parent.parent / 'data'
@@ -49,7 +49,16 @@ def in_pieces(data, step):
 
 def feed(core, data, step=0):
     """The events that `core` makes of `data`, given in pieces of `step` bytes."""
-    return [event for piece in in_pieces(data, step) for event in core.receive_data(piece)]
+    return [event for piece in in_pieces(data, step) for event in one_by_one(core.receive_data(piece))]
+
+
+def one_by_one(events):
+    """`events` with a `Call` for each notice, as they are where notices do not come in one piece."""
+    for event in events:
+        if type(event) is Changes:
+            yield from (Call(None, 'invalidateTransaction', change, True) for change in event.changes)
+        else:
+            yield event
 
 
 def feed_until_fault(core, data, step=0):
@@ -57,7 +66,7 @@ def feed_until_fault(core, data, step=0):
     events = []
     try:
         for piece in in_pieces(data, step):
-            for event in core.receive_data(piece):
+            for event in one_by_one(core.receive_data(piece)):
                 events.append(event)  # noqa: PERF402 - what came before the fault counts
     except ProtocolError as error:
         return events, str(error)
@@ -238,6 +247,10 @@ class Notes:
         self.notices.put((name, args, threading.get_ident()))
         if self.on_notice is not None:
             self.on_notice(name, args)
+
+    def handle_changes(self, changes):
+        for change in changes:
+            self.handle_notice('invalidateTransaction', change)
 
     def handle_lost(self, error):
         self.lost.append(error)

@@ -37,7 +37,10 @@ CORES = [ServerCore, agreed_server, open_server, fresh_client, waiting_client]
 KNOWN = [
     b'Z5', b'Z4', b'ruok', messages.KEEP_ALIVE, messages.encode_load(1, OID, TID),
     messages.encode_loaded(1, (b'data', TID, None)), messages.encode_error(2, 'builtins.KeyError', ()),
-    messages.encode_call(1, 'register', ('1', False)), messages.encode_oneway('info', ({},))]
+    messages.encode_call(1, 'register', ('1', False)), messages.encode_oneway('info', ({},)),
+    messages.encode_oneway('invalidateTransaction', (TID, [OID])),
+    messages.encode_oneway('invalidateTransaction', (TID, [OID, TID])),
+    messages.encode_oneway('invalidateTransaction', (TID, []))]
 NAMES = st.just('.reply') | st.text(max_size=5, alphabet='ab')
 MESSAGES = st.tuples(VALUES, st.integers(0, 2), NAMES, VALUES).map(lambda value: pickle.dumps(value, 3))
 FRAMES = st.lists(st.binary(max_size=80) | st.sampled_from(KNOWN) | MESSAGES, max_size=4)

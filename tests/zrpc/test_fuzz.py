@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from tests.zrpc.helpers import open_client, open_server
+from tests.zrpc.helpers import feed, open_client, open_server
 from tests.zrpc.test_marshal import Z4, Z5
 from zeo_clone.client.commit import check_vote
 from zeo_clone.client.notices import check_info, check_invalidation, check_oids, check_revision
@@ -102,7 +102,7 @@ def to_client(content):
     for token in range(30):
         core.send_call('ping', (), token)
     try:
-        events = list(core.receive_data(frame(content)))
+        events = feed(core, frame(content))
     except ProtocolError:
         return None
     if not events:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from tests.zrpc.helpers import IDS_31, OID, OIDS, TID, TRANSCRIPTS, VALUES, transcript
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.zrpc import marshal, messages, shapes
+from zeo_clone.zrpc.frames import MAX_FRAME, frame
 from zeo_clone.zrpc.messages import (
     KEEP_ALIVE,
     MAX_NAME,
     decode,
+    decode_notices,
     encode_call,
     encode_error,
     encode_load,
@@ -320,6 +322,39 @@ def test_fast_message_with_any_changes_means_what_it_generally_means(content, ch
 def test_any_bytes_are_a_message_or_a_protocol_error(content):
     """S5."""
     assert same(answer(content), general(content))
+
+
+NOTICES = [content for content in FAST if messages.NOTICE.decode(content)]
+
+
+@pytest.mark.parametrize('content', NOTICES, ids=range(len(NOTICES)))
+def test_notice_in_a_piece_with_one_other_byte_means_what_it_generally_means(content):
+    """S5: each byte of its frame replaced by each other value, or it is not taken."""
+    before, whole = frame(NOTICES[0]), frame(content)
+    first, end = decode_notices(before, MAX_FRAME)
+    assert end == len(before)
+    for position in range(len(whole)):
+        for byte in range(256):
+            mutant = whole[:position] + bytes([byte]) + whole[position + 1:]
+            changes, end = decode_notices(before + mutant, MAX_FRAME)
+            if end == len(before):
+                assert changes == first and (position < 4 or mutant != whole)
+            else:
+                assert mutant[:4] == whole[:4] and end == len(before + mutant)
+                assert same(general(mutant[4:]), (0, 1, 'invalidateTransaction', changes[1]))
+                assert changes[:1] == first
+
+
+def test_notices_are_taken_up_to_one_that_is_cut_or_too_long_or_something_else():
+    piece = b''.join(map(frame, NOTICES))
+    everything = decode_notices(piece, MAX_FRAME)
+    assert everything == ([messages.NOTICE.decode(content)[3] for content in NOTICES], len(piece))
+    ends = [0, len(frame(NOTICES[0])), len(piece)]
+    for stop in range(len(piece)):
+        count = sum(end <= stop for end in ends[1:])
+        assert decode_notices(piece[:stop], MAX_FRAME) == (everything[0][:count], ends[count])
+    assert decode_notices(piece, len(NOTICES[0])) == (everything[0][:1], ends[1])
+    assert decode_notices(piece + frame(KEEP_ALIVE), MAX_FRAME) == everything
 
 
 # ---- recorded traffic ---------------------------------------------------------------------------

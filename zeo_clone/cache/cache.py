@@ -259,9 +259,15 @@ class ClientCache:
     def invalidateTransaction(self, tid: bytes, oids: Iterable[bytes]) -> None:
         """`invalidate` all of `oids`, at once for readers."""
         oids = list(oids)
-        with self._lock:  # most of what others write is not here
-            if self._late is None and not any(map(self._book.current.get, oids)):
-                return
+        with self._lock:  # most of what others write is not here, nor what is beside it
+            if self._late is None:
+                current = self._book.current
+                pages = current.pages
+                for oid in oids:
+                    if oid[:7] in pages and current.get(oid):
+                        break
+                else:
+                    return
         self._change(self._book.end, oids, tid)
 
     def applyCommit(self, tid: bytes, records: Iterable[tuple[bytes, bytes | None]]) -> None:

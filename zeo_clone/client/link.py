@@ -25,6 +25,7 @@ from zeo_clone.loop.runtime import Runtime
 from zeo_clone.version import __version__
 from zeo_clone.zrpc.channel.calls import PendingCall
 from zeo_clone.zrpc.frames import DEFAULT_LIMIT, MAX_FRAME
+from zeo_clone.zrpc.messages import NOTICE, Change
 from zeo_clone.zrpc.offers import COMMIT_OUTCOME, HEARTBEAT, RICH_VALUES
 
 #: A server that does not answer the verification of the cache is given up after this time, in seconds.
@@ -204,6 +205,16 @@ class Link:
             self._owner.link_info(self, info)
         else:
             raise ProtocolError(f'the server calls the unknown method {name!r}')
+
+    def handle_changes(self, changes: list[Change]) -> None:
+        """Called by the channel: the server tells of other clients' transactions."""
+        if self.state is LinkState.READY:
+            invalidate = self._effects.invalidate
+            for tid, oids in changes:
+                invalidate(tid, oids)
+        else:
+            for change in changes:
+                self.handle_notice(NOTICE.name, change)
 
     def handle_silence(self) -> None:
         """Called by the channel: the server says nothing."""

@@ -101,6 +101,12 @@ class Call(NamedTuple):
     oneway: bool
 
 
+class Changes(NamedTuple):
+    """Event, client: what one or several notices in a row tell of transactions, ``(tid, oids)`` each."""
+
+    changes: list[messages.Change]
+
+
 class Result(NamedTuple):
     """Event, client: the call sent with `token` returned `value`."""
 
@@ -115,7 +121,8 @@ class Failure(NamedTuple):
     error: Exception
 
 
-Event = Agreed | HealthChecked | Administered | Call | Result | Failure
+Event = Agreed | HealthChecked | Administered | Call | Changes | Result | Failure
+_NOTICE = messages.NOTICE.constants[0]
 _new = tuple.__new__  # makes a NamedTuple in a third of the time
 
 
@@ -310,6 +317,17 @@ class ClientCore(Core):
     def pending(self) -> int:
         """How many calls wait for a reply."""
         return len(self._pending)
+
+    def receive_data(self, data: bytes) -> Iterator[Event | None]:
+        """As `Core`; many notices may come in one piece."""
+        if self.state is _OPEN and not self.frames.partial and data.startswith(_NOTICE, LENGTH.size):
+            changes, end = messages.decode_notices(data, self.frames.limit)
+            if changes:
+                yield Changes(changes)
+            if end == len(data):
+                return
+            data = data[end:]
+        yield from super().receive_data(data)
 
     def _greeting(self, content: bytes) -> Event:
         offer = content[:16].decode('latin-1')

@@ -9,11 +9,14 @@ each other, for each shape and for what nearly has one.
 from __future__ import annotations
 
 from collections.abc import Generator
+from struct import Struct
+from struct import error as struct_error
 from typing import Any
 
 from zeo_clone.Exceptions import ProtocolError
 from zeo_clone.zrpc import marshal
 from zeo_clone.zrpc.decoder import PART, loads_in_parts
+from zeo_clone.zrpc.frames import LENGTH
 from zeo_clone.zrpc.shapes import (
     BYTES,
     EIGHT,
@@ -24,11 +27,15 @@ from zeo_clone.zrpc.shapes import (
     Shape,
     pack_number,
     pack_size,
+    read_eights,
 )
 
-__all__ = ['ERROR_FLAG', 'KEEP_ALIVE', 'KEEP_ALIVE_ID', 'MAX_NAME', 'REPLY', 'Message', 'decode',
-           'encode_call', 'encode_encoded', 'encode_error', 'encode_load', 'encode_loaded', 'encode_oneway',
-           'encode_reply', 'encode_store']
+__all__ = ['ERROR_FLAG', 'KEEP_ALIVE', 'KEEP_ALIVE_ID', 'MAX_NAME', 'NOTICE', 'REPLY', 'Change', 'Message',
+           'decode', 'decode_notices', 'encode_call', 'encode_encoded', 'encode_error', 'encode_load',
+           'encode_loaded', 'encode_oneway', 'encode_reply', 'encode_store']
+
+#: A transaction and the oids that it wrote.
+Change = tuple[bytes, list[bytes]]
 
 REPLY = '.reply'
 #: The flag of an error reply in Z5.
@@ -56,8 +63,9 @@ LOAD = Shape(NUMBER, False, 'loadBefore', (EIGHT, EIGHT))
 CURRENT = Shape(NUMBER, 0, REPLY, (BYTES, EIGHT, None))
 PAST = Shape(NUMBER, 0, REPLY, (BYTES, EIGHT, EIGHT))
 STORE = Shape(0, True, 'storea', (EIGHT, EIGHT, BYTES, NUMBER))
+NOTICE = Shape(0, True, 'invalidateTransaction', (EIGHT, EIGHTS))
 SHAPES = (
-    LOAD, CURRENT, PAST, STORE,
+    LOAD, CURRENT, PAST, STORE, NOTICE,
     Shape(NUMBER, False, 'vote', (NUMBER,)),
     Shape(NUMBER, False, 'tpc_finish', (NUMBER,)),
     Shape(NUMBER, False, 'tpc_abort', (NUMBER,)),
@@ -69,7 +77,6 @@ SHAPES = (
     Shape(0, True, 'storeBlobChunk', (BYTES,)),
     Shape(0, True, 'receiveBlobChunk', (EIGHT, EIGHT, BYTES)),
     Shape(0, True, 'info', ({'length': LONG_NUMBER, 'size': LONG_NUMBER},)),
-    Shape(0, True, 'invalidateTransaction', (EIGHT, EIGHTS)),
 )
 _CALLS = {shape.name: shape for shape in SHAPES if shape.is_numbered and shape.name != REPLY}
 _ONEWAY = {shape.name: shape for shape in SHAPES if not shape.is_numbered}
@@ -85,6 +92,8 @@ for _shape in SHAPES:
         _start = _shape.constants[1][:8] if _shape.is_numbered else _shape.constants[0][:16]
         _OPEN.setdefault(_start, []).append(_shape)
 _LOADED = CURRENT.constants[1]  # behind the id
+_NOTICE, _NOTICE_OIDS, _NOTICE_END = NOTICE.constants
+_notice_start = Struct(f'>I{len(_NOTICE)}s8s{len(_NOTICE_OIDS)}s')  # of a frame, up to its first oid
 
 
 # ---- encoding -------------------------------------------------------------------------------------
@@ -170,6 +179,25 @@ def _decode_shape(content: bytes) -> Message | None:
         if message is not None:
             return message
     return None
+
+
+def decode_notices(data: bytes, limit: int) -> tuple[list[Change], int]:
+    """What the frames at the start of `data` tell that are notices of at most `limit` bytes, and where they
+    end.  Faster than one by one."""
+    found: list[Change] = []
+    at, size, read, head = 0, len(data), _notice_start.unpack_from, _notice_start.size
+    try:
+        while size - at > head:
+            length, start, tid, middle = read(data, at)
+            stop = at + LENGTH.size + length
+            if (start != _NOTICE or middle != _NOTICE_OIDS or length > limit or stop > size
+                    or data[stop - len(_NOTICE_END):stop] != _NOTICE_END):
+                break
+            found.append((tid, read_eights(data[at + head:stop - len(_NOTICE_END)])))
+            at = stop
+    except struct_error:  # it is cut off, or has something else there
+        pass
+    return found, at
 
 
 def _checked(value: object) -> Message:

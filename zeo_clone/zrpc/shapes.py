@@ -61,7 +61,8 @@ def _are_eights(value: list[Any]) -> bool:
     return 0 < len(value) <= MAX_ITEMS and set(map(type, value)) == {bytes} and set(map(len, value)) == {8}
 
 
-def _read_eights(data: bytes) -> list[bytes]:
+def read_eights(data: bytes) -> list[bytes]:
+    """What is in a field of `EIGHTS`.  Raises ``struct.error``."""
     if len(data) == 8:
         return [data]
     count, odd = divmod(len(data) + 2, 10)
@@ -216,7 +217,7 @@ def _decoder(runs: list[Run], message: Any) -> Callable[[bytes], Message | None]
                       f'at += len({fields[-1]})']
         elif run.field is EIGHTS:
             fields.append('eights')
-            lines += [f'eights = _read_eights(content[at:len(content) - {runs[-1].struct.size}])',
+            lines += [f'eights = read_eights(content[at:len(content) - {runs[-1].struct.size}])',
                       'at += 10 * len(eights) - 2']
     decode: Callable[[bytes], Message | None] = _function('decode(content)', [
         'try:',

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.zrpc.messages import Change
 
 
 class ConnectionLost(ClientDisconnected):
@@ -30,6 +31,13 @@ class ClientHandler(Protocol):
 
     def handle_lost(self, error: Exception) -> None:
         """The connection has gone; waiting calls fail right after this.  Called exactly once."""
+
+
+class RegisteredHandler(ClientHandler, Protocol):
+    """What it tells once the client is registered."""
+
+    def handle_changes(self, changes: list[Change]) -> None:
+        """`handle_notice` of invalidateTransaction for several in a row, faster: their shape is right."""
 
 
 class PendingCall:

@@ -19,12 +19,19 @@ from zeo_clone.loop.core import Loop
 from zeo_clone.loop.dispatcher import Dispatcher
 from zeo_clone.loop.poller import Eagerness
 from zeo_clone.loop.transport import Transport
-from zeo_clone.zrpc.channel.calls import LOOP, ClientHandler, Joinable, PendingCall, Reader
+from zeo_clone.zrpc.channel.calls import (
+    LOOP,
+    ClientHandler,
+    Joinable,
+    PendingCall,
+    Reader,
+    RegisteredHandler,
+)
 from zeo_clone.zrpc.channel.ending import End
 from zeo_clone.zrpc.channel.role import Role
 from zeo_clone.zrpc.channel.sending import Sender
 from zeo_clone.zrpc.channel.signals import guarded
-from zeo_clone.zrpc.connection import Agreed, Call, ClientCore, Event, Failure, Result
+from zeo_clone.zrpc.connection import Agreed, Call, Changes, ClientCore, Event, Failure, Result
 
 #: Pieces still read from a connection that is given up: more than a socket can have buffered before.
 LAST_PIECES = 256
@@ -175,7 +182,7 @@ class ClientChannel(Dispatcher):
         wakeup.acquire()
         return PendingCall(wakeup, on_reply)
 
-    def entrust(self, handler: ClientHandler) -> None:
+    def entrust(self, handler: RegisteredHandler) -> None:
         """Reader's role: from the next message on tell `handler`."""
         self._handler = handler
 
@@ -294,6 +301,8 @@ class ClientChannel(Dispatcher):
             pending = event.token  # type: ignore[union-attr]
             pending.error = event.error  # type: ignore[union-attr]
             self._role.finish(pending)
+        elif kind is Changes:
+            self._handler.handle_changes(event.changes)  # type: ignore[attr-defined, union-attr]
         elif kind is Call:
             self._handler.handle_notice(event.name, event.args)  # type: ignore[union-attr]
         elif kind is Agreed:
