@@ -341,8 +341,8 @@ def test_a_pack_removes_garbage_and_nothing_else(databases):
         second.storage.loadBefore(oid, maxtid)
 
 
-def test_deleted_objects_are_told_everywhere(servers, wire):
-    """C3: external garbage collection."""
+def test_deleted_objects_are_told_everywhere(servers, wire, new_database_server):
+    """C3: external garbage collection; also by a server that is started later."""
     here, there = map(wire, servers)
     tid = here.commit(OID)
     assert notice(there)[1] == (tid, [OID])
@@ -353,6 +353,8 @@ def test_deleted_objects_are_told_everywhere(servers, wire):
     assert notice(there)[1] == (last, [OID])
     with pytest.raises(AssertionError, match='POSKeyError'):
         there.call('loadBefore', OID, maxtid)
+    here.commit(OTHER)
+    assert sorted(wire(new_database_server()).call('getInvalidations', tid)[1]) == [OID, OTHER]
 
 
 def test_transactions_are_copied_with_their_tids(servers, wire, keep_history):

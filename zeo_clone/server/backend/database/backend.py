@@ -20,7 +20,7 @@ from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.database.committers import Committers, DatabaseCommit, Parts
-from zeo_clone.server.backend.database.feed import Feed
+from zeo_clone.server.backend.database.feed import Feed, grouped
 from zeo_clone.server.backend.database.instances import Instances, Transactions
 from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import Reader
@@ -158,11 +158,9 @@ class DatabaseBackend:
 
     def recent(self, size: int) -> list[Written]:
         """What the last `size` transactions wrote, up to the one at which the feed starts."""
-        groups: dict[int, list[bytes]] = {}
         with self._database.connection() as cursor:
             cursor.execute(self._database.statements.recent, (max(1, size),))
-            for tid, oid in cursor.fetchall():
-                groups.setdefault(tid, []).append(p64(oid))
+            groups = grouped(cursor.fetchall())
         return [(p64(tid), oids) for tid, oids in sorted(groups.items()) if p64(tid) <= self._feed.last]
 
     def last_of(self, recent: list[Written]) -> bytes:

@@ -172,15 +172,8 @@ class Feed:
         if last and (not rows or self._is_logged and last not in logged):
             self._start_anew()
             return
-        groups: dict[int, list[bytes]] = {}
-        for tid, oid, deleted in rows:
-            if tid != last:
-                oids = groups.setdefault(tid, [])
-                if oid is not None:
-                    oids.append(p64(oid))
-                elif deleted is not None:
-                    data = bytes(deleted)
-                    oids += [data[at:at + 8] for at in range(0, len(data), 8)]
+        groups = grouped(rows)
+        groups.pop(last, None)
         is_whole = len(rows) < self._limit
         if not is_whole and groups:
             groups.pop(max(groups))  # perhaps not all of it is here
@@ -217,3 +210,16 @@ class Feed:
                      'database, or a pack up to this moment): all clients are sent away and verify their '
                      'caches', self._name, before.hex(), self.last.hex())
         self._went_back(identity)
+
+
+def grouped(rows: Rows) -> dict[int, list[bytes]]:
+    """What each transaction wrote, from rows of a tid, an oid or null, and oids that were deleted or null."""
+    groups: dict[int, list[bytes]] = {}
+    for tid, oid, deleted in rows:
+        oids = groups.setdefault(tid, [])
+        if oid is not None:
+            oids.append(p64(oid))
+        elif deleted is not None:
+            data = bytes(deleted)
+            oids += [data[at:at + 8] for at in range(0, len(data), 8)]
+    return groups

@@ -123,10 +123,12 @@ class Statements:
             UNION ALL SELECT tid, zoid, NULL FROM object_state WHERE tid > %(tid)s
             UNION ALL SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= %(tid)s
             ORDER BY 1 LIMIT %(limit)s'''
+        #: How many transactions -> as `since`: the last ones, in any order.
         self.recent = f'''
-            SELECT tid, zoid FROM object_state WHERE tid >= (
-                SELECT min(tid) FROM (
-                    SELECT tid FROM {log} WHERE tid > 0 ORDER BY tid DESC LIMIT %s) AS latest)'''
+            WITH first AS (SELECT min(tid) AS tid FROM (
+                SELECT tid FROM {log} WHERE tid > 0 ORDER BY tid DESC LIMIT %s) AS latest)
+            SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid >= (SELECT tid FROM first)
+            UNION ALL SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= (SELECT tid FROM first)'''
         self.changed = '''SELECT DISTINCT zoid FROM object_state WHERE tid > %s AND tid <= %s'''
         self.has = (f'SELECT EXISTS (SELECT 1 FROM {log} WHERE tid = %s) OR '
                     f'EXISTS (SELECT 1 FROM object_state WHERE tid = %s)')
