@@ -418,6 +418,27 @@ def test_what_was_committed_is_known_at_every_server(servers, wire):
     assert info[0]['instance'] == info[1]['instance'] == info[0]['database']
 
 
+def test_an_outcome_is_replaced_by_no_other_transaction(servers, wire, query):
+    """C24: what a server looks up when a COMMIT has failed, of clients that do not say who they are."""
+    first, second = wire(servers[0]), wire(servers[0])
+    for one, oid in ((first, OID), (second, OTHER)):
+        store(one, 7, oid)
+    tids = [one.call('tpc_finish', 7) for one in (second, first)]
+    assert sorted(query('SELECT tid FROM zeo_clone_outcome')) == [(u64(tid),) for tid in tids]
+
+
+def test_a_transaction_that_its_client_has_given_up_does_not_replace_the_outcome_of_the_next(servers, wire):
+    """C11: no server could be asked for it, and then it comes to its end after all."""
+    token = b'a client' * 2
+    here, there = (wire(server, token) for server in servers)
+    store(here, 7, OID)
+    store(there, 8, OTHER)
+    tid = there.call('tpc_finish', 8)
+    with pytest.raises(AssertionError, match='StorageTransactionError'):
+        here.call('tpc_finish', 7)
+    assert here.call('commit_outcome', 8) == ('committed', tid)
+
+
 def test_a_connection_that_is_lost_after_the_vote_costs_that_transaction_only(servers, wire, query):
     """X3, C24: nothing was committed, and it can be tried again."""
     here, there = map(wire, servers)

@@ -135,12 +135,12 @@ class DatabaseBackend:
         self._measurers: Workers | None = None
         self._looking_up = False
         hold_s = timeout_s + GRACE_S if timeout_s else None
-        self._committers = Committers(database, guard, tuning.commit_connections)
+        self._committers = Committers(
+            database, guard, [runtime.randbytes(16) for _ in range(tuning.commit_connections)])
         self._parts = Parts(database, abilities, self._committers, self.files, self._feed, self._records,
                             self._fences, self._commit_workers, hold_s)
         self._oids: list[bytes] = []  # that nobody has got yet
-        self._token = runtime.randbytes(16)  # under which transactions of clients are kept that have none
-        self._number = 0
+        self._number = 0  # of the last transaction of a client that has no token
         self._upkeep = Upkeep(loop, name, database)
         self._tell: Callable[[bytes, list[bytes], Any], object] | None = None
         self._lost_track: Callable[[], object] | None = None
@@ -391,11 +391,9 @@ class DatabaseBackend:
         """A transaction of `client`, whose outcome is kept under `token`.  Raises StorageError."""
         numbers.check_tid(meta.tid, self._feed.last, self._runtime.time())
         if token is not None and type(meta.id) is int:
-            key = token, meta.id
-        else:
-            self._number += 1
-            key = self._token, self._number
-        return DatabaseCommit(self._parts, meta, key, client)
+            return DatabaseCommit(self._parts, meta, token, meta.id, client)
+        self._number += 1
+        return DatabaseCommit(self._parts, meta, None, self._number, client)
 
     def outcome(self, token: bytes, number: int) -> Deferred:
         """The `Found` of a client; none of its transactions up to `number` can be committed later."""

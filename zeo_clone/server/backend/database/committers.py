@@ -14,7 +14,7 @@ What fails before COMMIT is certainly not committed.  If COMMIT fails, the outco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,9 +42,11 @@ log = logging.getLogger(__name__)
 class Committer:
     """An instance of the storage of its own, with a guard of its own, for one transaction at a time."""
 
-    def __init__(self, database: Database, guard: Guard) -> None:
+    def __init__(self, database: Database, guard: Guard, token: bytes) -> None:
         self._database = database
         self.guard = guard
+        #: Under which outcomes are kept of clients that have no token.
+        self.token = token
         self._instance: Any = None
 
     @property
@@ -66,8 +68,8 @@ class Committer:
 class Committers:
     """All of a storage: as many as there may be transactions at the same time.  Loop thread only."""
 
-    def __init__(self, database: Database, guard: Guard, count: int) -> None:
-        self._all = [Committer(database, guard.another()) for _ in range(count)]
+    def __init__(self, database: Database, guard: Guard, tokens: Iterable[bytes]) -> None:
+        self._all = [Committer(database, guard.another(), token) for token in tokens]
         self._free = self._all[::-1]
 
     def __repr__(self) -> str:
@@ -92,9 +94,10 @@ class Committers:
 
 
 class DatabaseCommit(ThreadedCommit):
-    """One transaction.  `key`: token and number under which its outcome is kept."""
+    """One transaction.  Its outcome is kept under `token` and `number`; without a token of the client's under
+    one that nobody else uses meanwhile."""
 
-    def __init__(self, parts: Parts, meta: Meta, key: tuple[bytes, int], client: Any) -> None:
+    def __init__(self, parts: Parts, meta: Meta, token: bytes | None, number: int, client: Any) -> None:
         committer = parts.committers.next()
         super().__init__(None, parts.abilities, committer.guard, parts.files, meta, meta.tid,
                          collect_conflicts=False, keep_stores=False)
@@ -102,7 +105,7 @@ class DatabaseCommit(ThreadedCommit):
         self._has_committer = False
         self._parts = parts
         self._database = parts.database
-        self._token, self._number = key
+        self._token, self._number = token or committer.token, number
         self._deleted: list[bytes] = []
         self._chosen: bytes | None = None  # its tid
         self._reply = Deferred()
@@ -213,8 +216,9 @@ class DatabaseCommit(ThreadedCommit):
         try:
             tid, cursor = self._database.choose_tid(self._storage)
             if not self._database.write_outcome(cursor, self._token, self._number, tid, self._deleted):
-                raise StorageTransactionError('the client has asked another server what became of this '
-                                              'transaction, and was told that nothing was committed')
+                raise StorageTransactionError(
+                    'the client has asked another server what became of this transaction, and was told that '
+                    'nothing was committed, or has given it up and committed another one since')
             self._chosen = tid
             self._parts.feed.expect(tid, self)
         except Exception as error:

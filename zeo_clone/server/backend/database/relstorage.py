@@ -64,13 +64,13 @@ SELECT current_setting('server_version'), current_database(), to_regclass('objec
 IDENTIFY = '''
 INSERT INTO zeo_clone_identity SELECT %s WHERE NOT EXISTS (SELECT 1 FROM zeo_clone_identity)
 '''
-#: One row, unless it is fenced; all servers hear of the tid when it is committed.
+#: One row, unless it is fenced or a later one was committed; all servers hear of it when it is committed.
 COMMITTED = f'''
 WITH written AS (
     INSERT INTO zeo_clone_outcome AS known (token, number, tid, fenced)
     VALUES (%(token)s, %(number)s, %(tid)s, 0)
     ON CONFLICT (token) DO UPDATE SET number = excluded.number, tid = excluded.tid, at = now()
-    WHERE known.fenced < excluded.number RETURNING 1)
+    WHERE GREATEST(known.fenced, known.number) < excluded.number RETURNING 1)
 SELECT pg_notify('{CHANNEL}', %(tid)s::text) FROM written
 '''
 #: Waits for a COMMIT of the same client that is under way.
@@ -330,7 +330,8 @@ class Database:
 
     def write_outcome(self, cursor: Any, token: bytes, number: int, tid: bytes,
                       deleted: Iterable[bytes]) -> bool:
-        """Note in the same transaction that number `number` of the client `token` is `tid`.  False if fenced.
+        """Note in the same transaction that number `number` of the client `token` is `tid`.  False if fenced,
+        or if a later one was committed.
 
         When it is committed all servers hear of it.
         """
