@@ -57,6 +57,21 @@ def reader(tmp_path):
         yield reader
 
 
+@pytest.fixture(scope='module')
+def follow(tmp_path_factory):
+    """Follow a page, once for all tests: who has read it, whose servers have ended, and how many blocks were
+    followed."""
+    done = {}
+
+    def follow(page):
+        if page not in done:
+            with Reader(tmp_path_factory.mktemp('followed')) as reader:
+                done[page] = reader, reader.follow(page)
+        return done[page]
+
+    return follow
+
+
 def skip_without_commands(page):
     if page in FOREIGN and shutil.which(FOREIGN[page]) is None:
         pytest.skip(f'there is no {FOREIGN[page]}')
@@ -68,9 +83,9 @@ def only_block(page, language):
 
 
 @pytest.mark.parametrize('page', FOLLOWED)
-def test_everything_on_the_page_works(page, reader):
+def test_everything_on_the_page_works(page, follow):
     skip_without_commands(page)
-    followed = reader.follow(page)
+    _, followed = follow(page)
     assert followed > 0
     assert {block.language for block in blocks(page) if block.words != INSTALL} <= FOLLOWABLE | ELSEWHERE
     assert followed == sum(block.language not in ELSEWHERE and block.words != INSTALL
@@ -90,32 +105,32 @@ def test_install_lines_are_those_of_readme():
         assert f'{line} && ' in readme
 
 
-def test_getting_started_counts(reader):
-    reader.follow('getting-started.md')
+def test_getting_started_counts(follow):
+    reader, _ = follow('getting-started.md')
     assert re.search(r'^2$.*^storage 1: up .*^2$', reader.output, re.MULTILINE | re.DOTALL)
 
 
-def test_warm_cache_page_shows_the_same_data_twice(reader):
-    reader.follow('cache.md')
+def test_warm_cache_page_shows_the_same_data_twice(follow):
+    reader, _ = follow('cache.md')
     assert 'cold {}\nwarm {}\n' in reader.output
 
 
-def test_blob_page_reads_the_blob_back_in_both_ways(reader):
-    reader.follow('blobs.md')
+def test_blob_page_reads_the_blob_back_in_both_ways(follow):
+    reader, _ = follow('blobs.md')
     assert reader.output == "b'a very large picture'\n" * 2
 
 
-def test_backup_of_the_operations_page_has_the_data(reader):
+def test_backup_of_the_operations_page_has_the_data(follow):
     skip_without_commands('operations.md')
-    reader.follow('operations.md')
+    reader, _ = follow('operations.md')
     assert ((reader.directory / 'restored' / 'Data.fs').read_bytes()
             == (reader.directory / 'Data.fs').read_bytes())
     assert (reader.directory / 'restored' / 'blobs' / '.layout').exists()
 
 
-def test_log_of_the_operations_page_is_reopened(reader):
+def test_log_of_the_operations_page_is_reopened(follow):
     skip_without_commands('operations.md')
-    reader.follow('operations.md')
+    reader, _ = follow('operations.md')
     assert 'serving storage' in (reader.directory / 'zeo.log.1').read_text()
 
 
