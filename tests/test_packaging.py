@@ -18,6 +18,8 @@ from tests.support.runzeo_process import Runzeo
 from tests.support.tool_process import call, run_tool
 from zeo_clone.addresses import format_address
 
+pytestmark = pytest.mark.long
+
 CHECKOUT = Path(__file__).parent.parent
 PACKAGE = CHECKOUT / 'zeo_clone'
 README = (CHECKOUT / 'README.md').read_text(encoding='utf-8')

@@ -22,12 +22,17 @@ resolution and transformed records get the mixins on which they could have an ef
     Mapping   TCP      server      hex       revisions, pack, iteration
     Demo      TCP      server      hex       revisions, pack, iteration, conflicts
 
+Over a unix socket, with conflicts resolved or records transformed by clients, and with transformed records of
+other storages than files, the mixins do what they do over TCP with a server that resolves and transforms:
+these are marked ``once``, for one Python.
+
 Blobs and external garbage collection are in ``test_blob_suite.py``.
 """
 from __future__ import annotations
 
 import os
 
+import pytest
 from ZODB.tests.BasicStorage import BasicStorage
 from ZODB.tests.ConflictResolution import (
     ConflictResolvingStorage,
@@ -108,6 +113,7 @@ class TestDemoStorage(
 
 # ---- unix sockets ------------------------------------------------------------------------------------
 
+@pytest.mark.once
 @collected()
 class TestFileStorageUnix(
     OverUnixSocket, OverFileStorage, BasicStorage, MTStorage, SynchronizedStorage, PersistentStorage,
@@ -116,11 +122,13 @@ class TestFileStorageUnix(
     pass
 
 
+@pytest.mark.once
 @collected(left_out=SEEN_ELSEWHERE, real_clock=PACK_TIMES)
 class TestMappingStorageUnix(OverUnixSocket, OverMappingStorage, BasicStorage, PackableStorage):
     pass
 
 
+@pytest.mark.once
 @collected(left_out=SEEN_ELSEWHERE)
 class TestDemoStorageUnixResolvedByClients(
     ResolvedByClients, OverUnixSocket, OverDemoStorage, BasicStorage, ConflictResolvingStorage,
@@ -130,6 +138,7 @@ class TestDemoStorageUnixResolvedByClients(
 
 # ---- conflicts resolved by clients -------------------------------------------------------------------
 
+@pytest.mark.once
 @collected()
 class TestFileStorageResolvedByClients(
     ResolvedByClients, OverFileStorage, RevisionStorage, ConflictResolvingStorage,
@@ -138,6 +147,7 @@ class TestFileStorageResolvedByClients(
     pass
 
 
+@pytest.mark.once
 @collected()
 class TestFileStorageUnixResolvedByClients(
     ResolvedByClients, OverUnixSocket, OverFileStorage, ConflictResolvingStorage,
@@ -146,6 +156,7 @@ class TestFileStorageUnixResolvedByClients(
     pass
 
 
+@pytest.mark.once
 @collected()
 class TestMappingStorageResolvedByClients(
     ResolvedByClients, OverMappingStorage, ConflictResolvingStorage,
@@ -153,6 +164,7 @@ class TestMappingStorageResolvedByClients(
     pass
 
 
+@pytest.mark.once
 @collected()
 class TestDemoStorageResolvedByClients(ResolvedByClients, OverDemoStorage, ConflictResolvingStorage):
     pass
@@ -174,6 +186,7 @@ class TestHexOnServerRecovery(WithDestination, HexOnServer, OverFileStorage, Rec
     pass
 
 
+@pytest.mark.once
 @collected(real_clock=PACK_AND_UNDO_TIMES)
 class TestHexOnClient(
     HexOnClient, OverFileStorage, SynchronizedStorage, RevisionStorage, HistoryStorage,
@@ -183,11 +196,13 @@ class TestHexOnClient(
     pass
 
 
+@pytest.mark.once
 @collected(real_clock=RECOVERY_TIMES)
 class TestHexOnClientRecovery(WithDestination, HexOnClient, OverFileStorage, RecoveryStorage):
     pass
 
 
+@pytest.mark.once
 @collected()
 class TestHexOnClientUnixResolvedByClients(
     ResolvedByClients, OverUnixSocket, HexOnClient, OverFileStorage, ConflictResolvingStorage,
@@ -196,6 +211,7 @@ class TestHexOnClientUnixResolvedByClients(
     pass
 
 
+@pytest.mark.once
 @collected(left_out=WITHOUT_UNDO, real_clock=PACK_TIMES)
 class TestMappingStorageHexOnServer(
     HexOnServer, OverMappingStorage, RevisionStorage, PackableStorage, IteratorStorage,
@@ -204,6 +220,7 @@ class TestMappingStorageHexOnServer(
     pass
 
 
+@pytest.mark.once
 @collected(left_out=WITHOUT_UNDO, real_clock=PACK_TIMES)
 class TestDemoStorageHexOnServer(
     HexOnServer, OverDemoStorage, RevisionStorage, PackableStorage, IteratorStorage,
