@@ -1,9 +1,11 @@
 """A pack by a process of its own: the same file as ZODB's packer makes, or the old one."""
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -223,11 +225,28 @@ def test_the_other_process_ends_with_the_server(storage, tmp_path):
 
 
 def test_an_error_of_the_disk_is_that_of_the_server(storage, tmp_path):
-    """L9"""
-    (tmp_path / 'Data.fs.pack').mkdir()
-    with pytest.raises(IsADirectoryError) as raised:
+    """L9: the other process may not write that much, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError) as raised:
+            storage.pack(time.time(), references)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.errno == errno.EFBIG
+    assert not {'Data.fs.pack', 'Data.fs.packindex'} & set(os.listdir(tmp_path))
+
+
+def test_a_process_that_outlives_its_server_does_not_touch_the_next_pack(storage, tmp_path):
+    """D2: it hears late that its server is gone, and goes on writing."""
+    with packer.Helper(storage, p64(0x7f << 56), True) as late:
+        assert late._hear() > 0
+        its = os.stat(tmp_path / 'Data.fs.pack').st_ino
         storage.pack(time.time(), references)
-    assert raised.value.filename == str(tmp_path / 'Data.fs.pack')
+        assert os.stat(tmp_path / 'Data.fs').st_ino != its
+        late._say(None)
+        late._hear()  # it has written its index
+    assert not {'Data.fs.pack', 'Data.fs.packindex'} & set(os.listdir(tmp_path))
 
 
 def test_a_record_that_cannot_be_read_ends_the_pack(storage, tmp_path):

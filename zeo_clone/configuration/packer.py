@@ -14,6 +14,9 @@ In one process a pack shares the interpreter's lock with all loads: they would w
 In: what FileStorage gives a packer.  Out: what it wants of one; or an exception, and then the old file is as
 it was.  Until FileStorage renames the new file, nothing but ``Data.fs.pack``, ``Data.fs.packindex`` and the
 list of removed blobs is written.  Whichever of the two processes is killed, the other one's part ends too.
+
+The server makes these three files, each time anew, and the other process writes into them without asking for
+their names: where it hears late that its server is gone, it does not touch what the next server packs.
 """
 from __future__ import annotations
 
@@ -62,15 +65,16 @@ def pack(storage: Any, referencesf: Any, stop: bytes, gc: bool) -> tuple[int, An
     is nothing to pack."""
     # A storage around the file reads records in a way of its own, which no other process knows.
     is_ours = referencesf is references
-    if not is_ours or storage.getSize() < SMALL or _PYTHON.match(sys.executable or '') is None:
-        return FileStorage.packer(storage, referencesf, stop, gc)  # type: ignore[no-any-return]
-    try:
-        helper = Helper(storage, stop, gc)
-    except OSError as error:
-        log.warning('no process can be started for the pack, which is done in this one: %s', error)
-        return FileStorage.packer(storage, referencesf, stop, gc)  # type: ignore[no-any-return]
     path = storage.getName() + '.pack'
+    if not is_ours or storage.getSize() < SMALL or _PYTHON.match(sys.executable or '') is None:
+        _remove(path)
+        return FileStorage.packer(storage, referencesf, stop, gc)  # type: ignore[no-any-return]
     try:
+        try:
+            helper = Helper(storage, stop, gc)
+        except NoProcess as error:
+            log.warning('no process can be started for the pack, which is done in this one: %s', error)
+            return FileStorage.packer(storage, referencesf, stop, gc)  # type: ignore[no-any-return]
         with helper:
             reached = helper.run()
             if reached is None:
@@ -83,6 +87,18 @@ def pack(storage: Any, referencesf: Any, stop: bytes, gc: bool) -> tuple[int, An
     except BaseException:
         _remove(path)
         raise
+    finally:
+        _remove(storage.getName() + '.packindex')
+
+
+class NoProcess(Exception):
+    """None can be started."""
+
+
+def _new(path: str) -> IO[bytes]:
+    """A new file, whatever was there."""
+    _remove(path)
+    return open(path, 'x+b')
 
 
 def _remove(path: str) -> None:
@@ -96,10 +112,19 @@ class Helper:
     def __init__(self, storage: Any, stop: bytes, gc: bool) -> None:
         self._storage = storage
         self._index_path = storage.getName() + '.packindex'
-        self._process = subprocess.Popen([sys.executable, '-c', PROGRAM], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, start_new_session=True)
-        self._say({'sys_path': sys.path, 'path': storage.getName(), 'blob_dir': storage.blob_dir,
-                   'index': self._index_path, 'stop': stop.hex(), 'gc': gc, 'end': storage.getSize()})
+        paths = [f'{storage.getName()}.pack', self._index_path]
+        if storage.blob_dir:
+            paths.append(os.path.join(storage.blob_dir, '.removed'))
+        with contextlib.ExitStack() as files:
+            fds = [files.enter_context(_new(path)).fileno() for path in paths]
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, '-c', PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    start_new_session=True, pass_fds=fds)
+            except OSError as error:
+                raise NoProcess(error) from error
+        self._say({'sys_path': sys.path, 'path': storage.getName(), 'files': fds,
+                   'stop': stop.hex(), 'gc': gc, 'end': storage.getSize()})
 
     def __enter__(self) -> Helper:
         return self
@@ -108,7 +133,6 @@ class Helper:
         self._process.kill()
         with contextlib.suppress(OSError):  # what it has not taken any more
             self._process.__exit__(None, None, None)
-        _remove(self._index_path)
 
     def run(self) -> int | None:
         """How far the file has been copied; None if there is nothing to pack.  Raises what the other process
@@ -186,10 +210,11 @@ class Rest(FileStoragePacker):  # type: ignore[misc]
 class File:
     """Stands for the storage: a file up to `end`, of which nobody else writes that part."""
 
-    def __init__(self, path: str, blob_dir: str | None, end: int) -> None:
+    blob_dir = None  # `Long` has the file for what is removed
+
+    def __init__(self, path: str, end: int) -> None:
         self._file = self
         self.name = path
-        self.blob_dir = blob_dir
         self.end = end
         self._lock = self._commit_lock = REAL.rlock()
 
@@ -201,9 +226,19 @@ class File:
 
 
 class Long(FileStoragePacker):  # type: ignore[misc]
-    """The part of a pack that takes long; it runs in a process of its own."""
+    """The part of a pack that takes long; it runs in a process of its own.
+
+    `fds`: of the files that it writes, the new file, its index, and the list of removed blobs if there are
+    any.
+    """
 
     _file: IO[bytes]
+
+    def __init__(self, storage: File, fds: list[int], stop: bytes, gc: bool) -> None:
+        super().__init__(storage, references, stop, gc)
+        self._copy_fd, self.index_fd, *rest = fds
+        if rest:
+            self.pack_blobs, self.blob_removed = True, open(rest[0], 'wb')
 
     def copy(self) -> Generator[int, None, None]:
         """Up to the end of the file: how far that was, again each time.  Nothing if nothing is to be packed.
@@ -212,7 +247,7 @@ class Long(FileStoragePacker):  # type: ignore[misc]
             if self.blob_removed is not None:
                 files.enter_context(self.blob_removed)
             self.gc.findReachable()
-            self._tfile = files.enter_context(open(f'{self._path}.pack', 'w+b'))
+            self._tfile = files.enter_context(open(self._copy_fd, 'w+b'))
             self._file.seek(0)
             self._tfile.write(self._file.read(self._metadata_size))
             self._copier = PackCopier(self._tfile, self.index, self.tindex)
@@ -248,16 +283,16 @@ def main(call: dict[str, Any]) -> None:
 
     REAL.start_thread(hear, 'zeo_clone pack')
     os.nice(NICE)
-    file = File(call['path'], call['blob_dir'], call['end'])
+    file = File(call['path'], call['end'])
     try:
-        packer = Long(file, references, bytes.fromhex(call['stop']), call['gc'])
+        packer = Long(file, call['files'], bytes.fromhex(call['stop']), call['gc'])
         copying = packer.copy()
         reached = next(copying, None)
         while reached is not None:
             tell('reached', reached)
             end = answers.get()
             if end is None:
-                packer.index.save(reached, call['index'])
+                packer.index.save(reached, packer.index_fd)
                 break
             file.end = end
             reached = next(copying)
