@@ -1,4 +1,4 @@
-"""ZODB, bound to the simulated world: its clock, locks and files.
+"""ZODB, bound to the simulated world: its clock, locks and files; and our packer, which is made of it.
 
 ZODB has no seam, so its modules' names for ``open``, ``os``, ``time`` and locks are replaced here, in one
 place, while a simulation runs.  In a task they mean the task's process; outside of tasks what they always do.
@@ -28,8 +28,10 @@ import ZODB.MappingStorage
 import ZODB.mvccadapter
 import ZODB.utils
 
+from simulation import children
 from simulation.network import failure
 from simulation.runtime import open_file
+from zeo_clone.configuration import packer
 
 if TYPE_CHECKING:
     from simulation.kernel import Kernel
@@ -68,9 +70,10 @@ class Binding:
         process = self.process
         if process is None:
             return builtins.open(path, mode, *args, **keywords)
+        process.step()
         process.may_fail('open', path)
         buffering = args[0] if args else keywords.get('buffering', -1)
-        return open_file(process, os.fspath(path), mode, buffering)
+        return open_file(process, path if isinstance(path, int) else os.fspath(path), mode, buffering)
 
     def lock_file(self, path: str, *args: Any, **keywords: Any) -> Any:
         runtime = self.runtime
@@ -244,6 +247,7 @@ def bound(kernel: Kernel) -> Iterator[Binding]:
         (ZODB.blob, {'os': system, 'open': binding.open, 'remove_committed': system.remove}),
         (ZODB.DB, {'time': clock}),
         (ZODB.mvccadapter, {'Lock': locks['Lock']}),
+        (packer, children.names(binding, system)),
     ]
     before: list[tuple[ModuleType, str, Any]] = []
     for module, names in replaced:

@@ -319,7 +319,7 @@ def _parts(path: str) -> list[str]:
 class Raw(io.RawIOBase):
     """An open file, below Python's buffers."""
 
-    def __init__(self, process: Process, node: Node, mode: str, path: str) -> None:
+    def __init__(self, process: Process, node: Node, mode: str, path: str, fd: int | None = None) -> None:
         super().__init__()
         self.process = process
         self.node = node
@@ -332,7 +332,8 @@ class Raw(io.RawIOBase):
         self._at = len(node.data) if self._appends else 0
         if 'w' in mode:
             node.truncate(0)
-        self._fd = process.new_fd(self)
+        self._fd = process.next_fd() if fd is None else fd
+        process.fds[self._fd] = self
 
     def __repr__(self) -> str:
         return f'<Raw {self.name}>'
@@ -348,7 +349,7 @@ class Raw(io.RawIOBase):
 
     def check(self) -> None:
         """Raises ``OSError`` if it was open when the machine it is on lost its power."""
-        if self._losses != self._disk.losses:
+        if self._losses != self._disk.losses and not self.process.dead:
             raise failure(errno.EIO)
 
     def fileno(self) -> int:
@@ -406,7 +407,8 @@ class Raw(io.RawIOBase):
             if not self.process.dead:
                 self.process.free_fd(self._fd)
             self._fd = -1
-            self.node.locks.pop(self, None)
+            if not self.process.is_shared(self):
+                self.node.locks.pop(self, None)
         super().close()
 
 

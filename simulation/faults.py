@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from simulation.network import failure
+from simulation.plan import OF_PACKER
 from simulation.service import METHODS, PORT
 from simulation.strangers import visit
 
@@ -30,6 +31,7 @@ class Faults:
         self.dice = world.dice.fork('faults')
         self.count = 0
         self._active = False
+        self._copies: list[Process] = []  # that were forked
         self._old_ones: list[Client | Relay] = []  # that were there when a backup was restored
 
     def start(self) -> None:
@@ -45,6 +47,8 @@ class Faults:
         world.network.jammed = 0.0
         world.network.heal()
         world.service.raises = None
+        for child in self._copies:
+            child.kill()
         for machine in world.machines:
             machine.disk.make_room()
             if not machine.up:
@@ -69,7 +73,9 @@ class Faults:
         self.kernel.call_later(delay, lambda: self._happen(kind))
 
     def _happen(self, kind: str) -> None:
-        if self._active:
+        if self._active and kind in OF_PACKER and self.world.service.packer is None:
+            self.kernel.call_later(self.dice.random() ** 2, lambda: self._happen(kind))  # when there is one
+        elif self._active:
             self.count += 1
             self.kernel.note('fault', kind)
             getattr(self, f'_{kind}')()
@@ -129,6 +135,14 @@ class Faults:
     def _pause_client(self) -> None:
         self._pause(self._client().process)
 
+    def _fork_client(self) -> None:
+        """It has a child, which does nothing: what was open stays so until that ends, too."""
+        def forked(child: Process) -> None:
+            self._copies.append(child)
+            self.kernel.call_later(self._some_time(30.0) if self._active else 0.0, child.kill)
+
+        self._client().fork(forked)
+
     def _pause_server(self) -> None:
         self._pause(self.world.service.process)
 
@@ -146,6 +160,24 @@ class Faults:
         if relay is not None:
             relay.kill()
             self._later(self._some_time(20.0), relay.start)
+
+    def _kill_packer(self) -> None:
+        self.world.service.packer.kill()  # type: ignore[union-attr]
+
+    def _pause_packer(self) -> None:
+        self._pause(self.world.service.packer)
+
+    def _orphan_packer(self) -> None:
+        """It hears too late that its parent was killed: the next one has begun."""
+        service = self.world.service
+        self._pause(service.packer)
+        service.kill()
+        self._later(self._some_time(1.0), service.start)
+
+    def _packer_error(self) -> None:
+        """An operation of the process that packs fails."""
+        operation = self.dice.choice(('open', 'read', 'write'))
+        self._fail_once(self.world.service.packer, operation, self.dice.choice((errno.EIO, errno.ENOSPC)))
 
     def _stop_server(self) -> None:
         service = self.world.service

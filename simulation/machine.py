@@ -128,8 +128,9 @@ class Process:
         self.stood_s = 0.0  # for how long in all; while it is paused, up to then
         self._paused_at = 0.0
         self.fault: Callable[[str, str], None] | None = None  # may raise OSError: ``fault(operation, path)``
-        self.files: list[Any] = []  # that hold locks by name
-        self.exits: list[Callable[[], object]] = []
+        self.is_child_of: Process | None = None
+        self.family = [self]  # with whom it shares what was open at a fork
+        self.pace_s = 0.0  # what a step takes at most, if that is not to be neglected
         self.runtime = SimRuntime(self)
 
     def __repr__(self) -> str:
@@ -138,6 +139,11 @@ class Process:
     def spawn(self, target: Callable[[], object], name: str) -> Task:
         """A thread."""
         return self.kernel.spawn(self, target, name)
+
+    def step(self) -> None:
+        """Something that takes a while, if anything does."""
+        if self.pace_s and not self.kernel.ending:
+            self.kernel.sleep(self.machine.dice.between(0, self.pace_s))
 
     # ---- descriptors ------------------------------------------------------------------------------
 
@@ -156,6 +162,19 @@ class Process:
     def free_fd(self, fd: int) -> None:
         """It is closed."""
         self.fds.pop(fd, None)
+
+    def fork(self) -> Process:
+        """A child that does nothing, and has what is open."""
+        self.kernel.note('fork', self.name)
+        child = self.machine.start(f'child of {self.name}')
+        child.fds = dict(self.fds)
+        child.family = self.family
+        self.family.append(child)
+        return child
+
+    def is_shared(self, thing: Any) -> bool:
+        """Does another process have it, too?  Then it stays open."""
+        return any(thing in one.fds.values() for one in self.family if one is not self and not one.dead)
 
     # ---- faults -----------------------------------------------------------------------------------
 
@@ -186,7 +205,7 @@ class Process:
         self.dead = True
         self.held = []
         for thing in list(self.fds.values()):
-            if thing is not None:
+            if thing is not None and not self.is_shared(thing):
                 thing.vanish(silently)
         self.machine.wake_lockers()
         self.kernel.graveyard.append(self)

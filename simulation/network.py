@@ -365,11 +365,12 @@ class SimSocket(Pollable):
         self.changed()
 
     def close(self) -> None:
-        if self.gone:
+        if self._fd < 0:
             return
         self.process.free_fd(self._fd)
         self._fd = -1
-        self.vanish()
+        if not self.process.is_shared(self):
+            self.vanish()
         self.forget_watchers()
 
     # ---- of the system ----------------------------------------------------------------------------

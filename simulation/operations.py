@@ -166,7 +166,7 @@ def pack(worker: Worker) -> None:
         if 'pack' not in str(error):
             raise
     except OSError:
-        if 'sync_error' not in worker.world.plan.faults:
+        if not {'sync_error', 'packer_error'} & {*worker.world.plan.faults}:
             raise
 
 

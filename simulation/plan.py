@@ -23,6 +23,10 @@ KINDS = {
     'accept_error': 0.1, 'file_error': 0.15, 'sync_error': 0.1,
     'full_server': 0.1, 'full_client': 0.1, 'raise_storage': 0.15, 'hostile': 0.2, 'restore_server': 0.08,
 }
+#: The same, of the process that packs; not in the game without one.
+OF_PACKER = {'kill_packer': 0.5, 'pause_packer': 0.4, 'packer_error': 0.4, 'orphan_packer': 0.3}
+#: The same, of what came later: seeds without it have the plans that they always had.
+ADDED = {'fork_client': 0.15}
 #: What only makes sense for a storage whose data outlive its process.
 NEEDS_FILE = ('kill_server', 'stop_server', 'power_server', 'sync_error', 'full_server',
               'restore_server')
@@ -32,6 +36,9 @@ OF_FULL_DISK = os.strerror(errno.ENOSPC), "Couldn't save truncated data"
 RAISED = 'as planned'
 #: What a client says whose cache is of a past that a restored backup has ended.
 OF_CACHE = 'the client cache'
+
+#: ... and of a file that a child of the client before still has.
+IN_USE = 'is in use by process'
 
 
 @dataclasses.dataclass
@@ -53,6 +60,7 @@ class Plan:
     strict_disk: bool = False
     relay: bool = False
     packs: bool = False
+    packer: bool = False  # packs are done by a process of their own
     late: bool = False
     connections: int = 0  # what their caches hold; 0: without ZODB's own
     counters: int = 0
@@ -83,6 +91,8 @@ class Plan:
         if 'sync_error' in self.faults and 'takes no more transactions' in str(error):
             return True
         if 'restore_server' in self.faults and OF_CACHE in str(error):
+            return True
+        if 'fork_client' in self.faults and IN_USE in str(error):
             return True
         if 'choose' in self.operations and 'cannot have the tid' in str(error):
             return True
@@ -152,10 +162,15 @@ def draw(seed: str, changes: dict[str, Any] | None = None, without: tuple[str, .
         plan.operations = (*plan.operations, *['count'] * 5)
     plan.relay_cache = added.chance(0.5)
     plan.shared_blobs = added.chance(0.4)
+    plan.packer = plan.packs and added.chance(0.6)
+    plan.operations += ('pack',) * (4 * plan.packer)
     pace = math.exp(between(math.log(0.5), math.log(10.0)))
     for kind, probability in KINDS.items():
         if chance(probability):
             plan.faults[kind] = pace * math.exp(between(-1, 1))
+    for kind, probability in (*OF_PACKER.items(), *ADDED.items()):
+        if added.chance(probability):
+            plan.faults[kind] = pace * math.exp(added.between(-2, 0))  # there is less time for them
     for name, value in (changes or {}).items():
         setattr(plan, name, value)
     _leave_out(plan, without)
@@ -171,7 +186,10 @@ def _leave_out(plan: Plan, without: tuple[str, ...]) -> None:
     if plan.packs:
         gone |= {'restore_server', 'create', 'undo'}
     else:
+        plan.packer = False
         gone.add('pack')
+    if not plan.packer:
+        gone |= {*OF_PACKER}
     if 'restore_server' in plan.faults and 'restore_server' not in gone:
         gone |= {'clock', 'choose'}  # the same tid must not be given in two pasts
     if plan.relay or not plan.blobs:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: What a process may have open at most.
 DESCRIPTORS = 1024
+#: What Python keeps of a file, in bytes; from 3.14 on it would be more.
+BUFFER = 8192
 
 
 class Usage(NamedTuple):
@@ -54,6 +56,8 @@ class LockFile:
 
     def close(self) -> None:
         if self._fd >= 0:
+            thing = self._runtime.process.fds[self._fd]
+            thing.node.locks.pop(thing, None)  # it is unlocked, whoever else has it open
             self._runtime.close_fd(self._fd)
             self._fd = -1
 
@@ -298,7 +302,8 @@ class SimRuntime(Runtime):
         thing = self.process.fds.get(fd)
         if thing is None:
             raise failure(errno.EBADF)
-        thing.node.locks.pop(thing, None)
+        if not self.process.is_shared(thing):
+            thing.node.locks.pop(thing, None)
         self.process.free_fd(fd)
         self._machine.wake_lockers()
 
@@ -408,14 +413,17 @@ class SimRuntime(Runtime):
     def temporary_file(self, directory: str | None = None) -> IO[bytes]:
         self.process.may_fail('open', 'temporary')
         node = self._disk._new(stat.S_IFREG | 0o600)
-        return io.BufferedRandom(disks.Raw(self.process, node, 'w+b', 'temporary'))
+        return io.BufferedRandom(disks.Raw(self.process, node, 'w+b', 'temporary'), BUFFER)
 
 
-def open_file(process: Process, path: str, mode: str = 'r', buffering: int = -1) -> Any:
+def open_file(process: Process, path: str | int, mode: str = 'r', buffering: int = -1) -> Any:
     """As ``open``."""
     disk = process.machine.disk
     kind = mode.replace('b', '').replace('t', '')
-    if 'x' in kind:
+    fd = None
+    if isinstance(path, int):
+        node, kind, fd, path = process.fds[path].node, 'r+', path, f'descriptor {path}'
+    elif 'x' in kind:
         node = disk.make(path, stat.S_IFREG | 0o644)
         kind = kind.replace('x', 'w')
     elif 'r' in kind:
@@ -427,14 +435,14 @@ def open_file(process: Process, path: str, mode: str = 'r', buffering: int = -1)
             node = disk.make(path, stat.S_IFREG | 0o644)
     if node.is_directory:
         raise failure(errno.EISDIR)
-    raw = disks.Raw(process, node, kind, path)
+    raw = disks.Raw(process, node, kind, path, fd)
     if not buffering and 'b' in mode:
         return raw
     buffered: Any
     if '+' in kind:
-        buffered = io.BufferedRandom(raw)
+        buffered = io.BufferedRandom(raw, BUFFER)
     elif 'r' in kind:
-        buffered = io.BufferedReader(raw)
+        buffered = io.BufferedReader(raw, BUFFER)
     else:
-        buffered = io.BufferedWriter(raw)
+        buffered = io.BufferedWriter(raw, BUFFER)
     return buffered if 'b' in mode else io.TextIOWrapper(buffered)

@@ -17,6 +17,7 @@ from simulation.program import Adapter, Worker
 from simulation.records import BLOB, CLASS, COUNTER, MONEY, ROOT, Content, encode, encode_root, file_of
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.client.world import World as ClientWorld
+from zeo_clone.configuration import packer
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
 from zeo_clone.StorageServer import StorageServer
@@ -93,7 +94,8 @@ class Witnessed(GroupCommitStorage):
         self.service = service
         self._world = world = service.world
         self._stored: dict[bytes, bytes] = {}
-        super().__init__(DATA, blob_dir=BLOBS if world.plan.blobs else None, runtime=runtime)
+        super().__init__(DATA, blob_dir=BLOBS if world.plan.blobs else None, runtime=runtime,
+                         packer=packer.pack if world.plan.packer else None)
         world.witness(self)
 
     def tpc_begin(self, transaction: Any, tid: bytes | None = None, status: str = ' ') -> None:
@@ -111,6 +113,13 @@ class Witnessed(GroupCommitStorage):
         self._world.witnessed[tid] = stored
         self._world.numbers[tid] = int(transaction.description or 0)
         return tid
+
+    def pack(self, *args: Any, **keywords: Any) -> None:
+        try:
+            super().pack(*args, **keywords)
+        finally:
+            if not self._world.kernel.ending:
+                self.service.look_for_remains()
 
 
 class RaisingFile(Witnessed):
@@ -253,6 +262,21 @@ class Service:
                 if now - since > plan.transaction_timeout_s + SLACK_S:
                     self.world.book.blame(f'a client has held the commit lock for {now - since:.1f} s (L10)')
 
+    @property
+    def packer(self) -> Process | None:
+        """The process that packs, if there is one."""
+        children = [one for one in self.machine.processes if one.is_child_of is not None and not one.dead]
+        return children[-1] if children else None
+
+    def look_for_remains(self) -> None:
+        """Of a pack that has ended, or that could not be made: nothing may be left (L12)."""
+        directory, name = DATA.rsplit('/', 1)
+        left = [one for one in self.machine.disk.find(directory).names if one.startswith(f'{name}.pack')]
+        left += [one.name for one in self.machine.processes
+                 if one.is_child_of is self.process and not one.dead]
+        if left:
+            self.world.book.blame(f'a pack has left {left} (L12)')
+
     def _look_for_leaks(self, process: Process) -> None:
         self.world.look_for_leaks(process, 'a server that was closed')
 
@@ -323,6 +347,7 @@ class Client:
         self.service: Service = world.service if relay is None or machine.dice.chance(0.4) else relay
         self.process: Process | None = None
         self.storage: Any = None
+        self.own: ClientWorld | None = None
         self.workers: list[Worker] = []
         self.starts = 0
         self.commits = 0  # of all workers there have been
@@ -366,6 +391,18 @@ class Client:
             self.world.kernel.call_later(1.0, self._start_later)
         self.start()
 
+    def fork(self, done: Callable[[Process], object]) -> None:
+        """By Python: its hooks are called in the parent, where all goes on (N10)."""
+        own, process = self.own, self.process
+        if own is None or process is None or process.dead:
+            return
+
+        def fork() -> None:
+            own.before_fork()
+            done(process.fork())
+            own.after_fork_in_parent()
+        process.spawn(fork, 'forks')
+
     def stop(self) -> None:
         """Let it end as programs do, its storage closed."""
         self.stopping = True
@@ -379,7 +416,8 @@ class Client:
         world, plan = self.world, self.world.plan
         process, kernel = self.process, self.world.kernel
         assert process is not None
-        storage, own = None, ClientWorld(process.runtime)
+        storage = None
+        own = self.own = ClientWorld(process.runtime)
         while storage is None:
             try:
                 storage = ClientStorage(

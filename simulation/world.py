@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from simulation.oracles import judge
 from simulation.plan import Plan
 from simulation.records import decode, file_of, is_blob
 from simulation.service import BLOBS, Client, Relay, Service
+from simulation.watch import Spins, Watch
 
 #: Within so many seconds after the end of all faults each client must commit.
 PATIENCE_S = 120.0
@@ -92,16 +94,20 @@ class World:
         """From the beginning to the verdict, which is in the book."""
         gc.disable()
         try:
-            with bound(self.kernel):
+            with bound(self.kernel), Watch(self.kernel):
                 try:
-                    self._run()
-                except Stuck as error:
-                    self.book.blame(f'{error}')
+                    self._to_its_end(self._run)
                 finally:
-                    self._end()
+                    self._to_its_end(self._end)
             judge(self)
         finally:
             gc.enable()
+
+    def _to_its_end(self, part: Callable[[], None]) -> None:
+        try:
+            part()
+        except (Stuck, Spins) as error:
+            self.book.blame(f'{error}')
 
     def _run(self) -> None:
         kernel, book, plan = self.kernel, self.book, self.plan

@@ -57,5 +57,5 @@ def planted(name: str | None) -> Iterator[Bug | None]:
 
 def library() -> dict[str, Bug]:
     """All of them."""
-    from simulation.planted import at_rims, in_blobs, in_cache, in_client, in_server, in_wire  # noqa: F401 - they enter theirs
+    from simulation.planted import at_rims, in_blobs, in_cache, in_client, in_packs, in_server, in_wire  # noqa: F401 - they enter theirs
     return BUGS

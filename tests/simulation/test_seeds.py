@@ -1,13 +1,20 @@
 """The whole system under a seeded clock: what every run has to keep.  Docs: docs/simulation.md."""
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from simulation import watch
+from simulation.operations import OPERATIONS
+from simulation.plan import OF_PACKER
+from simulation.planted.in_packs import PACKS
 from simulation.runs import Wishes, run
 
 pytestmark = pytest.mark.long
@@ -35,6 +42,33 @@ def test_nothing_is_wrong_with_blobs_after_a_backup_was_restored(connections):
     result = run(5, wishes, notes.append)
     assert not result.faults, f'{result.line}; repeat it: {wishes.command(5)} --verbose'
     assert any(note.endswith(' restored') for note in notes)
+
+
+def test_nothing_is_wrong_with_packs_by_a_process_of_their_own():
+    """L12, D2: it is killed, has errors, and outlives its server."""
+    wishes = Wishes((*PACKS.items(), ('clients', 2), ('transactions', 80),
+                     ('faults', dict.fromkeys(OF_PACKER, 0.5) | {'power_server': 5.0})))
+    notes = []
+    result = run(2, wishes, notes.append)
+    assert not result.faults, f'{result.line}; repeat it: {wishes.command(2)} --verbose'
+    for happened in 'kill packer', 'pause packer', 'fails packer', 'spawn packer':
+        assert any(happened in note for note in notes)
+
+
+def test_a_run_that_hangs_ends_and_says_where(monkeypatch):
+    """Neither virtual time nor turns go on where a thread never gives way."""
+    def circle(worker):
+        while True:
+            with contextlib.suppress(Exception):
+                worker.name += ''
+
+    monkeypatch.setattr(watch, 'LOOK_S', 0.1)
+    monkeypatch.setattr(watch, 'SPINS_S', 1.0)
+    monkeypatch.setitem(OPERATIONS, 'transfer', circle)
+    before = signal.getsignal(signal.SIGALRM)
+    fault = run(1).faults[0]
+    assert re.search(r"client-\d+-1/worker \d.* is at\n.*, in circle\n", fault, re.DOTALL)
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_a_seed_is_the_same_run_again():

@@ -19,7 +19,7 @@ from simulation.kernel import Kernel
 from simulation.machine import Machine
 from simulation.network import Network
 from simulation.operations import OPERATIONS, SPECIAL
-from simulation.plan import KINDS, NEEDS_FILE, draw
+from simulation.plan import ADDED, KINDS, NEEDS_FILE, OF_PACKER, draw
 from simulation.records import BLOB, Cell, Content, decode, encode, encode_root, file_of, is_blob
 from simulation.runtime import SimRuntime
 from zeo_clone.loop.runtime import AF_INET, IN_PROGRESS, Runtime
@@ -192,6 +192,17 @@ def test_a_killed_process_closes_its_connections(small):
     assert sock.recv(1) == b''
 
 
+def test_what_a_process_had_open_stays_so_while_its_child_lives(small):
+    sock, _ = connect(small)
+    child = small.right.fork()
+    small.right.kill()
+    small.kernel.run(lambda: False, 1.0)
+    assert not sock.ready() & 1
+    child.kill()
+    assert small.kernel.run(lambda: bool(sock.ready() & 1), 1.0)
+    assert sock.recv(1) == b''
+
+
 # ---- disks --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('strict', [False, True])
@@ -288,7 +299,7 @@ def test_a_pack_finds_what_the_root_refers_to():
 
 
 def test_each_kind_of_fault_can_happen():
-    assert all(callable(getattr(Faults, f'_{kind}')) for kind in KINDS)
+    assert all(callable(getattr(Faults, f'_{kind}')) for kind in {**KINDS, **OF_PACKER, **ADDED})
     assert set(NEEDS_FILE) < set(KINDS)
 
 
