@@ -16,6 +16,7 @@ from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
 from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.server.test_server import Wire
+from tests.support.cleaning import Cleaning, store_blob
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
@@ -389,6 +390,15 @@ def test_blobs_go_through_the_database(new_database_server, client, tmp_path):
     finally:
         for database in databases:
             database.close()
+
+
+def test_a_blob_is_read_while_relstorage_clears_its_cache_up(new_database_server, client, tmp_path):
+    """B6: it goes between its name and its opening, and is not taken for one that does not exist."""
+    blobs = tmp_path / 'server'
+    server = new_database_server({'blob_dir': str(blobs), 'shared_blob_dir': False}, runtime=Cleaning(blobs))
+    stored = store_blob(client(server, blob_dir=str(tmp_path / 'writer')), tmp_path)
+    with client(server, blob_dir=str(tmp_path / 'reader')).openCommittedBlobFile(OID, stored) as file:
+        assert file.read() == b'content'
 
 
 # ---- exactly once ---------------------------------------------------------------------------------

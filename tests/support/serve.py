@@ -35,7 +35,8 @@ def make_storage(kind, **arguments):
 
     file, mapping, demo (``base`` and ``changes`` are storages again); hex and server_hex transform the
     records of their ``base``, or leave that to clients that do; blob adds a ``blob_dir`` to its
-    ``base``; client has an ``addr`` (fan-out); relstorage has a ``dsn`` of PostgreSQL.
+    ``base``; client has an ``addr`` (fan-out); relstorage has a ``dsn`` of PostgreSQL, or a
+    ``data_dir`` of SQLite.
     """
     if kind == 'file':
         from ZODB.FileStorage import FileStorage
@@ -61,12 +62,16 @@ def make_storage(kind, **arguments):
         addr = arguments.pop('addr')
         return ClientStorage(addr if isinstance(addr, str) else tuple(addr), **arguments)
     if kind == 'relstorage':
-        from relstorage.adapters.postgresql import PostgreSQLAdapter
         from relstorage.options import Options
         from relstorage.storage import RelStorage
-        settings = Options(driver='psycopg2', shared_blob_dir=False, **{
-            name: value for name, value in arguments.items() if name != 'dsn'})
-        return RelStorage(PostgreSQLAdapter(dsn=arguments['dsn'], options=settings), options=settings)
+        dsn, data_dir = arguments.pop('dsn', None), arguments.pop('data_dir', None)
+        if data_dir is not None:
+            from relstorage.adapters.sqlite.adapter import Sqlite3Adapter
+            settings = Options(**arguments)
+            return RelStorage(Sqlite3Adapter(data_dir, {}, options=settings), options=settings)
+        from relstorage.adapters.postgresql import PostgreSQLAdapter
+        settings = Options(**{'driver': 'psycopg2', 'shared_blob_dir': False, **arguments})
+        return RelStorage(PostgreSQLAdapter(dsn=dsn, options=settings), options=settings)
     raise ValueError(f'unknown kind of storage: {kind!r}')
 
 

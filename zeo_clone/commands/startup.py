@@ -243,6 +243,9 @@ def make_server(address: Address, storages: dict[str, Any], options: dict[str, A
     from zeo_clone.StorageServer import StorageServer
     try:
         return StorageServer(address, storages, **options)
+    except LockError as error:  # a database that one server has for itself
+        raise StartError(f'cannot serve: {_describe_lock(error)}; a RelStorage on SQLite is for one server: '
+                         f'stop that process, or serve another database') from error
     except OSError as error:
         raise _cannot_listen(address, error) from error
     except ValueError as error:  # a storage that cannot be served, and keys that do not fit it

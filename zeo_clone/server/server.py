@@ -21,11 +21,12 @@ from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.tls import TLSTransport
 from zeo_clone.loop.transport import Transport
 from zeo_clone.server.alarm import Alarm
+from zeo_clone.server.alone import ServedAlone
 from zeo_clone.server.aside import ServedAside
 from zeo_clone.server.backend.abilities import is_quick
 from zeo_clone.server.backend.aside.relay import is_relayed
 from zeo_clone.server.backend.database.backend import Tuning
-from zeo_clone.server.backend.database.relstorage import is_database
+from zeo_clone.server.backend.database.relstorage import is_alone, is_database
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat
@@ -81,6 +82,8 @@ def _kinds(storages: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, C
     def kind(storage: Any) -> Callable[..., ServedStorage]:
         if is_database(storage):
             return partial(ServedDatabase, tuning=tuning)
+        if is_alone(storage):
+            return ServedAlone
         if is_relayed(storage):
             return ServedRelay
         return ServedStorage if is_quick(storage) else ServedAside

@@ -20,7 +20,7 @@ from ZODB.utils import load_current, z64
 from zope.interface import providedBy
 
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.database.relstorage import is_database
+from zeo_clone.server.backend.database.relstorage import is_alone, is_database
 
 #: Methods that not every storage has.
 OPTIONAL = ('deleteObject', 'getExtensionMethods', 'getTid', 'is_connected', 'iterator', 'lastInvalidations',
@@ -59,9 +59,9 @@ def check_safe(storage: Any, runtime: Runtime = REAL) -> None:
 
     An IMVCCStorage shows a snapshot of a database to which others may write.  This server has but one
     instance of it, which only its own commits bring up to date, and which judges conflicts by that snapshot.
-    One kind it knows how to ask (`database`).
+    Two kinds it knows how to ask (`database`).
     """
-    if IMVCCStorage.providedBy(storage) and not is_database(storage):
+    if IMVCCStorage.providedBy(storage) and not (is_database(storage) or is_alone(storage)):
         raise ValueError(
             f'a {type(storage).__module__}.{type(storage).__qualname__} shows each connection a snapshot of '
             f'its own (IMVCCStorage): this server would never hear of what others write to the database, and '
@@ -71,6 +71,11 @@ def check_safe(storage: Any, runtime: Runtime = REAL) -> None:
         advice = cut_short(runtime, path)
         if advice is not None:
             raise ValueError(advice)
+
+
+def _coming_tid(storage: Any) -> bytes | None:
+    tid: bytes | None = getattr(storage, 'coming_tid', None)  # of an `Alone`
+    return tid
 
 
 class Abilities:
@@ -101,7 +106,7 @@ class Abilities:
         self.tells_tids = isinstance(storage, BaseStorage)
         #: Of a storage in a transaction: the tid that it will get; None if that is not known before the end.
         self.coming_tid: Callable[[Any], bytes | None] = (
-            operator.attrgetter('_tid') if self.tells_tids else lambda _: None)
+            operator.attrgetter('_tid') if self.tells_tids else _coming_tid)
         #: The serial of an oid's current revision.  Raises POSKeyError.
         self.serial_of: Callable[[Any], bytes] = (
             storage.getTid if self.has('getTid') else lambda oid: load_current(storage, oid)[1])

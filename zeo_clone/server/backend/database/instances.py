@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from zeo_clone.loop.runtime import Runtime
-from zeo_clone.server.backend.database.relstorage import Database
 from zeo_clone.steps import take_steps
 
 #: Instances that are kept when nobody needs them: each may have a connection.
@@ -19,10 +18,23 @@ KEPT = 2
 PAUSE_S = 0.1
 
 
+class Origin(Protocol):
+    """Where they come from."""
+
+    def new_instance(self) -> Any:
+        """One more."""
+
+    def is_away(self, error: BaseException) -> bool:
+        """Does `error` say that the database has gone, and may come back?"""
+
+    def translate(self, error: BaseException) -> Any:
+        """The nearest exception that clients know."""
+
+
 class Instances:
     """Instances of the storage in `database`, kept for the next question."""
 
-    def __init__(self, runtime: Runtime, database: Database, patience_s: float) -> None:
+    def __init__(self, runtime: Runtime, database: Origin, patience_s: float) -> None:
         self._runtime = runtime
         self._database = database
         self._patience_s = patience_s

@@ -15,19 +15,26 @@ Besides RelStorage's tables there are three of ours:
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
+from urllib.parse import quote
 
 from ZODB.POSException import ConflictError, ReadConflictError, StorageError, StorageTransactionError
 from ZODB.utils import p64, u64, z64
 
-from zeo_clone.loop.runtime import Runtime
+from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.server.backend.database.connecting import Connector, with_timeouts
 from zeo_clone.server.backend.numbers import later_tid
 
 #: The versions of RelStorage whose private names are known here.
 KNOWN = ('4.3',)
+#: The adapters that are known, of which database, and with which driver.
+POSTGRESQL, SQLITE = 'PostgreSQLAdapter', 'Sqlite3Adapter'
+DRIVERS = {POSTGRESQL: ('PostgreSQL', 'psycopg2'), SQLITE: ('SQLite', 'sqlite3')}
+#: The file of a RelStorage on SQLite, in its directory.
+MAIN = 'main.sqlite3'
 #: The largest number that the database has for a tid or an oid.
 MOST = (1 << 63) - 1
 CHANNEL = 'zeo_clone'
@@ -61,6 +68,7 @@ TRY = '''
 SELECT current_setting('server_version'), current_database(), to_regclass('object_state') IS NOT NULL,
     to_regclass('current_object') IS NOT NULL
 '''
+TRY_SQLITE = "SELECT sum(name = 'object_state'), sum(name = 'current_object') FROM sqlite_master"
 IDENTIFY = '''
 INSERT INTO zeo_clone_identity SELECT %s WHERE NOT EXISTS (SELECT 1 FROM zeo_clone_identity)
 '''
@@ -137,39 +145,56 @@ class Statements:
 
 
 def is_database(storage: Any) -> bool:
-    """Is it a RelStorage that can be served with others beside?  Raises ValueError for another RelStorage."""
+    """Is it a RelStorage that can be served with others beside?  Raises ValueError for one that cannot be
+    served at all."""
+    return _adapter_of(storage) == POSTGRESQL
+
+
+def is_alone(storage: Any) -> bool:
+    """Is it a RelStorage that one server can have for itself?  Raises ValueError as `is_database` does."""
+    return _adapter_of(storage) == SQLITE
+
+
+def _adapter_of(storage: Any) -> str | None:
+    """Of which kind a RelStorage is; None for another storage."""
     kind = type(storage)
     if (kind.__module__, kind.__qualname__) != ('relstorage.storage', 'RelStorage'):
-        return False
+        return None
     version = metadata.version('RelStorage')
     if '.'.join(version.split('.')[:2]) not in KNOWN:
         raise ValueError(f'this server knows RelStorage {" and ".join(KNOWN)}, not {version}: install one '
                          f"that it knows (pip install 'zeo_clone[postgresql]')")
     adapter = storage._adapter
-    _check_adapter(type(adapter).__name__)
-    _check_driver(adapter.driver.__name__)
-    return True
+    return _check(type(adapter).__name__, adapter.driver.__name__)
 
 
-def _check_adapter(name: str) -> None:
-    """Raises ValueError if it is not PostgreSQL's.  Served as one object, as other storages are, RelStorage
-    shows one snapshot, calls conflicts what nobody tries again, and never hears of other processes."""
-    if name != 'PostgreSQLAdapter':
-        raise ValueError(f'this server knows RelStorage on PostgreSQL, and not {name}, of which it would '
-                         f'tell clients wrong things: copy it into a FileStorage or to PostgreSQL with '
-                         f'zodbconvert, or have the clients open it themselves')
+def _check(name: str, driver: str | None) -> str:
+    """The adapter `name`.  Raises ValueError if it is not known.
+
+    Served as one object, as other storages are, RelStorage shows one snapshot, calls conflicts what nobody
+    tries again, and never hears of others."""
+    if name not in DRIVERS:
+        raise ValueError(f'this server knows RelStorage on PostgreSQL and on SQLite (one server), and not '
+                         f'{name}, of which it would tell clients wrong things: copy it into a FileStorage '
+                         f'or to PostgreSQL with zodbconvert, or have the clients open it themselves')
+    known_name, known = DRIVERS[name]
+    if driver not in (None, 'auto', known):
+        raise ValueError(f'this server knows {known_name} with the driver {known}, not '
+                         f'{driver}: give the section of the database the line "driver {known}"')
+    return name
 
 
-def _check_driver(name: str) -> None:
-    if name != 'psycopg2':
-        raise ValueError(f'this server knows PostgreSQL with the driver psycopg2, not {name}: give the '
-                         f'section of the database the line "driver psycopg2"')
+def _adapter_of_section(factory: Any) -> str | None:
+    """Of which kind RelStorage's section of a configuration is; None for another section."""
+    kind = type(factory)
+    if (kind.__module__, kind.__qualname__) != ('relstorage.config', 'RelStorageFactory'):
+        return None
+    return type(factory.config.adapter).__qualname__.removesuffix('Factory')
 
 
 def is_section(factory: Any) -> bool:
-    """Is it what RelStorage's section of a configuration becomes?"""
-    kind = type(factory)
-    return (kind.__module__, kind.__qualname__) == ('relstorage.config', 'RelStorageFactory')
+    """Is it what RelStorage's section becomes, of a database with other servers beside?"""
+    return _adapter_of_section(factory) not in (None, SQLITE)
 
 
 def try_section(factory: Any) -> str | None:
@@ -177,27 +202,46 @@ def try_section(factory: Any) -> str | None:
 
     Raises ValueError for one that cannot be served, and what the driver raises.  Nothing is made there.
     """
-    if not is_section(factory):
+    adapter = _adapter_of_section(factory)
+    if adapter is None:
         return None
-    section = factory.config.adapter
-    _check_adapter(type(section).__qualname__.removesuffix('Factory'))
-    if section.config.driver not in (None, 'auto'):
-        _check_driver(section.config.driver)
+    section = factory.config.adapter.config
+    if _check(adapter, section.driver) == SQLITE:
+        answers, name, row = _try_sqlite(os.path.join(section.data_dir, MAIN))
+    else:
+        answers, name, row = _try_postgresql(section.dsn)
+    found = 'nothing of RelStorage yet, which is made at the first start'
+    has_objects, has_history = row
+    if has_objects:
+        found = f'a RelStorage {"with" if has_history else "without"} history'
+        if bool(has_history) is not bool(factory.config.keep_history):
+            raise ValueError(f'the database {name} has {found}, and keep-history says something else: change '
+                             f'that')
+    return f'{answers}; the database {name} has {found}'
+
+
+def _try_postgresql(dsn: str) -> tuple[str, str, Any]:
     import psycopg2
-    connection = psycopg2.connect(section.config.dsn, connect_timeout=10)
+    connection = psycopg2.connect(dsn, connect_timeout=10)
     try:
         with connection.cursor() as cursor:
             cursor.execute(TRY)
-            version, name, has_objects, has_history = cursor.fetchone()
+            version, name, *row = cursor.fetchone()
     finally:
         connection.close()
-    found = 'nothing of RelStorage yet, which is made at the first start'
-    if has_objects:
-        found = f'a RelStorage {"with" if has_history else "without"} history'
-        if has_history is not bool(factory.config.keep_history):
-            raise ValueError(f'the database {name} has {found}, and keep-history says something else: change '
-                             f'that')
-    return f'PostgreSQL {version} answers; the database {name} has {found}'
+    return f'PostgreSQL {version} answers', name, row
+
+
+def _try_sqlite(path: str) -> tuple[str, str, Any]:
+    import sqlite3
+    row = 0, 0
+    if REAL.exists(path):
+        connection = sqlite3.connect(f'file:{quote(path)}?mode=ro', uri=True)
+        try:
+            row = connection.execute(TRY_SQLITE).fetchone()
+        finally:
+            connection.close()
+    return f'SQLite {sqlite3.sqlite_version}, for one server', path, row
 
 
 class Database:
@@ -275,16 +319,7 @@ class Database:
 
     def translate(self, error: BaseException) -> Any:
         """The nearest exception that clients know."""
-        if isinstance(error, self._driver.Error) and not isinstance(error, StorageError):
-            return StorageError(f'the database: {type(error).__name__}: {str(error).strip()[:500]}')
-        kind = type(error)
-        if not isinstance(error, ConflictError) or kind.__module__ == 'ZODB.POSException':
-            return error
-        base = ReadConflictError if isinstance(error, ReadConflictError) else ConflictError
-        text = str(error.message or '').split('\n')[0]
-        told: ConflictError = base(text or kind.__name__, oid=error.oid, serials=error.serials)
-        told.class_name = error.class_name
-        return told
+        return nearest(error, self._driver.Error)
 
     # ---- the steps of a commit: a committer's thread ------------------------------------------------
 
@@ -301,7 +336,7 @@ class Database:
         state = instance._tpc_phase.shared_state
         if hold_s:
             state.store_connection.cursor.execute(HOLD, (f'{int(min(hold_s, MOST_S))}s',))
-        state.cache = state.local_client = Past(self, state, old_record)
+        state.cache = state.local_client = Past(self.statements.revision, state, old_record)
 
     def begin_given(self, instance: Any, transaction: Any, tid: bytes, status: str) -> None:
         """After `begin`: the transaction gets the tid `tid`.  Raises StorageTransactionError."""
@@ -368,8 +403,8 @@ class Past:
     """Stands for RelStorage's caches in one transaction: these know a snapshot, and what is older is not in a
     database without history."""
 
-    def __init__(self, database: Database, state: Any, old_record: OldRecord) -> None:
-        self._database = database
+    def __init__(self, revision: str, state: Any, old_record: OldRecord) -> None:
+        self._revision = revision  # the statement
         self._state = state
         self._old_record = old_record
 
@@ -381,7 +416,7 @@ class Past:
         for oid, tid in wanted:
             record = self._old_record(p64(oid), p64(tid))
             if record is None:
-                cursor.execute(self._database.statements.revision, (oid, tid))
+                cursor.execute(self._revision, (oid, tid))
                 row = cursor.fetchone()
                 record = bytes(row[0]) if row and row[0] is not None else None
             if record is None:
@@ -400,6 +435,20 @@ class Past:
 
     def remove_all_cached_data_for_oids(self, oids: Iterable[int]) -> None:
         """Nothing is kept."""
+
+
+def nearest(error: BaseException, of_driver: type[BaseException]) -> Any:
+    """The nearest exception that clients know."""
+    if isinstance(error, of_driver) and not isinstance(error, StorageError):
+        return StorageError(f'the database: {type(error).__name__}: {str(error).strip()[:500]}')
+    kind = type(error)
+    if not isinstance(error, ConflictError) or kind.__module__ == 'ZODB.POSException':
+        return error
+    base = ReadConflictError if isinstance(error, ReadConflictError) else ConflictError
+    text = str(error.message or '').split('\n')[0]
+    told: ConflictError = base(text or kind.__name__, oid=error.oid, serials=error.serials)
+    told.class_name = error.class_name
+    return told
 
 
 def record_of(value: Any) -> bytes | None:
