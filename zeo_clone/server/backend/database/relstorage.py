@@ -125,11 +125,14 @@ class Statements:
         #: -> the last tid, and the identity.
         self.place = f'{self.last}, (SELECT min(identity) FROM zeo_clone_identity)'
         #: Tid, and limit -> tid, oid or null, oids deleted or null: all later transactions, and before them
-        #: a row or two of that one, however many objects it has written.
+        #: a row or two of that one, however many objects it has written.  Each part has the limit, or all that
+        #: is new would be sorted for each answer.
         self.since = f'''
             (SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid = %(tid)s LIMIT 1)
-            UNION ALL SELECT tid, zoid, NULL FROM object_state WHERE tid > %(tid)s
-            UNION ALL SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= %(tid)s
+            UNION ALL (SELECT tid, zoid, NULL FROM object_state WHERE tid > %(tid)s
+                ORDER BY tid LIMIT %(limit)s)
+            UNION ALL (SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= %(tid)s
+                ORDER BY tid LIMIT %(limit)s)
             ORDER BY 1 LIMIT %(limit)s'''
         #: How many transactions -> as `since`: the last ones, in any order.
         self.recent = f'''
