@@ -125,8 +125,8 @@ class Statements:
         #: -> the last tid, and the identity.
         self.place = f'{self.last}, (SELECT min(identity) FROM zeo_clone_identity)'
         #: Tid, and limit -> tid, oid or null, oids deleted or null: all later transactions, and before them
-        #: a row or two of that one, however many objects it has written.  Each part has the limit, or all that
-        #: is new would be sorted for each answer.
+        #: a row or two of that one, however many objects it has written.  Each part has the limit: all
+        #: that is new would be sorted for each answer.
         self.since = f'''
             (SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid = %(tid)s LIMIT 1)
             UNION ALL (SELECT tid, zoid, NULL FROM object_state WHERE tid > %(tid)s
