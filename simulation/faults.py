@@ -177,7 +177,7 @@ class Faults:
     def _packer_error(self) -> None:
         """An operation of the process that packs fails."""
         operation = self.dice.choice(('open', 'read', 'write'))
-        self._fail_once(self.world.service.packer, operation, self.dice.choice((errno.EIO, errno.ENOSPC)))
+        self._fail_once(self.world.service.packer, operation, self.dice.choice((errno.EIO, errno.ENOSPC)), 2)
 
     def _stop_server(self) -> None:
         service = self.world.service
@@ -240,10 +240,10 @@ class Faults:
         """The storage of the server raises, the next time that a method of it is called."""
         self.world.service.raises = self.dice.choice(METHODS)
 
-    def _fail_once(self, process: Process | None, operation: str, number: int) -> None:
+    def _fail_once(self, process: Process | None, operation: str, number: int, most: int = 5) -> None:
         if process is None:
             return
-        left = [self.dice.below(5)]
+        left = [self.dice.below(most)]
 
         def fault(asked: str, path: str) -> None:
             if asked == operation and self._active:
