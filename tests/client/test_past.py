@@ -62,7 +62,7 @@ def test_a_cache_of_another_past_is_an_error_that_names_its_file(fake, opened, p
     """C22, K3: or, by option, it is dropped."""
     proof(fake)
     with pytest.raises(ClientDisconnected, match=f'never was in the database.*remove the cache file {path}'):
-        ClientStorage(fake.address, cache=path, wait_timeout=0.2)
+        ClientStorage(fake.address, cache=path, wait_timeout=2)
     storage = opened(cache=path, drop_newer_cache=True)
     assert storage.lastTransaction() == p64(9)
     assert storage.loadBefore(OID, maxtid) == (b'true', p64(9), None)

@@ -122,7 +122,7 @@ def test_a_cache_newer_than_the_server_names_its_file(fake, tmp_path):
     storage.close()
     serve(fake, b'restored', p64(5))
     with pytest.raises(ClientDisconnected, match=f'remove the cache file {path}'):
-        ClientStorage(fake.address, cache=path, wait_timeout=0.2)
+        ClientStorage(fake.address, cache=path, wait_timeout=2)
     storage = ClientStorage(fake.address, cache=path, drop_newer_cache=True)
     assert storage.lastTransaction() == p64(5)
     assert storage.loadBefore(OID, maxtid) == (b'restored', p64(5), None)

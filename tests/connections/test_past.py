@@ -75,7 +75,7 @@ def test_a_persistent_cache_of_a_lost_future(process, client, tmp_path):
     past.victim.close()
     past.goes_another_way()
     with pytest.raises(ClientDisconnected, match=f'never was in the database.*remove the cache file {path}'):
-        client(process.address, cache=path, wait_timeout=0.5)
+        client(process.address, cache=path, wait_timeout=2)
     again = client(process.address, cache=path, drop_newer_cache=True)
     assert again.loadBefore(ONE, maxtid)[0] == b'old'
     assert again.loadBefore(TWO, maxtid)[0] == b'new'
@@ -136,7 +136,7 @@ def test_another_database_at_the_same_address(client, tmp_path):
     with ServerProcess([{'kind': 'file', 'path': str(tmp_path / 'Data.fs')}]) as process:
         commit(client(process.address), store(ONE, b'foreign'))
         with pytest.raises(ClientDisconnected, match='never was in the database'):
-            client(process.address, cache=path, wait_timeout=0.5)
+            client(process.address, cache=path, wait_timeout=2)
 
 
 def test_a_restored_backup_that_nobody_has_written_to(client, tmp_path):
