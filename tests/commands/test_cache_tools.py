@@ -103,6 +103,13 @@ def test_sizes_may_have_units(text, size):
     assert cache_simulate.parse_size(text) == size
 
 
+@pytest.mark.parametrize('text', ['10XB', 'MB', '-1MB', 'nan'])
+def test_what_is_not_a_size_is_told_with_what_is_one(text, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        cache_simulate.main(['trace', '--', text])
+    assert f"argument SIZE: '{text}' is not a size: a number of bytes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('tool', [cache_stats, cache_simulate])
 def test_what_is_not_a_trace_is_told(tool, tmp_path, capsys):
     other = tmp_path / 'other'

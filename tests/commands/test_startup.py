@@ -92,7 +92,7 @@ def test_a_database_that_is_away_is_not_called_damaged():
         raise type('OperationalError', (Exception,), {'__module__': 'psycopg2'})('no server\n\tat /nowhere\n')
 
     with pytest.raises(StartError, match='OperationalError: no server at /nowhere; check its section'):
-        open_storages([StorageSource('main', 'RelStorageFactory', opens)])
+        open_storages([StorageSource('main', 'RelStorage', opens)])
 
 
 def test_start_error_is_one_line():

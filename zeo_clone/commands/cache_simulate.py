@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from zeo_clone.cache.format import BASE_FILE, ZERO, block_size
 from zeo_clone.cache.trace import CLEAR, HIT, INVALIDATE, MISS, OPENED, STORE, Event, read_trace
-from zeo_clone.commands.options import add_version
+from zeo_clone.commands.options import add_version, argument
 from zeo_clone.commands.plot import save_plot
 
 PROGRAM = 'zeo-clone cache-simulate'
@@ -133,9 +133,16 @@ def simulate(events: Iterable[Event], sizes: list[int]) -> list[SimulatedCache]:
 
 
 def parse_size(text: str) -> int:
-    """``20MB`` -> 20971520."""
+    """``20MB`` -> 20971520.  Raises ``ValueError``."""
     number, unit = (text[:-2], text[-2:].upper()) if text[-2:].upper() in _UNITS else (text, '')
-    return int(float(number) * _UNITS.get(unit, 1))
+    try:
+        size = float(number)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < float('inf'):
+        raise ValueError(f'{text!r} is not a size: a number of bytes, 0 or more, or one with a '
+                         'suffix KB, MB or GB')
+    return int(size * _UNITS.get(unit, 1))
 
 
 def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
@@ -143,7 +150,7 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description='Hit rates that other cache sizes would have had, from a trace.')
     parser.add_argument('trace', help='file written because of ZEO_CLONE_CACHE_TRACE or ZEO_CACHE_TRACE')
-    parser.add_argument('sizes', nargs='*', type=parse_size, metavar='SIZE',
+    parser.add_argument('sizes', nargs='*', type=argument(parse_size), metavar='SIZE',
                         help='such as 500MB (default: from a quarter to 8 times the traced size)')
     parser.add_argument('--plot', metavar='FILE', help='also draw the hit rates (needs matplotlib)')
     add_version(parser)

@@ -197,7 +197,7 @@ def _relay_sources(given: argparse.Namespace) -> list[StorageSource]:
 
 def _place(factory: Any) -> str:
     config = getattr(factory, 'config', None)
-    return getattr(config, 'path', None) or type(factory).__name__
+    return getattr(config, 'path', None) or type(factory).__name__.removesuffix('Factory')
 
 
 def _defaults_used(given: argparse.Namespace) -> str:

@@ -92,7 +92,7 @@ def byte_size(text: str) -> int:
     try:
         return count(str(stock_datatypes['byte-size'](text)))
     except ValueError:
-        raise ValueError(f'{text!r} is not a size: a whole number of bytes, 0 or more, or a number with a '
+        raise ValueError(f'{text!r} is not a size: a whole number of bytes, 0 or more, or one with a '
                          'suffix KB, MB or GB') from None
 
 

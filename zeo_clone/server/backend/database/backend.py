@@ -110,9 +110,6 @@ class DatabaseBackend:
         self._guard = guard
         self._tuning = tuning
         self._database = database = Database(storage, runtime)
-        if database.shares_blob_dir:
-            raise ValueError('its blobs are in a directory that is shared (shared-blob-dir true), and this '
-                             'server serves only those that are in the database: set shared-blob-dir false')
         self.abilities = abilities = DatabaseAbilities(storage, database.shares_blob_dir)
         self._instances = Instances(runtime, database, tuning.patience_s)
         self._records = Records(tuning.server_cache_size)

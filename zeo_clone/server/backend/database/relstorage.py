@@ -150,7 +150,10 @@ class Statements:
 def is_database(storage: Any) -> bool:
     """Is it a RelStorage that can be served with others beside?  Raises ValueError for one that cannot be
     served at all."""
-    return _adapter_of(storage) == POSTGRESQL
+    if _adapter_of(storage) != POSTGRESQL:
+        return False
+    _check_blobs(storage._options.shared_blob_dir)
+    return True
 
 
 def is_alone(storage: Any) -> bool:
@@ -195,6 +198,13 @@ def _adapter_of_section(factory: Any) -> str | None:
     return type(factory.config.adapter).__qualname__.removesuffix('Factory')
 
 
+def _check_blobs(are_shared: bool) -> None:
+    """Raises ValueError if blobs of a database that has other servers beside are not in it."""
+    if are_shared:
+        raise ValueError('its blobs are in a directory that is shared (shared-blob-dir true), and this '
+                         'server serves only those that are in the database: set shared-blob-dir false')
+
+
 def is_section(factory: Any) -> bool:
     """Is it what RelStorage's section becomes, of a database with other servers beside?"""
     return _adapter_of_section(factory) not in (None, SQLITE)
@@ -212,6 +222,7 @@ def try_section(factory: Any) -> str | None:
     if _check(adapter, section.driver) == SQLITE:
         answers, name, row = _try_sqlite(os.path.join(section.data_dir, MAIN))
     else:
+        _check_blobs(factory.config.shared_blob_dir)
         answers, name, row = _try_postgresql(section.dsn)
     found = 'nothing of RelStorage yet, which is made at the first start'
     has_objects, has_history = row
