@@ -21,7 +21,7 @@ from BTrees.OOBTree import OOBTree
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
-from ZODB.POSException import UndoError
+from ZODB.POSException import StorageError, UndoError
 from ZODB.utils import p64, z64
 
 from zeo_clone.configuration import packer
@@ -188,8 +188,9 @@ def test_the_other_process_is_killed(storage, monkeypatch, tmp_path, capfd):
 
     with monkeypatch.context() as patch:
         patch.setattr(packer.Helper, '_hear', kill_and_hear)
-        with pytest.raises(packer.PackFailed, match='nothing was packed: .* exit code -9'):
+        with pytest.raises(StorageError, match='nothing was packed: .* exit code -9') as caught:
             storage.pack(time.time(), references)
+    assert type(caught.value) is StorageError, 'every client knows it'
     assert open_bytes(tmp_path / 'Data.fs') == before
     check_that_nothing_was_packed(storage, tmp_path)
 

@@ -56,10 +56,6 @@ PROGRAM = ('import json, sys; call = json.loads(sys.stdin.readline()); sys.path[
            'from zeo_clone.configuration.packer import main; main(call)')
 
 
-class PackFailed(StorageError):  # type: ignore[misc]
-    """The other process could not do it; nothing was packed."""
-
-
 def pack(storage: Any, referencesf: Any, stop: bytes, gc: bool) -> tuple[int, Any] | None:
     """A packer for a FileStorage: the size and the index of the new file, with the commit lock; None if there
     is nothing to pack."""
@@ -161,8 +157,8 @@ class Helper:
     def _hear(self) -> int | None:
         line = self._process.stdout.readline()  # type: ignore[union-attr]
         if not line.endswith(b'\n'):
-            raise PackFailed(f'nothing was packed: the process that does it has ended with exit code '
-                             f'{self._process.wait()}; what it said is on stderr of the server')
+            raise StorageError(f'nothing was packed: the process that does it has ended with exit code '
+                               f'{self._process.wait()}; what it said is on stderr of the server')
         kind, value = json.loads(line)
         if kind == 'reached':
             return value  # type: ignore[no-any-return]
@@ -172,7 +168,7 @@ class Helper:
             raise UnreadableRecord(value[0], bytes.fromhex(value[1]))
         if kind == 'os':
             raise OSError(*value)
-        raise PackFailed(f'nothing was packed: {value}')
+        raise StorageError(f'nothing was packed: {value}')
 
 
 class Rest(FileStoragePacker):  # type: ignore[misc]

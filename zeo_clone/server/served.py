@@ -32,6 +32,7 @@ from zeo_clone.server.stats import Stats
 from zeo_clone.server.vocabulary import Meta
 from zeo_clone.steps import take_steps
 from zeo_clone.wording import format_moment
+from zeo_clone.zrpc.channel.server import describe
 
 log = logging.getLogger(__name__)
 
@@ -275,6 +276,8 @@ class ServedStorage:
     def _packed(self, asker: Asker, done: Deferred, _: Any, error: BaseException | None) -> None:
         self.backend.packing.stop()
         if error is not None:
+            self._report_packing('not packed', asker, '%s: storage %r was not packed: %s', asker.name,
+                                 self.name, describe(error))
             done.fail(error)
             return
         self._report_packing('packed', asker, '%s: storage %r is packed', asker.name, self.name)

@@ -57,8 +57,9 @@ def test_a_pack_goes_on_whatever_a_record_holds(client, state):
 # FileStorage leaves the files of a pack that fails to Python, which closes them and warns.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('bad', [referring(KEPT)[:-1], b'data', CLASS + b'\x80\x03NQ.', b'\x80\x03'])
-def test_a_pack_that_meets_an_unreadable_record_removes_nothing_and_names_the_object(client, bad):
-    """S10."""
+def test_a_pack_that_meets_an_unreadable_record_removes_nothing_and_names_the_object(client, bad, caplog):
+    """S10: the log says so too, for who does not wait for the end."""
+    caplog.set_level('INFO')
     client.commit(z64, data=EMPTY)
     client.commit(LOST, data=EMPTY)
     tid = client.commit(KEPT, data=bad)
@@ -66,6 +67,7 @@ def test_a_pack_that_meets_an_unreadable_record_removes_nothing_and_names_the_ob
     with pytest.raises(StorageError, match=f'nothing was packed: object 0x{KEPT.hex()} of transaction '
                                            f'0x{tid.hex()} cannot be read.*pack-gc false'):
         client.call('pack', LATER)
+    assert f"'1' was not packed: StorageError: nothing was packed: object 0x{KEPT.hex()}" in caplog.text
     gc.collect()  # ... now
     assert is_there(client, LOST)
     client.commit(KEPT, data=EMPTY, serial=tid)

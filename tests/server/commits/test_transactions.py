@@ -379,6 +379,23 @@ def test_a_user_name_that_the_storage_refuses_is_told_at_the_vote(file_desk):
     assert client.commit(OID), 'the storage is not left half begun'
 
 
+@pytest.mark.parametrize('method', ['store', 'tpc_vote'])
+def test_a_full_disk_is_said_to_be_the_servers(method, monkeypatch):
+    """L7: clients have disks, too."""
+    def full(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    storage = MappingStorage()
+    client = Desk({'1': storage}).connect()
+    monkeypatch.setattr(storage, method, full)
+    client.begin()
+    client.store(OID, b'data')
+    with pytest.raises(OSError, match='the server cannot write the transaction: No space left') as caught:
+        client.call('vote', 7)
+    assert caught.value.errno == errno.ENOSPC
+    client.call('tpc_abort', 7)
+
+
 def test_no_space_for_the_spool_file_is_told_at_the_vote(desk, client, monkeypatch, caplog):
     """L7: with the directory."""
     def full(directory=None):
