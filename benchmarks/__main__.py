@@ -173,7 +173,7 @@ def main(args=None):
         parser.error(str(error))
     if options.list:
         for workload in workloads:
-            print(f'{workload.name:18}{workload.figures[0].title}')
+            print(f'{workload.name:20}{workload.figures[0].title}')
         return 0
     sides = prepare(parser, options)
     sizes = Sizes(options.objects, options.object_size, seconds=options.seconds, sync_ms=options.sync)

@@ -48,7 +48,8 @@ def test_finding(values, kind):
 
 
 @pytest.mark.parametrize('values', [
-    {}, {'last-transaction': '0' * 15 + '1'}, {'verifications': 19, 'verifications_failed': 19},
+    {}, {'last-transaction': '0' * 15 + '1'}, {'last-transaction': '0' * 16, 'relay': {'away': 4.0}},
+    {'verifications': 19, 'verifications_failed': 19},
     {'verifications': 100, 'verifications_failed': 9}, {'conflicts': 19, 'commits': 0},
     {'conflicts': 20, 'commits': 1000}, latency('load', 0.05), latency('finish', 1.0), client(protocol='Z5'),
     {'version': '1.0', **client(version='1.0')}, {'version': '1.0', **client(version=None)},

@@ -558,6 +558,7 @@ def test_mistake_on_the_command_line_exits_with_2(tmp_path, arguments, message):
     (None, 'No such file or directory'),
     ('<zeo>\naddress 0\nadress 0\n</zeo>', "'adress' is not a known key name"),
     ('<zeo>\naddress 0\n</zeo>', 'nothing to serve: give '),
+    ('<zeo>\naddress 9\nmetrics-address 9\n</zeo>\n<mappingstorage>\n</mappingstorage>', 'another port'),
 ])
 def test_mistake_in_the_configuration_exits_with_2_and_names_the_file(tmp_path, text, message):
     path = tmp_path / 'zeo.conf'

@@ -145,6 +145,8 @@ def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_lim
      "'cert' is not a known key name; allowed in <ssl>: certificate, key, ", 4),
     ('<zeo>\naddress 1\n</zeo>\n<filestorage>\npat x\n</filestorage>',
      "'pat' is not a known key name; allowed in <filestorage>: path, ", 5),
+    ('<zeo>\naddress 1\n<filestorage>\npath x\n</filestorage>\n</zeo>',
+     "type='filestorage', name='None'; it does not belong within <zeo>: is </zeo> missing before it?", 3),
     ('<zeo>\naddress 1\naddress 2\n</zeo>', "'address' does not support multiple values", 3),
     ('<zeo>\n</zeo>', "no values for 'address'; 1 required", 2),
     ('<zeo>\naddress 1\nread-only perhaps\n</zeo>',

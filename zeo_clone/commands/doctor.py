@@ -50,7 +50,8 @@ def examine(status: dict[str, dict[str, Any]], took_s: float) -> list[Trouble]:
 
 
 def _of_storage(name: str, values: dict[str, Any]) -> Iterator[Trouble]:
-    if values.get('last-transaction') == NEVER:
+    # What the server above has is not known before that was met.
+    if values.get('last-transaction') == NEVER and (values.get('relay') or {}).get('away') is None:
         yield Trouble(False, 'empty', name, 'it is empty', 'is this the database that you mean?')
     yield from _dropped(name, values)
     yield from _conflicts(name, values)

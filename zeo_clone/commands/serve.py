@@ -117,10 +117,11 @@ def read_settings(given: argparse.Namespace) -> Settings:
     options = settings.options
     if given.timeout is not None:
         options = {**options, 'transaction_timeout': given.timeout}
-    return settings._replace(
-        options=options,
-        address=settings.address if given.address is None else given.address,
-        pid_file=given.pid_file or settings.pid_file)
+    address = settings.address if given.address is None else given.address
+    if address == settings.metrics_address and address[1] != 0:
+        raise StartError(f'metrics-address {format_address(address)} is the address of this server itself; '
+                         f'give it another port ({given.configure})', USAGE_ERROR)
+    return settings._replace(options=options, address=address, pid_file=given.pid_file or settings.pid_file)
 
 
 def _check_keys(options: dict[str, Any], factories: list[Any], url: str) -> None:

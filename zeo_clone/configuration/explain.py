@@ -16,6 +16,7 @@ CLOSING = re.compile(r'\s*</\s*([^\s>]+)\s*>\s*')
 UNKNOWN_KEY = ' is not a known key name'
 BYTE_ORDER_MARK = '\ufeff'
 UNKNOWN_TYPE = 'unknown type name: '
+MISPLACED = 'no matching section defined for type='
 
 
 def explain(schema: Any, error: Exception, place: str, text: str | None = None) -> str:
@@ -41,6 +42,8 @@ def _allowed(schema: Any, message: str, text: str, line: int) -> str:
         return f"; allowed in <{section}>: {', '.join(keys)}" if keys else ''
     if message.startswith(UNKNOWN_TYPE) and section is None:
         return f"; allowed: {', '.join(_sections(schema))}, and what packages named with %import define"
+    if message.startswith(MISPLACED) and section is not None:
+        return f'; it does not belong within <{section}>: is </{section}> missing before it?'
     return ''
 
 
