@@ -147,6 +147,10 @@ def prepare(parser, options):
     for path in filter(None, [options.json, options.plot]):
         if not Path(path).parent.is_dir():
             parser.error(f'{path}: there is no such directory')
+    if not Path(options.directory).is_dir():
+        parser.error(f'--directory {options.directory}: there is no such directory')
+    if options.rounds < 1:
+        parser.error(f'--rounds {options.rounds}: it must be 1 or more')
     if not 0 <= options.sync <= LONGEST_SYNC_MS:
         parser.error(f'--sync {options.sync:g}: it must be 0 to {LONGEST_SYNC_MS} milliseconds')
     if not 0 <= options.crowd <= LARGEST_CROWD:

@@ -155,6 +155,8 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     (['--peer', 'zeo7'], "unknown peer 'zeo7': give NAME=PATH, or one of zeo6, relstorage, filestorage"),
     (['--peer', 'mine=/no/such/python'], '/no/such/python: '),
     (['--json', '/no/such/found.json'], '/no/such/found.json: there is no such directory'),
+    (['--directory', '/no/such'], '--directory /no/such: there is no such directory'),
+    (['--rounds', '0'], '--rounds 0: it must be 1 or more'),
     (['--crowd', '-1'], '--crowd -1: it must be 0 to 100 processes'),
     (['--scale', '--plot', 'x.png'], '--plot draws ratios to peers: not with --scale'),
     (['--alone', '--plot', 'x.png'], '--plot draws ratios to peers: '),
