@@ -206,9 +206,10 @@ def test_conflicts_are_resolved_with_what_was_there_before_the_start(new_storage
     storage.close()
     raw.close()
     storage = attended(new_storage())
-    commit(storage, OID, serial=base, data=zodb_pickle(Length(1)))
-    commit(storage, OID, serial=base, data=zodb_pickle(Length(2)))
-    assert storage.load(OID)[0] == zodb_pickle(Length(3))
+    first = commit(storage, OID, serial=base, data=zodb_pickle(Length(1)))
+    commit(storage, OID, serial=first, data=zodb_pickle(Length(3)))
+    commit(storage, OID, serial=base, data=zodb_pickle(Length(4)))
+    assert storage.load(OID)[0] == zodb_pickle(Length(7))
     storage.close()
 
 
@@ -469,7 +470,7 @@ def configuration(tmp_path):
 @pytest.mark.long
 def test_a_killed_server_starts_again_and_a_second_one_does_not(configuration, client):
     """X4, C11, C22: one server has the database; its clients' caches stay."""
-    with Runzeo('-C', configuration) as server:
+    with Runzeo('-C', configuration, limit_s=LIMIT_S) as server:
         server.ready('main')
         database = DB(client(server.address, storage='main'))
         with database.transaction() as connection:
@@ -481,7 +482,7 @@ def test_a_killed_server_starts_again_and_a_second_one_does_not(configuration, c
         assert 'a RelStorage on SQLite is for one server: stop that process' in said
         server.send(signal.SIGKILL)
         server.result()
-    with Runzeo('-C', configuration) as server:
+    with Runzeo('-C', configuration, limit_s=LIMIT_S) as server:
         server.ready('main')
         with fresh(database) as connection:
             assert connection.root()['number'] == 1

@@ -324,7 +324,7 @@ class Alone:
             if last == since or last < since and self._packing:  # a pack removes transactions
                 return False
             self._seen = last
-            known = last > since and (since == 0 or self._has(p64(since)))
+            known = since == 0 or self._has(p64(since))
             rows = self._ask(self._statements.changes, since, last, MOST_CHANGED + 1) if known else []
             more = self._throttle.admits('others')
             if more is not None:
