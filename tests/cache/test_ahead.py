@@ -1,4 +1,6 @@
-"""What is read and checked with a record: much where one place after the other is asked for."""
+"""What is read and checked with a record, if there is no crc of more: much where one place after the other is
+asked for.
+"""
 from __future__ import annotations
 
 from zlib import crc32
@@ -6,6 +8,7 @@ from zlib import crc32
 import pytest
 from ZODB.utils import p64
 
+from tests.cache.files import kill
 from tests.cache.memory import Disk
 from tests.support import inside
 from zeo_clone.cache import ClientCache
@@ -34,13 +37,14 @@ def content(number):
 
 @pytest.fixture
 def disk():
-    """With the file of a cache that was closed."""
+    """With the file of a cache that was killed."""
     disk = Reader()
     cache = ClientCache(PATH, SIZE, runtime=disk)
     for number in range(OBJECTS):
         cache.store(p64(number), p64(1), None, content(number))
     cache.setLastTid(p64(1))
-    cache.close()
+    kill(cache)
+    disk.locks.clear()
     return disk
 
 
@@ -80,6 +84,16 @@ def test_a_damaged_record_in_a_large_piece_is_not_believed(disk, offset, others_
     cache.close()
 
 
+def test_what_was_damaged_after_it_was_read_stays_as_it_was_in_memory(disk):
+    """K11: a piece that begins before it is read later."""
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    assert cache.load(p64(40)) == (content(40), p64(1))
+    disk.pwrite(PATH, b'\xff', place(cache, 50) + fmt.HEAD_SIZE + 3)
+    assert cache.load(p64(20)) == (content(20), p64(1))
+    assert cache.load(p64(50)) == (content(50), p64(1))
+    cache.close()
+
+
 def slowly(salt, at, raw, offset, checked):
     """`whole_records` step by step."""
     found = []
@@ -89,7 +103,9 @@ def slowly(salt, at, raw, offset, checked):
         if head is None or start + head.length > len(raw):
             return found, offset
         data = raw[start:start + head.length]
-        if head.current and (not checked or crc32(data) == head.data_crc):
+        if head.current and checked and crc32(data) != head.data_crc:
+            return found, offset
+        if head.current:
             found.append((head.oid, at + offset))
         offset += fmt.block_size(head.length)
 

@@ -181,10 +181,10 @@ def test_a_reader_without_the_lock_notices_what_happened_meanwhile(read, action)
     cache = ClientCache(size=20_000)
     cache.store(A, p64(5), None, b'x' * 300)
     inside.book(cache).flush()
-    pages, mapped, _ = cache._view
-    cache._view = (pages, mapped, Trap(lambda: None))
+    pages, mapped, _, whole = cache._view
+    cache._view = (pages, mapped, Trap(lambda: None), whole)
     assert read(cache)[:2] == (b'x' * 300, p64(5))
-    cache._view = (pages, mapped, Trap(lambda: action(cache)))
+    cache._view = (pages, mapped, Trap(lambda: action(cache)), whole)
     assert read(cache) is None
     cache.close()
 

@@ -42,6 +42,7 @@ from zeo_clone.cache.format import LENGTH_AND_START_FLAGGED, ZERO, Damaged, Head
 from zeo_clone.cache.index import FLAGS, TRUSTED
 from zeo_clone.cache.opening import open_cache
 from zeo_clone.cache.ring import HEAT_SHIFT
+from zeo_clone.cache.segments import SHIFT, SIZE
 from zeo_clone.cache.trace import trace_from_environment
 from zeo_clone.interfaces import IClientCache
 from zeo_clone.loop.runtime import REAL, Runtime
@@ -60,9 +61,12 @@ READ_RETRIES = 4
 _length_and_start = LENGTH_AND_START_FLAGGED.unpack_from
 _DATA = fmt.HEAD_SIZE - TRUSTED  # from a place with its flag to the data
 _HEAD_ROOM = fmt.HEAD_SIZE + fmt.ALIGN
-#: What readers without the lock need: pages of the index, the records in memory, the heat.
-View = tuple[Mapping[bytes, Any], Any, bytearray]
-HIDDEN: View = ({}, None, bytearray())
+#: A record of so many bytes begins in one segment and ends in it or in the next.
+_SHORT = SIZE - fmt.HEAD_SIZE
+#: What readers without the lock need: pages of the index, the records in memory, the heat, and where all is
+#: in memory that the index knows.
+View = tuple[Mapping[bytes, Any], Any, bytearray, bytearray]
+HIDDEN: View = ({}, None, bytearray(), bytearray(1))
 
 
 @implementer(IClientCache)
@@ -107,17 +111,18 @@ class ClientCache:
     def load(self, oid: bytes) -> tuple[bytes, bytes] | None:
         """The current revision ``(data, start_tid)``, or None."""
         view = self._view
-        pages, memory, heat = view
+        pages, memory, heat, whole = view
         try:
             place = pages[oid[:7]][oid[7]]
         except KeyError:
             place = 0
-        if place & TRUSTED:
-            length, start_tid = _length_and_start(memory, place)
+        if place & TRUSTED or whole[place >> SHIFT]:
+            at = place | TRUSTED
+            length, start_tid = _length_and_start(memory, at)
             heat[place >> HEAT_SHIFT] = 1
-            at = place + _DATA
+            at += _DATA
             data = memory[at:at + length]
-            if self._view is view:
+            if self._view is view and (length <= _SHORT or place & TRUSTED):
                 self._hits += 1
                 self._hit_bytes += length
                 return data, start_tid
@@ -131,17 +136,18 @@ class ClientCache:
     def loadBefore(self, oid: bytes, before_tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """``(data, start_tid, end_tid or None)`` of the revision valid just before `before_tid`."""
         view = self._view
-        pages, memory, heat = view
+        pages, memory, heat, whole = view
         try:
             place = pages[oid[:7]][oid[7]]
         except KeyError:
             place = 0
-        if place & TRUSTED:
-            length, start_tid = _length_and_start(memory, place)
+        if place & TRUSTED or whole[place >> SHIFT]:
+            at = place | TRUSTED
+            length, start_tid = _length_and_start(memory, at)
             heat[place >> HEAT_SHIFT] = 1
-            at = place + _DATA
+            at += _DATA
             data = memory[at:at + length]
-            if start_tid < before_tid and self._view is view:
+            if start_tid < before_tid and self._view is view and (length <= _SHORT or place & TRUSTED):
                 self._hits += 1
                 self._hit_bytes += length
                 return data, start_tid, None
@@ -180,7 +186,14 @@ class ClientCache:
                 book.ring.heat[at >> HEAT_SHIFT] = 1
                 if place & TRUSTED:
                     return book.file.remembered(oid, at)
+                first, sums = book.file.unchecked(at)
+                if not sums and book.file.knows(at):
+                    book.trust([(oid, at)])
+                    return book.file.remembered(oid, at)
                 mark, moment = book.ring.mark(), book.moment()
+            if sums:
+                self._check(first, sums)
+                continue
             record, following, raw = self._read(at)
             with self._lock:
                 if self._closed or book.current.get(oid) & ~FLAGS != at or book.ring.overwrote(at, mark):
@@ -194,6 +207,19 @@ class ClientCache:
             self._change(book.drop_damaged, oid, at)
             return None
         return None
+
+    def _check(self, first: int, sums: list[int]) -> None:
+        """Read segments and check each as a whole."""
+        book = self._book
+        try:
+            raw, good = book.file.check(first, sums)
+        except (OSError, ValueError):
+            raw, good = b'', [False] * len(sums)
+        with self._lock:
+            if not self._closed:
+                book.flush()  # what waits for it changes a segment
+                book.file.believe(first, sums, good, raw, book.ring.write, book.ring.front)
+                self._bound_memory()
 
     def _older(self, oid: bytes, before_tid: bytes) -> Revision | None:
         book = self._book
@@ -350,7 +376,7 @@ class ClientCache:
     def _show(self) -> None:
         book = self._book
         if self._trace is None and self._late is None:
-            self._view = (book.current.pages, book.file.memory, book.ring.heat)
+            self._view = (book.current.pages, book.file.memory, book.ring.heat, book.file.segments.whole)
 
     def _bound_memory(self) -> None:
         if self._book.file.memory_full:

@@ -23,6 +23,7 @@ import zc.lockfile
 
 from zeo_clone.cache import format as fmt
 from zeo_clone.cache.format import Damaged, Head, Header
+from zeo_clone.cache.segments import MOST, PAIR, SHIFT, SIZE, Segments, check
 from zeo_clone.Exceptions import ClientStorageError
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.throttle import Throttle
@@ -93,6 +94,7 @@ class CacheFile:
         self.memory = runtime.memory(header.size)
         self._filled = 0  # bytes put into the memory
         self._memory_bound = _memory_bound(runtime, header.size)
+        self.segments = Segments(self.end)
 
     def ring_end(self, size: int) -> int:
         return max(self.base, self.base + (size - self.base) // fmt.ALIGN * fmt.ALIGN)
@@ -190,8 +192,10 @@ class CacheFile:
     def flush(self) -> None:
         """Write what was appended.  Raises ``OSError``; then `abandon` it."""
         if self._tail:
-            self._write_now(b''.join(self._tail), self._tail_start)
+            tail, at = b''.join(self._tail), self._tail_start
+            self._write_now(tail, at)
             self.arrived += self.abandon()
+            self._appended(tail, at)
 
     def abandon(self) -> list[tuple[bytes, int]]:
         """Give up what was appended and not yet written: oid and place of each record."""
@@ -211,7 +215,19 @@ class CacheFile:
             self.flush()
         self._write_now(data, at)
 
+    def write_block(self, data: bytes, at: int) -> None:
+        """`write` where the hand is."""
+        self.write(data, at)
+        self._appended(data, at)
+
+    def _appended(self, data: bytes, at: int) -> None:
+        if self.memory is not None and self.path is not None:
+            new = self.segments.appended(at, len(data))
+            if self._memory_bound != sys.maxsize:  # it may be gone at the end
+                self.segments.settle(new, self.memory)
+
     def _write_now(self, data: bytes, at: int) -> None:
+        self.segments.changed(at, len(data))
         written: int = self._write(self.fd, data, at)
         if written != len(data):
             why = f'{os.strerror(errno.ENOSPC)} ({written} of {len(data)} bytes written at {at})'
@@ -238,6 +254,7 @@ class CacheFile:
     def empty_memory(self) -> None:
         """Begin anew; nobody may trust it for what was in it."""
         self.memory, self._filled = self._runtime.memory(self.header.size), 0
+        self.segments.emptied()
 
     # -- reading ----------------------------------------------------------------------------------
     def raw(self, length: int, at: int) -> bytes:
@@ -274,22 +291,60 @@ class CacheFile:
         at += fmt.HEAD_SIZE
         return Revision(oid, start_tid, fmt.ZERO, self.memory[at:at + length])
 
-    def body_at(self, at: int, length: int, trusted: bool) -> bytes:
-        """The `length` bytes at `at`, where the body of a record is.  Raises `Damaged` if there are less."""
-        body = self.memory[at:at + length] if trusted and self.memory is not None else self.raw(length, at)
+    def body_at(self, at: int, head: Head, trusted: bool) -> bytes | None:
+        """What follows the `head` at `at` in its block; None if it is damaged."""
+        length = fmt.block_size(head.length) - fmt.HEAD_SIZE
+        at += fmt.HEAD_SIZE
+        if trusted and self.memory is not None:
+            return self.memory[at:at + length]
+        body = self.raw(length, at)
         if len(body) != length:
             raise Damaged(f'it ends at {at + len(body)}')
-        return body
+        return body if self._is_whole(body[:head.length], head) else None
+
+    def knows(self, at: int) -> bool:
+        """Is the record at `at` in memory with segments that were checked?"""
+        known = self.segments.known
+        if self.memory is None or not known[at >> SHIFT]:
+            return False
+        length, _ = fmt.LENGTH_AND_START.unpack_from(self.memory, at)  # which is not cut: a part of 16 bytes
+        return all(known[at >> SHIFT:((at + fmt.HEAD_SIZE + length - 1) >> SHIFT) + 1])
+
+    def unchecked(self, at: int) -> tuple[int, list[int]]:
+        """The segments to `check` for the record at `at`, which is not trusted: the first, and their crcs."""
+        if self.memory is None:
+            return 0, []
+        first, sums = self.segments.wanted(at, MOST)
+        return first, sums and sums[:max(self._much(at, SIZE) >> (SHIFT - 1), PAIR)]
+
+    def check(self, first: int, sums: list[int]) -> tuple[bytes, list[bool]]:
+        """Segments from the disk, and which of them have these `sums`.  Any thread, without the lock."""
+        length, at = self.segments.piece(first, len(sums))
+        raw = self._read(self.fd, length, at)
+        self._read_to = at + length
+        return raw, check(sums, raw)
+
+    def believe(self, first: int, sums: list[int], good: list[bool], raw: bytes, write: int,
+                front: int) -> None:
+        """Keep in memory what `check` found."""
+        if self.memory is not None:
+            self._runtime.touch(self.memory, first << SHIFT, len(raw))
+            self.segments.believe(first, sums, good, raw, self.memory, write, front)
+            self._filled += len(raw)
+
+    def _much(self, at: int, back: int = 0) -> int:
+        """How much to read at once at `at`, or up to `back` before what was read last."""
+        self._ahead = (min(2 * self._ahead, MOST_AHEAD) if -back <= at - self._read_to <= READ_AHEAD
+                       else READ_AHEAD)
+        return self._ahead
 
     def record_at(self, at: int) -> tuple[Revision | None, list[tuple[bytes, int]], bytes]:
         """The record at `at` with everything checked, from the disk; None if it is not valid.
 
         Oid and place of the current records behind it that came with the same read and are valid, too.  And
-        what was read.  Any thread, without the lock.
+        what was read of these.  Any thread, without the lock.
         """
-        ahead = self._ahead = (min(2 * self._ahead, MOST_AHEAD) if 0 <= at - self._read_to <= READ_AHEAD
-                               else READ_AHEAD)
-        raw = self._read(self.fd, ahead, at)
+        raw = self._read(self.fd, self._much(at), at)
         head = fmt.parse_head(self.salt, at, raw)
         if head is None or at + fmt.block_size(head.length) > self.end:
             return None, [], b''
@@ -303,7 +358,7 @@ class CacheFile:
         following, end = fmt.whole_records(self.salt, at, raw, fmt.block_size(head.length),
                                            self.path is not None)
         self._read_to = at + end
-        return Revision(head.oid, head.start_tid, end_tid, data), following, raw
+        return Revision(head.oid, head.start_tid, end_tid, data), following, raw[:end]
 
     def _is_whole(self, data: bytes, head: Head) -> bool:
         return self.path is None or crc32(data) == head.data_crc
@@ -370,6 +425,7 @@ class CacheFile:
     def new_salt(self) -> None:
         """Make all that is in the ring meaningless; the next header makes that last."""
         self.salt = _salt(self._runtime)
+        self.segments = Segments(self.segments.end)
         if self.ends is not None:
             self.ends.clear()
 
@@ -383,6 +439,7 @@ class CacheFile:
         self.end = self.ring_end(size)
         self.memory = self._runtime.memory(size)
         self._memory_bound = _memory_bound(self._runtime, size)
+        self.segments = Segments(self.end)
 
     def sync(self) -> None:
         if self.path is not None:

@@ -45,7 +45,8 @@ then hears of every oid changed after L and forgets what it has of them.  So all
 (5) Two images of an oid: the younger one counts; of the same revision the ended one.  Contradictions
     and current records younger than L are forgotten.  Without an L (zero) all is forgotten.
 (6) A copy of a file in use, or a file on another machine, has another identity: case 3.
-(7) What the disk damages later is seen by the crc when a record is first read after a start.
+(7) What the disk damages later is seen by a crc when a record is first read after a start: that of the
+    record, or after a clean end one of 16 KB, which `segments` explains.
 
 All this is about one database.  ``database`` says which it was when the header was written, zeros if that is
 not known; whether it is the one that a server has, the client asks before it believes in L.  Files of the
@@ -207,7 +208,8 @@ def whole_records(salt: int, at: int, raw: bytes, offset: int, checked: bool
     place of each that is current, and the offset behind the last one.
 
     As `parse_head` and the crc of the data, if these are to be `checked`, have it; but each record that a
-    first pass over a cache loads comes by here.
+    first pass over a cache loads comes by here.  A current record with damaged data ends it as well: what is
+    in memory at its place may be whole, and stays.
     """
     found: list[tuple[bytes, int]] = []
     view, size, last = memoryview(raw), len(raw), len(raw) - HEAD_SIZE
@@ -218,8 +220,9 @@ def whole_records(salt: int, at: int, raw: bytes, offset: int, checked: bool
         if (magic != RECORD_MAGIC or stop > size
                 or crc32(raw[offset:start - 4], salt ^ (place >> 4 & 0xFFFFFFFF)) != head_crc):
             break
-        if end_tid == ZERO and (not checked or data_crc == crc32(
-                raw[start:stop] if length < SMALL_COPY else view[start:stop])):
+        if end_tid == ZERO:
+            if checked and data_crc != crc32(raw[start:stop] if length < SMALL_COPY else view[start:stop]):
+                break
             found.append((oid, place))
         offset = (stop + ALIGN - 1) & -ALIGN
     return found, offset

@@ -232,8 +232,8 @@ class Revisions:
             parts.append(struct.pack(f'<{len(places)}Q', *places))
         return b''.join(parts)
 
-    def load(self, raw: bytes, at: int) -> None:
-        """Read what `dump` wrote, from `at` on."""
+    def load(self, raw: bytes, at: int) -> int:
+        """Read what `dump` wrote, from `at` on; returns where that ends."""
         self.clear()
         (oids,), at = _COUNT.unpack_from(raw, at), at + _COUNT.size
         for _ in range(oids):
@@ -242,3 +242,4 @@ class Revisions:
             self.places[oid] = list(struct.unpack_from(f'<{length}Q', raw, at))
             at += length * _COUNT.size
             self.count += length
+        return at

@@ -80,7 +80,7 @@ class Ring:
         gap = self.front - self.write
         if gap:  # zeros: it may hold images of records that are not in the index
             head = fmt.free_block(self._file.salt, self.write, gap)
-            self._file.write(head + bytes(gap - len(head)), self.write)
+            self._file.write_block(head + bytes(gap - len(head)), self.write)
         self.passed += self._file.end - self.front
         self.write = self.front = self._file.base
 
@@ -118,8 +118,10 @@ class Ring:
         if to != at:
             self._index.remove(head.oid)  # for good, if the write fails
             self.used -= size
-            data = self._file.body_at(at + fmt.HEAD_SIZE, size - fmt.HEAD_SIZE, bool(place & TRUSTED))
-            self._file.write(fmt.pack_head(self._file.salt, to, head) + data, to)
+            data = self._file.body_at(at, head, bool(place & TRUSTED))
+            if data is None:
+                return
+            self._file.write_block(fmt.pack_head(self._file.salt, to, head) + data, to)
             self.used += size
         self._index.set(head.oid, to | place & TRUSTED)
         self.write += size
@@ -131,3 +133,4 @@ class Ring:
         cells = (self.front >> HEAT_SHIFT) - cell
         if cells:
             self.heat[cell:cell + cells] = bytes(cells)
+            self._file.segments.passed(self.front - length, self.front)

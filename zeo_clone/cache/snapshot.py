@@ -1,7 +1,8 @@
 """The index as it is written at a clean end and read at the next start.  Under the cache's lock.
 
-The bytes are ``PageIndex.dump()``, ``Revisions.dump()`` and the number of bytes used; they lie in the
-ring at the hand, where they cost the oldest records.  The header has place, length and crc.
+The bytes are ``PageIndex.dump()``, ``Revisions.dump()``, ``Segments.dump()``, which files of older versions
+have not and these skip, and the number of bytes used; they lie in the ring at the hand, where they cost the
+oldest records.  The header has place, length and crc.
 """
 from __future__ import annotations
 
@@ -18,12 +19,17 @@ MAX_SHARE = 4
 
 def write(book: Book) -> dict[str, int] | None:
     """Write the index into the ring; the header fields that tell where, None if it is too large."""
-    bound = book.current.dumped_size() + book.older.dumped_size() + _USED.size
+    segments, memory = book.file.segments, book.file.memory
+    bound = (book.current.dumped_size() + book.older.dumped_size() + segments.dumped_size() + _USED.size)
     bound += -bound % ALIGN
     if bound * MAX_SHARE > book.ring.capacity:
         return None
     at = book.ring.make_room(bound, keep=0)
-    raw = book.current.dump() + book.older.dump() + _USED.pack(book.ring.used)
+    book.file.flush()
+    if memory is not None:
+        segments.settle_all(memory)
+    segments.changed(at, bound)
+    raw = book.current.dump() + book.older.dump() + segments.dump() + _USED.pack(book.ring.used)
     book.file.write(raw.ljust(bound, b'\0'), at)  # all of it: images of evicted records are there
     return {'snapshot_at': at, 'snapshot_length': len(raw), 'snapshot_crc': crc32(raw)}
 
@@ -36,7 +42,8 @@ def read(book: Book) -> None:
         raise Damaged(f'its index at {header.snapshot_at} is broken')
     try:
         at = book.current.load(raw)
-        book.older.load(raw, at)
+        at = book.older.load(raw, at)
+        file.segments.load(raw[at:-_USED.size])
         (ring.used,) = _USED.unpack(raw[-_USED.size:])
     except (struct.error, ValueError) as error:
         raise Damaged(f'its index at {header.snapshot_at} is broken: {error}') from error
