@@ -27,7 +27,7 @@ def zeoctl(tmp_path):
           program {sys.executable} -m zeo_clone.runzeo -C {tmp_path}/zeo.conf
           socket-name {tmp_path}/zdsock
           start-test-program test -S {tmp_path}/zeo.sock
-          start-timeout 30
+          start-timeout 200
         </runner>
         """)
 
