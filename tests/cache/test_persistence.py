@@ -8,6 +8,7 @@ import sys
 from zlib import crc32
 
 import pytest
+from ZODB.FileStorage import FileStorage
 
 from tests.cache.files import PATH, SIZE, filled, kill, reopened
 from tests.cache.memory import TRUNCATE, WRITE, Disk, killed_image
@@ -192,6 +193,18 @@ def other_files():
     yield 'cut', ours[:SIZE // 2], f'it has {SIZE // 2} of {SIZE} bytes'
     yield 'cut in the header', ours[:1000], 'it has 1000 of 50000 bytes'
     yield 'index', ours[:at] + b'?' + ours[at + 1:], f'its index at {clean.snapshot_at} is broken'
+
+
+def test_a_database_is_not_taken_for_a_damaged_cache(path):
+    """K1: nor moved away, whoever has mistaken its name for that of a cache."""
+    FileStorage(path).close()
+    with open(path, 'rb') as file:
+        data = file.read()
+    with pytest.raises(FileExistsError, match='database of a FileStorage; name another file for the cache'):
+        ClientCache(path, SIZE)
+    with open(path, 'rb') as file:
+        assert file.read() == data
+    assert not os.path.exists(path + '.bad')
 
 
 @pytest.mark.parametrize(('data', 'why'), [pytest.param(*rest, id=name) for name, *rest in other_files()])

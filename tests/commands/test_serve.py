@@ -230,6 +230,16 @@ def test_a_cache_that_another_relay_has_is_told(start, tmp_path):
     assert 'relay.zec' in last_line(log) and 'has it open' in last_line(log)
 
 
+def test_a_database_is_no_cache_of_a_relay(tmp_path):
+    """K1"""
+    FileStorage(str(tmp_path / 'Data.fs')).close()
+    code, _, log = run('-a', ANY_PORT, '--relay', './nobody.sock', '--cache', 'Data.fs', cwd=tmp_path,
+                       command=QUIET)
+    assert code == 1
+    assert 'it is the database of a FileStorage; name another file' in last_line(log)
+    assert 'Traceback' not in log
+
+
 def test_host_omitted_means_ipv4_and_ipv6_at_one_port(start):
     """N4"""
     server = start('-a', '0', '-f', 'Data.fs').ready()

@@ -40,10 +40,16 @@ MOST_AHEAD = 64 << 10
 #: A cache up to this size is in memory as a whole, if it has all been read.  Of a larger one it is this much,
 #: or this part of the machine's or container's memory; then memory is emptied, and fills with what is read.
 MEMORY_SIZE, MEMORY_SHARE = 32 << 20, 32
+#: How the file of a FileStorage begins: today's, and that of Python 2.
+FILE_STORAGES = (b'FS30', b'FS21')
 
 
 class CacheLocked(ClientStorageError, zc.lockfile.LockError):  # type: ignore[misc]
     """Another process, or another storage of this one, uses the cache file."""
+
+
+class NotACache(FileExistsError):
+    """What the file holds is nobody's to move away: a database."""
 
 
 class Revision(NamedTuple):
@@ -111,8 +117,8 @@ class CacheFile:
     def open(cls, runtime: Runtime, path: str, size: int) -> CacheFile:
         """The file at `path`, made if missing; `CacheLocked` if in use.
 
-        A file that is not ours, or damaged, is moved to ``path + '.bad'`` and replaced.  The size of one that
-        exists is in its header; `size` is for a new one.
+        A file that is not ours, or damaged, is moved to ``path + '.bad'`` and replaced; a database is
+        `NotACache`.  The size of one that exists is in its header; `size` is for a new one.
         """
         lock = _lock(runtime, path)
         try:
@@ -132,10 +138,15 @@ class CacheFile:
         try:
             try:
                 raw = runtime.pread(handle.fileno(), fmt.BASE_FILE, 0)
+                if raw.startswith(FILE_STORAGES):
+                    raise NotACache(errno.EEXIST, 'it is the database of a FileStorage; name another file '
+                                                  'for the cache', path)
                 length = handle.seek(0, os.SEEK_END)
                 header = fmt.parse_slots(raw) if length else Header()
                 if length > header.size > 0:
                     handle.truncate(header.size)
+            except NotACache:
+                raise
             except OSError as error:
                 raise Damaged(f'it cannot be read: {error}') from error
             if not length:
