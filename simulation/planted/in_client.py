@@ -171,7 +171,7 @@ def transaction_changes_links() -> list[Patch]:
     def finish(self: Any, effects: Any, callback: Any, inquire: Any) -> bytes:
         if self._channel.fate is None:
             return self._finish(effects, callback, inquire)  # type: ignore[no-any-return]
-        return self._tid or b'\x7f' * 8
+        return self.tid or b'\x7f' * 8
     return [(Begun, '_ask_for_vote', ask), (Voted, 'finish', finish)]
 
 
