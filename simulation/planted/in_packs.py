@@ -13,7 +13,7 @@ PACKS = {'storage': 'file', 'relay': False, 'packs': True, 'packer': True, 'thin
 
 
 @plant('A pack writes into the file that one of a killed server has left, whose process may write, too.',
-       **PACKS, faults={'orphan_packer': 1.0})
+       **PACKS, clients=4, faults={'orphan_packer': 0.7})
 def file_of_killed_pack() -> list[Patch]:
     def keep(path: str) -> IO[bytes]:
         return packer.open(path, 'w+b')  # type: ignore[attr-defined,no-any-return]
