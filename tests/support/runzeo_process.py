@@ -21,7 +21,7 @@ from tests.support.json_process import UNCAUGHT, child_environment
 from tests.support.server_process import package_path
 from zeo_clone.addresses import parse_address
 
-LIMIT_S = 60  # only a process that hangs meets it
+LIMIT_S = 600  # only a process that hangs meets it
 SERVING = re.compile(r"serving storage '(?P<name>.*)' \((?P<storage>.*)\) at (?P<address>\S+)$")
 MODULE = (sys.executable, '-X', 'faulthandler', '-W', 'error', '-m', 'zeo_clone.runzeo')
 
