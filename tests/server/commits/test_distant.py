@@ -100,6 +100,20 @@ def phase(client):
     return client.member.transactor.phase_name
 
 
+def test_nobody_is_disconnected_while_the_storage_ends_his_transaction(client, served, caplog):
+    """C11, L1: it is not he who holds the lock, and he would have to ask for the outcome."""
+    vote(client)
+    served.loop.turn()
+    served.commits[0].steps[-1].succeed(None)
+    finishing = client.start('tpc_finish', 7)
+    served.loop.advance(31)
+    assert client.lost is None
+    assert 'has not ended its transaction in 30 s' in caplog.text
+    served.commits[0].free()
+    served.commits[0].steps[-1].succeed(TID)
+    assert client.result(finishing) == TID
+
+
 def is_free(served, other):
     """Can another one commit?"""
     served.loop.turn()

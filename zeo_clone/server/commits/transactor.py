@@ -17,7 +17,7 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.commits.lock import CommitLock
 from zeo_clone.server.commits.operations import Operations, Share, Uploads
-from zeo_clone.server.commits.phases import Idle, Phase
+from zeo_clone.server.commits.phases import Finishing, Idle, Phase
 from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.latency import Laps, Latency
 from zeo_clone.server.slowlog import SlowLog
@@ -307,6 +307,10 @@ class Transactor:
 
     def timed_out(self, timeout_s: float) -> None:
         """The commit lock was held too long."""
+        if isinstance(self.phase, Finishing):  # by the storage: its client only waits for the outcome
+            log.warning('%s: the storage %r has not ended its transaction in %s', self.client.name,
+                        self.served.name, format_seconds(timeout_s))
+            return
         self.served.stats.count_trouble('timeouts', self.runtime.time())
         self.loop.throttle.report(
             log, logging.CRITICAL, 'timeout', self.served.name,
