@@ -128,8 +128,10 @@ def write(storage, oid, data=RECORD, serial=z64):
 
 
 def reopened(path):
-    """Oids and records of all that is in the file, which has to be in order."""
+    """Oids and records of all that is in the file, each transaction once and in order."""
     with closing(FileStorage(path, read_only=True)) as storage:
+        tids = [transaction_.tid for transaction_ in storage.iterator()]
+        assert tids == sorted(set(tids))
         return {record.oid: record.data for transaction_ in storage.iterator() for record in transaction_}
 
 

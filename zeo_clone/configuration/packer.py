@@ -141,6 +141,8 @@ class Helper:
             if end - reached < REST:
                 break
             self._say(end)
+        else:
+            reached = self._hear()  # of the last round
         self._say(None)
         self._hear()  # the index is there
         return reached
