@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import closing
 
 import pytest
 from ZODB.FileStorage import FileStorage
@@ -11,6 +12,8 @@ from ZODB.utils import maxtid, p64, z64
 
 from tests.server.backend.test_references import CLASS, NESTED_KEY, SHARED_KEY
 from tests.server.desk import Desk
+from tests.server.test_blobs import commit_blob
+from zeo_clone.server.backend.references import references
 
 KEPT, LOST = p64(1), p64(2)
 LATER = 4e9
@@ -96,3 +99,75 @@ def test_a_pack_does_not_take_a_record_for_that_of_a_blob_in_order_to_find_out(c
     client.commit(LOST, data=b'\x80\x03X\x09\0\0\0ZODB.blob0' + first + b'N.')
     client.call('pack', LATER)
     assert not is_there(client, LOST)
+
+
+# ---- a pack that was cut short ----------------------------------------------------------------------
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(params=[True, False], ids=['keep', 'remove'])
+def cut_short(request, tmp_path, monkeypatch):
+    """What is left of a pack that had put its file into place, and had removed no blob yet: the arguments of
+    the storage, the blobs that it wanted to keep and those that it did not."""
+    arguments = {'file_name': str(tmp_path / 'Data.fs'), 'blob_dir': str(tmp_path / 'blobs'),
+                 'pack_keep_old': request.param}
+    with closing(FileStorage(**arguments)) as storage:
+        client = Desk({'1': storage}).connect()
+        client.commit(z64, data=referring(KEPT))
+        first = commit_blob(client, b'first', oid=KEPT)
+        kept = commit_blob(client, b'second', oid=KEPT, serial=first)
+        lost = commit_blob(client, b'lost', oid=LOST)
+
+        def die():
+            raise Killed
+
+        monkeypatch.setattr(storage, '_remove_blob_files_tagged_for_removal_during_pack', die)
+        with pytest.raises(Killed):
+            storage.pack(LATER, references)
+    assert blobs_below(tmp_path / 'blobs') == sorted([first, kept, lost])
+    return arguments, [kept], sorted([first, lost])
+
+
+def blobs_below(directory):
+    """The tids in the names of all blobs."""
+    return sorted(bytes.fromhex(path.stem[2:]) for path in directory.rglob('*.blob'))
+
+
+def test_the_next_start_removes_the_blobs_of_a_pack_that_was_killed(cut_short, tmp_path):
+    """B12, D4: those that the storage does not have any more, and not the others."""
+    arguments, kept, lost = cut_short
+    with open(tmp_path / 'blobs' / '.removed', 'ab') as file:
+        file.write((KEPT + kept[0]).hex().encode() + b'\n')
+    with closing(FileStorage(**arguments)) as storage:
+        client = Desk({'1': storage}).connect()
+        assert blobs_below(tmp_path / 'blobs') == kept
+        assert not (tmp_path / 'blobs' / '.removed').exists()
+        if arguments['pack_keep_old']:
+            assert blobs_below(tmp_path / 'blobs.old') == lost
+            assert (tmp_path / 'blobs.old' / '.layout').read_text() == 'bushy'
+        else:
+            assert not (tmp_path / 'blobs.old').exists()
+        commit_blob(client, b'third', oid=KEPT, serial=kept[0])
+        storage.pack(LATER, references)
+        assert len(blobs_below(tmp_path / 'blobs')) == 1
+
+
+def test_blobs_of_a_pack_that_did_not_get_there_stay(cut_short, tmp_path):
+    """B12: its file is not the database's, whatever the storage has."""
+    arguments, kept, lost = cut_short
+    (tmp_path / 'Data.fs.pack').touch()
+    with closing(FileStorage(**arguments)) as storage:
+        Desk({'1': storage})
+    assert blobs_below(tmp_path / 'blobs') == sorted(kept + lost)
+
+
+def test_a_list_of_removed_blobs_that_cannot_be_read_stops_no_start(cut_short, tmp_path, caplog):
+    """B12, L9."""
+    arguments, kept, lost = cut_short
+    (tmp_path / 'blobs' / '.removed').write_bytes(b'nonsense\n')
+    with closing(FileStorage(**arguments)) as storage:
+        assert is_there(Desk({'1': storage}).connect(), KEPT)
+    assert blobs_below(tmp_path / 'blobs') == sorted(kept + lost)
+    assert 'cannot be cleared' in caplog.text

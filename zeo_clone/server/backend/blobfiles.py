@@ -8,12 +8,14 @@ already, and of the directories above it those are synced whose names were not s
 
 What a killed server has left is cleared at start (B12): uploads, and files that have got their names although
 their transaction was never finished, or a loss of power took it.  Of these there is a note until the
-transaction is on the disk, a symbolic link ``inode:path``: where the file was, or will be.
+transaction is on the disk, a symbolic link ``inode:path``: where the file was, or will be.  A pack that was
+killed when its new file was in place has left the files of what it removed, and their list.
 
 `sync` belongs to worker threads, the rest to the loop thread.
 """
 from __future__ import annotations
 
+import binascii
 import contextlib
 import errno
 import logging
@@ -27,7 +29,7 @@ from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
 from ZODB.POSException import POSKeyError
 
 from zeo_clone.loop.runtime import Runtime
-from zeo_clone.loop.shareddir import Scratch, left_over
+from zeo_clone.loop.shareddir import Scratch, left_over, make_directory
 from zeo_clone.server.backend.abilities import Abilities
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 #: Names that clients make up in a shared blob directory (B5): random ones of our client, the temporary names
 #: of ZODB, to which ZEO adds a "-", and those of older clients of ours, with a process id and a number.
 SHARED_NAME = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re.ASCII)
+#: The list of blobs, in the blob directory, that a pack removes when its new file is in place.
+REMOVED = '.removed'
 #: Directories that are remembered as being on the disk; at more, all are forgotten.
 MAX_SAFE = 10_000
 
@@ -120,6 +124,14 @@ class BlobFiles:
             self.drop(note)
             raise
         return [note]
+
+    def note_copies(self, oids: Iterable[bytes], tid: bytes | None) -> list[str]:
+        """Likewise files of `oids` that the storage itself has made in transaction `tid`."""
+        helper = self.helper
+        if helper is None or tid is None:
+            return []
+        paths = ((helper.getBlobFilename(oid, tid), oid) for oid in oids)
+        return [note for path, oid in paths if self.runtime.exists(path) for note in self.note(path, oid)]
 
     def keep_notes(self, tid: bytes, notes: list[str]) -> None:
         """Transaction `tid` is finished, but not on the disk: its notes stay until `drop_notes`."""
@@ -231,6 +243,13 @@ class BlobFiles:
         with left_over(self.runtime, helper.temp_dir) as paths:
             for path in paths:
                 self._clear(helper, path)
+        file, exists = self._abilities.file, self.runtime.exists
+        removed = os.path.join(helper.base_dir, REMOVED)
+        if file is not None and exists(removed) and exists(f'{file}.old') and not exists(f'{file}.pack'):
+            try:
+                self._finish_pack(helper, removed)
+            except Exception as error:
+                log.warning('the blobs that a pack of %s has removed cannot be cleared: %s', file, error)
 
     def _clear(self, helper: Any, path: str) -> None:
         try:
@@ -264,11 +283,41 @@ class BlobFiles:
             return
         for name in names:
             path = os.path.join(directory, name)
-            if name.endswith(BLOB_SUFFIX) and self.runtime.lstat(path).st_ino == inode:
-                try:
-                    self._storage.loadSerial(*helper.splitBlobFilename(path))
-                except POSKeyError:
-                    self.runtime.remove(path)
+            if (name.endswith(BLOB_SUFFIX) and self.runtime.lstat(path).st_ino == inode
+                    and not self._has(*helper.splitBlobFilename(path))):
+                self.runtime.remove(path)
+
+    def _finish_pack(self, helper: Any, path: str) -> None:
+        """Do what the list of removed blobs at `path` says, as far as the storage has no such revision."""
+        with self.runtime.open(path, 'rb') as file:
+            removed = [binascii.unhexlify(line.strip()) for line in file]
+        for key in removed:  # an oid, or an oid and a tid
+            directory = helper.getPathForOID(key[:8])
+            for name in self.runtime.listdir(directory) if self.runtime.is_directory(directory) else ():
+                if name.endswith(BLOB_SUFFIX):
+                    oid, tid = helper.splitBlobFilename(os.path.join(directory, name))
+                    if tid.startswith(key[8:]) and not self._has(oid, tid):
+                        self._put_away(helper, os.path.join(directory, name))
+        self.runtime.remove(path)
+        log.info('a pack was cut short: what it has removed of blobs has been cleared (%d)', len(removed))
+
+    def _put_away(self, helper: Any, path: str) -> None:
+        if not getattr(self._storage, 'pack_keep_old', True):
+            self.runtime.remove(path)
+            return
+        old = os.path.normpath(helper.base_dir) + '.old'
+        place = os.path.join(old, os.path.relpath(path, helper.base_dir))
+        make_directory(self.runtime, os.path.dirname(place))
+        if not self.runtime.exists(os.path.join(old, LAYOUT_MARKER)):
+            self.runtime.copy(os.path.join(helper.base_dir, LAYOUT_MARKER), os.path.join(old, LAYOUT_MARKER))
+        self.runtime.rename(path, place)
+
+    def _has(self, oid: bytes, tid: bytes) -> bool:
+        try:
+            self._storage.loadSerial(oid, tid)
+        except POSKeyError:
+            return False
+        return True
 
 
 def _upwards(directory: str) -> Iterator[str]:

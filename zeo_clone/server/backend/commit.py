@@ -248,8 +248,11 @@ class StorageCommit:
             raise UndoError(f'{quoted(operation.extra)} is not the id of a transaction') from error
         self._guard.start()
         oids = result[1] if isinstance(result, tuple) else result
-        for oid in oids or ():
-            self.undone[oid] = self.written[oid] = None
+        undone = dict.fromkeys(oids or ())
+        self.undone.update(undone)
+        self.written.update(undone)
+        if self._abilities.file is not None:
+            self._notes += self._files.note_copies(undone, self.coming_tid)
 
 
 VERBS = {
