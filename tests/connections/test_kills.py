@@ -15,7 +15,7 @@ from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 pytestmark = pytest.mark.long
 
 #: Two thousand in the heavy run.
-CYCLES = 2000 if os.environ.get('ZEO_CLONE_HEAVY') else 60
+CYCLES = 2000 if os.environ.get('ZEO_CLONE_HEAVY') else 24
 OIDS = [p64(1), p64(2)]
 STEPS = ('begun', 'stored', 'voting', 'voted', 'finishing', 'finished')
 
@@ -83,7 +83,7 @@ def stored(storage):
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs kill -9')
 def test_the_server_is_killed_at_each_step(server_process, client):
     """N14, C11: acknowledged is there; refused is not; unknown is whole or absent; the client goes on."""
-    storage = client(server_process.address, cache_size=0, wait_timeout=20)
+    storage = client(server_process.address, cache_size=0, wait_timeout=20, max_disconnect_poll=0.05)
     value, serial = b'', z64
     seen = set()
     for cycle in range(CYCLES):

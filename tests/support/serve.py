@@ -9,6 +9,8 @@ reply is the first line.  Requests::
 
     {"start": OPTIONS}   ->  {"server": 1, "address": ["127.0.0.1", 40123]}
     {"stop": 1}          ->  {"server": 1}
+    {"plant": {...}}     ->  {}                 be killed later: arguments of `mortal.plant`
+    {"die": true}        ->  nothing            be killed now
     a request that fails ->  {"error": "ValueError: ..."}
 
 OPTIONS are ``address`` (default 127.0.0.1, port 0; a path for a unix socket), ``storages`` (default
@@ -24,6 +26,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import signal
 import sys
 
@@ -126,9 +129,14 @@ class Servers:
 
 
 def answer(servers, request):
-    """The reply to one request: ``{'start': options}`` or ``{'stop': number}``."""
+    """The reply to one request: ``{'start': options}`` or ``{'stop': number}``, for instance."""
     if 'start' in request:
         return servers.start(**request['start'])
+    if 'plant' in request:
+        importlib.import_module('mortal').plant(**request['plant'])
+        return {}
+    if 'die' in request:
+        os.kill(os.getpid(), signal.SIGKILL)
     return servers.stop(request['stop'])
 
 

@@ -85,6 +85,10 @@ class ServerHost:
         """Close the server and its storages."""
         self._call({'stop': served.number})
 
+    def plant(self, when, root, log, settings):
+        """Have the process killed at a step from now on; see `mortal`."""
+        self._call({'plant': {'when': when, 'root': str(root), 'log': str(log), 'settings': settings}})
+
     def _call(self, request):
         reply = self.process.call(request)
         if 'error' in reply:
