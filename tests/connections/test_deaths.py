@@ -385,6 +385,7 @@ def a_restore(site):
 def a_pack(site):
     """While somebody commits."""
     packs, commits = site.clients[:2]
+    packs.pack(time.time(), wait=True)  # each life has as much to remove
     oid = OIDS[0]
     serial = site.commit(commits, site.blob(oid, serial_of(commits, oid)))
     serial = site.commit(commits, site.blob(oid, serial))
