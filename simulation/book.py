@@ -6,7 +6,9 @@ compares it with the history that is left at the end.  What is wrong at once, is
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ZODB.utils import z64
 
 
 class Fate(enum.Enum):
@@ -87,6 +89,7 @@ class Book:
         self.iterated: list[tuple[str, list[tuple[bytes, tuple[bytes, ...]]]]] = []  # by whom, what in a row
         self.lives: list[Life] = []
         self.faults: list[str] = []  # what is wrong
+        self.latest: dict[Any, bytes] = {}  # by server: of what its clients have heard that it is committed
         self.acknowledged = 0
         self.conflicts = 0
         self.refused = 0
@@ -108,6 +111,11 @@ class Book:
             self.refused += 1
         elif fate is Fate.UNKNOWN:
             self.unknown += 1
+
+    def note_latest(self, tid: bytes, servers: tuple[Any, ...]) -> None:
+        """A client of the first of `servers` has heard of `tid`, and that server from the next one."""
+        for server in servers:
+            self.latest[server] = max(tid, self.latest.get(server, z64))
 
     def blame(self, what: str) -> None:
         """Something is wrong."""

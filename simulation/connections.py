@@ -66,8 +66,9 @@ class Connected(Worker):
         self._abort()
         self._look_at_last()
         self.cache.clear()
+        latest = self._ask_what_is_latest()
         self._manager.begin()
-        self._look_at_snapshot()
+        self._look_at_snapshot(latest)
 
     def read(self, *oids: bytes) -> list[tuple[Content, bytes]]:
         if any(oid in self.world.blobs for oid in oids):

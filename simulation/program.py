@@ -24,6 +24,7 @@ from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 if TYPE_CHECKING:
     from simulation.dice import Dice
+    from simulation.kernel import Kernel
     from simulation.service import Client
     from simulation.world import World
 
@@ -44,11 +45,18 @@ class Instances(dict[Any, None]):
 class Adapter(MVCCAdapter):  # type: ignore[misc]
     """ZODB's, with a witness."""
 
-    def __init__(self, storage: Any, life: Life) -> None:
+    def __init__(self, storage: Any, life: Life, kernel: Kernel) -> None:
         self.life = life
         self.finished: dict[Any, bytes] = {}  # the last transaction of each instance
+        self.heard: set[Any] = set()  # threads that the server has answered as their transactions began
         super().__init__(storage)
         self._instances = Instances()
+        ask = storage.ping
+
+        def ping() -> None:
+            ask()
+            self.heard.add(kernel.current)
+        storage.ping = ping
 
     def invalidate(self, transaction_id: bytes, oids: Any) -> None:
         self._note(transaction_id, tuple(oids))
@@ -124,6 +132,7 @@ class Worker:
     def begin(self) -> None:
         """Be at what is current."""
         self._look_at_last()
+        latest = self._ask_what_is_latest()
         self.instance.sync(True)
         changed = self.instance.poll_invalidations()
         if changed is None:
@@ -131,7 +140,13 @@ class Worker:
         else:
             for oid in changed:
                 self.cache.pop(oid, None)
-        self._look_at_snapshot()
+        self._look_at_snapshot(latest)
+
+    def _ask_what_is_latest(self) -> bytes:
+        """What others have heard from this thread's server, before it asks that itself (``server_sync``)."""
+        self.adapter.heard.discard(self.world.kernel.current)
+        latest: bytes = self.book.latest.get(self._client.service, z64)
+        return latest
 
     def _look_at_last(self) -> None:
         last = self.storage.lastTransaction()
@@ -140,13 +155,18 @@ class Worker:
                             f'(C23)')
         self._told = last
 
-    def _look_at_snapshot(self) -> None:
+    def _look_at_snapshot(self, latest: bytes) -> None:
         start: bytes = self.instance._start
         begun = (int.from_bytes(start, 'big') - 1).to_bytes(8, 'big')
         if begun < self._own or begun < self.begun:
             self.book.blame(f'{self.name}: begins at {begun.hex()}, and has been at {self.begun.hex()} and '
                             f'written {self._own.hex()}')
         self.begun = begun
+        # In a past that has ended there was more.
+        if begun < latest and self.world.kernel.current in self.adapter.heard and (
+                'restore_server' not in self.world.plan.faults):
+            self.book.blame(f'{self.name}: begins at {begun.hex()} when the server has answered, which had '
+                            f'told others of {latest.hex()} before (C2)')
 
     def read(self, *oids: bytes) -> list[tuple[Content, bytes]]:
         """What the snapshot has of them, and their serials."""
@@ -280,6 +300,7 @@ class Worker:
         if tid <= self._own:
             self.book.blame(f'{self.name}: {attempt!r} is not later than its last, {self._own.hex()}')
         self._own = tid
+        self.book.note_latest(tid, self._client.servers)
         last = self.storage.lastTransaction()
         if last < tid:
             self.book.blame(f'{self.name}: lastTransaction is {last.hex()} after {attempt!r} (C2)')

@@ -345,6 +345,8 @@ class Client:
         self.name = name
         relay = world.relay
         self.service: Service = world.service if relay is None or machine.dice.chance(0.4) else relay
+        #: It, and the server above it.
+        self.servers = tuple(dict.fromkeys((self.service, world.service)))
         self.process: Process | None = None
         self.storage: Any = None
         self.own: ClientWorld | None = None
@@ -437,7 +439,7 @@ class Client:
                     kernel.sleep(0.1)
         self.storage = storage
         life = Life(process.name)
-        adapter = Adapter(storage, life)
+        adapter = Adapter(storage, life, kernel)
         life.first = storage.lastTransaction()
         world.book.lives.append(life)
         self._begin_to_work(process, storage, adapter)

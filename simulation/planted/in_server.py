@@ -83,7 +83,7 @@ def one_not_told() -> list[Patch]:
     return [(Audience, '_announce', not_to_last)]
 
 
-@plant('An answer overtakes the news that wait for its client.')
+@plant('An answer overtakes the news that wait for its client.', clients=4, think_s=0.0, server_sync=True)
 def answer_before_news() -> list[Patch]:
     def send(self: Any, data: bytes) -> None:
         news, self._news = self._news, NoNews()
