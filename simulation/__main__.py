@@ -8,9 +8,11 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from simulation.workers import Workers, processors  # isort: skip - it may have the product compiled anew
 
+from simulation.plan import Plan
 from simulation.planted import fits, library
 from simulation.runs import Result, Wishes, shrink
 
@@ -25,22 +27,45 @@ def arguments() -> argparse.Namespace:
         description='Run server, clients, network and disks under a seeded clock, and look for what is '
                     'wrong. Exit code 1 if something is.')
     which = parser.add_mutually_exclusive_group()
-    which.add_argument('--seeds', metavar='A..B', default='1..100', help='run these seeds (default: 1..100)')
+    which.add_argument('--seeds', metavar='A..B', default='1..100', type=several_seeds,
+                       help='run these seeds (default: 1..100)')
     which.add_argument('--seed', metavar='N', type=int, help='run one seed')
     which.add_argument('--list', action='store_true', help='list the planted bugs')
     parser.add_argument('--verbose', action='store_true', help='tell everything that happens, and the log')
     parser.add_argument('--minutes', metavar='M', type=float, help='stop after so many minutes')
     parser.add_argument('--jobs', metavar='N', type=int, default=0,
                         help='so many processes (default: as many as there are processors)')
-    parser.add_argument('--planted', metavar='NAME',
+    parser.add_argument('--planted', metavar='NAME', choices=['all', *library()],
                         help='plant a bug; stop when it is found ("all": each in turn)')
-    parser.add_argument('--set', metavar='NAME=VALUE', action='append', default=[],
+    parser.add_argument('--set', metavar='NAME=VALUE', action='append', default=[], type=field_of_plan,
                         help='a field of the plan (see simulation/plan.py)')
     parser.add_argument('--without', metavar='NAME', action='append', default=[],
                         help='leave out a kind of fault, or an operation')
     parser.add_argument('--lines', action='store_true', help='switch threads at any statement, too')
     parser.add_argument('--no-shrink', action='store_true', help='do not look for smaller runs that fail')
     return parser.parse_args()
+
+
+def several_seeds(text: str) -> str:
+    """``A..B``, ``A`` or ``A..``."""
+    try:
+        first = next(seeds_of(text), None)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} are no seeds, as 1..100, 7 or 300..') from None
+    if first is None:
+        raise argparse.ArgumentTypeError(f'there are no seeds in {text!r}: the smaller one comes first')
+    return text
+
+
+def field_of_plan(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``."""
+    name, _, value = text.partition('=')
+    if name not in Plan.__dataclass_fields__:
+        raise argparse.ArgumentTypeError(f'a plan has no field {name!r}')
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise argparse.ArgumentTypeError(f'{value!r} is no value of Python, as 3, 0.5 or "file"') from None
 
 
 class Screen:
@@ -124,8 +149,7 @@ def main() -> int:
         for bug in library().values():
             print(f'{bug.name:28} {bug.about}')
         return 0
-    fields = [(name, ast.literal_eval(value)) for name, _, value in (one.partition('=') for one in given.set)]
-    wishes = Wishes(tuple(fields), tuple(given.without))
+    wishes = Wishes(tuple(given.set), tuple(given.without))
     alone = given.verbose or given.seed is not None
     with contextlib.closing(Workers(1 if alone else given.jobs or processors())) as workers:
         campaign = Campaign(given, screen, workers)
