@@ -5,6 +5,7 @@ Pure functions, for the commands, the page's server side and the log.
 from __future__ import annotations
 
 import datetime
+import os
 
 
 def format_seconds(seconds: float) -> str:
@@ -54,3 +55,10 @@ def format_bytes(size: float) -> str:
 def clean(line: str) -> str:
     """`line` without what a terminal could take for a command."""
     return ''.join(char if char.isprintable() else '?' for char in line)
+
+
+def of_server(error: OSError, doing: str) -> OSError:
+    """`error`; if it is no more than the system's, it says whose disk it is, for clients have disks, too."""
+    if error.errno is None or error.filename is not None or error.strerror != os.strerror(error.errno):
+        return error
+    return OSError(error.errno, f'the server cannot {doing}: {error.strerror}')

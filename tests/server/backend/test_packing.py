@@ -1,6 +1,7 @@
 """A pack reads records as clients have stored them: keeps what they refer to, survives what they are."""
 from __future__ import annotations
 
+import errno
 import gc
 from contextlib import closing
 
@@ -171,3 +172,14 @@ def test_a_list_of_removed_blobs_that_cannot_be_read_stops_no_start(cut_short, t
         assert is_there(Desk({'1': storage}).connect(), KEPT)
     assert blobs_below(tmp_path / 'blobs') == sorted(kept + lost)
     assert 'cannot be cleared' in caplog.text
+
+
+def test_a_full_disk_is_said_to_be_the_servers(client, storage, monkeypatch):
+    """L7: clients have disks, too."""
+    def full(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(storage, 'pack', full)
+    with pytest.raises(OSError, match='the server cannot pack: No space left on device') as caught:
+        client.call('pack', LATER)
+    assert caught.value.errno == errno.ENOSPC

@@ -7,7 +7,6 @@ that touches the storage on behalf of a commit.  Loop thread only.  It knows no 
 from __future__ import annotations
 
 import binascii
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -28,14 +27,7 @@ from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles, Plan
 from zeo_clone.server.backend.guard import Guard, has_plain_class
 from zeo_clone.server.vocabulary import Meta, Operation
-from zeo_clone.wording import quoted
-
-
-def _named(error: OSError) -> OSError:
-    """`error`; if it is no more than the system's, it says whose disk it is: clients have disks, too."""
-    if error.errno is None or error.filename is not None or error.strerror != os.strerror(error.errno):
-        return error
-    return OSError(error.errno, f'the server cannot write the transaction: {error.strerror}')
+from zeo_clone.wording import of_server, quoted
 
 
 class StorageCommit:
@@ -96,7 +88,7 @@ class StorageCommit:
             self._guard.describe(error)
             raise
         except OSError as error:
-            raise _named(error) from error
+            raise of_server(error, 'write the transaction') from error
         finally:
             self._guard.stop()
         self.failing = None
@@ -111,7 +103,7 @@ class StorageCommit:
             self._guard.describe(error)
             raise
         except OSError as error:
-            raise _named(error) from error
+            raise of_server(error, 'write the transaction') from error
         finally:
             self._guard.stop()
         for oid in self.resolved:  # a storage may write more than it was asked to, if it undoes for instance

@@ -18,7 +18,7 @@ from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.references import UnreadableRecord, references
 from zeo_clone.server.backend.sizes import Sizes
 from zeo_clone.server.stats import Stats
-from zeo_clone.wording import format_moment, quoted
+from zeo_clone.wording import format_moment, of_server, quoted
 
 
 class Packing:
@@ -74,6 +74,8 @@ class Packing:
                 f'nothing was packed: {self._place_of(error.record)} cannot be read, so that nobody knows to '
                 f'what it refers ({error}); store the object anew or delete it, or pack without looking for '
                 "garbage ('pack-gc false' of the storage)") from error
+        except OSError as error:
+            raise of_server(error, 'pack') from error
 
     def _place_of(self, record: bytes) -> str:
         """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
