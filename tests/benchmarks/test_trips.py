@@ -20,7 +20,7 @@ def report():
 
 
 @pytest.mark.parametrize(('trip', 'most'), [
-    ('cold load', 26), ('first warm load', 5), ('warm load', 2),
+    ('cold load', 26), ('first warm load', 6), ('warm load', 2),
     ('commit of one object, another client is told', 48)])
 def test_a_trip_touches_few_files(report, trip, most):
     """The more files, the fewer people can follow it; who needs one more merges two that belong together.

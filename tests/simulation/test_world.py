@@ -26,7 +26,7 @@ from zeo_clone.loop.runtime import AF_INET, IN_PROGRESS, Runtime
 from zeo_clone.server.backend.references import references
 
 #: What a `SimRuntime` may leave as it is: it is made of what is replaced, or says the same everywhere.
-INHERITED = {'exists', 'is_directory', 'size'}
+INHERITED = {'exists', 'is_directory', 'size', 'touch'}
 
 
 class Small:
