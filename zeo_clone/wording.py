@@ -57,8 +57,9 @@ def clean(line: str) -> str:
     return ''.join(char if char.isprintable() else '?' for char in line)
 
 
-def of_server(error: OSError, doing: str) -> OSError:
-    """`error`; if it is no more than the system's, it says whose disk it is, for clients have disks, too."""
+def of_server(error: OSError, text: str) -> OSError:
+    """`error`; if it is no more than the system's, after a `text` that says whose disk it is: clients have
+    disks, too."""
     if error.errno is None or error.filename is not None or error.strerror != os.strerror(error.errno):
         return error
-    return OSError(error.errno, f'the server cannot {doing}: {error.strerror}')
+    return OSError(error.errno, f'{text}: {error.strerror}')

@@ -88,7 +88,7 @@ class StorageCommit:
             self._guard.describe(error)
             raise
         except OSError as error:
-            raise of_server(error, 'write the transaction') from error
+            raise of_server(error, 'the server cannot write the transaction') from error
         finally:
             self._guard.stop()
         self.failing = None
@@ -103,7 +103,7 @@ class StorageCommit:
             self._guard.describe(error)
             raise
         except OSError as error:
-            raise of_server(error, 'write the transaction') from error
+            raise of_server(error, 'the server cannot write the transaction') from error
         finally:
             self._guard.stop()
         for oid in self.resolved:  # a storage may write more than it was asked to, if it undoes for instance

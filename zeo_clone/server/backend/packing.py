@@ -75,7 +75,7 @@ class Packing:
                 f'what it refers ({error}); store the object anew or delete it, or pack without looking for '
                 "garbage ('pack-gc false' of the storage)") from error
         except OSError as error:
-            raise of_server(error, 'pack') from error
+            raise of_server(error, 'the server cannot pack') from error
 
     def _place_of(self, record: bytes) -> str:
         """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
