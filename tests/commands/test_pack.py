@@ -156,7 +156,7 @@ def test_failure_of_the_server_is_told(new_server, capsys):
     address = format_address(new_server({'1': BadPacker()}).addr)
     assert zeopack.main([address]) == 1
     assert capsys.readouterr().err == (
-        f'zeopack: {address}:1: OSError: [Errno 28] No space left on device\n')
+        f'zeopack: {address}:1: OSError: [Errno 28] the server cannot pack: No space left on device\n')
 
 
 def test_a_storage_that_is_being_packed_is_an_error_that_names_the_packer(
