@@ -359,6 +359,7 @@ def test_pack_whose_file_cannot_be_synced_changes_nothing(storage, disk, tmp_pat
         storage.pack(disk.time() + 10, referencesf)
     assert (os.stat(tmp_path / 'Data.fs').st_ino, storage.getSize()) == (before, size)
     storage.tpc_finish(vote(storage, oid=99))
+    assert not (tmp_path / 'Data.fs.pack').exists()
 
 
 def test_given_packer_is_used(tmp_path, disk):

@@ -221,6 +221,8 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                 self._check_synced('is not packed')
                 self._runtime.sync_file(path)
             except BaseException:
+                with contextlib.suppress(OSError):
+                    self._runtime.remove(path)  # nobody needs it any more
                 self._commit_lock.release()
                 raise
         return packed
