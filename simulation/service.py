@@ -448,7 +448,10 @@ class Client:
             task.join()
         self.resting = not self.stopping
         while not world.closing and not self.stopping:
-            kernel.sleep(0.1)
+            if plan.io_thread:
+                kernel.sleep(0.1)
+            else:
+                own.application.poll(0.1)  # as its main loop should: nobody else looks for a server
         life.last = storage.lastTransaction()
         world.look_at_cache(self)
         before = kernel.now - process.stood_s

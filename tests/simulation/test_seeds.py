@@ -13,9 +13,10 @@ import pytest
 
 from simulation import watch
 from simulation.operations import OPERATIONS
-from simulation.plan import OF_PACKER
+from simulation.plan import OF_PACKER, draw
 from simulation.planted.in_packs import PACKS
 from simulation.runs import Wishes, run
+from simulation.world import World
 
 pytestmark = pytest.mark.long
 
@@ -52,6 +53,26 @@ def test_nothing_is_wrong_with_packs_by_a_process_of_their_own():
     result = run(2, wishes, notes.append)
     assert not result.faults, f'{result.line}; repeat it: {wishes.command(2)} --verbose'
     assert any('spawn packer' in note for note in notes)
+
+
+class BreaksAtRest(World):
+    """... all connections, once its clients work no more."""
+
+    def _rest(self):
+        self.working = False
+        self.kernel.run(lambda: all(client.resting for client in self.clients), 100.0)
+        for connection in self.network.connections:
+            connection.reset(drop=True)
+        return super()._rest()
+
+
+@pytest.mark.parametrize('relay', [False, True])
+@pytest.mark.parametrize('io_thread', [False, True])
+def test_a_connection_that_ends_at_rest_is_replaced(io_thread, relay):
+    """N2: without a thread of the client's own its program turns the loop, as it should (seed 4585)."""
+    world = BreaksAtRest(draw('3', {'io_thread': io_thread, 'relay': relay, 'faults': {}, 'transactions': 5}))
+    world.run()
+    assert not world.book.faults
 
 
 def test_a_run_that_hangs_ends_and_says_where(monkeypatch):
