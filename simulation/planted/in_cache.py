@@ -12,7 +12,7 @@ from zeo_clone.cache.file import CacheFile
 def cache_told_late() -> list[Patch]:
     from zeo_clone.client.effects import Effects
 
-    def invalidate(self: Any, tid: bytes, oids: list[bytes]) -> None:
+    def invalidate(self: Any, tid: bytes, oids: list[bytes], more: bool = False) -> None:
         if tid > self.last_tid:
             with self._barrier:
                 if self.db is not None:

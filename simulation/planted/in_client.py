@@ -31,7 +31,7 @@ def reply_stored_late() -> list[Patch]:
 
 @plant('The last transaction moves on before the database is told (C2).')
 def last_tid_before_invalidation() -> list[Patch]:
-    def invalidate(self: Any, tid: bytes, oids: list[bytes]) -> None:
+    def invalidate(self: Any, tid: bytes, oids: list[bytes], more: bool = False) -> None:
         if tid > self.last_tid:
             with self._barrier:
                 self.last_tid = tid
@@ -77,7 +77,7 @@ def notices_forgotten() -> list[Patch]:
 
 @plant('What is told between registration and verification takes effect twice.')
 def late_news_twice() -> list[Patch]:
-    def invalidate(self: Any, tid: bytes, oids: list[bytes]) -> None:
+    def invalidate(self: Any, tid: bytes, oids: list[bytes], more: bool = False) -> None:
         with self._barrier:
             self.cache.invalidateTransaction(tid, oids)
             if self.db is not None:

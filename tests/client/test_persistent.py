@@ -15,6 +15,10 @@ import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, z64
 
+from tests.cache.files import PATH, SIZE, kill, reopened
+from tests.cache.memory import Disk, killed_image
+from tests.cache.truth import Truth
+from tests.cache.truth import audit as audit_all
 from tests.client.fake_server import p64
 from tests.support import inside
 from zeo_clone.cache import CacheLocked, ClientCache
@@ -178,6 +182,75 @@ def test_reconnecting_costs_the_same_for_any_cache(fake, opened, objects):
     assert set(counting.calls) <= {'invalidate', 'getLastTid', 'setLastTid'}
     assert sum(counting.calls.values()) < 20
     assert len(counting) == objects - 2
+
+
+class Database:
+    """Stands for ZODB's: what `look` finds when it is told of a transaction.  Of `refused` it raises."""
+
+    def __init__(self, storage, look, refused=None):
+        self.look, self.refused = look, refused
+        self.seen = []
+        inside.engine(storage).effects.tell(self)
+
+    def invalidate(self, tid, oids):
+        self.seen.append(self.look())
+        if tid == self.refused:
+            raise ValueError('the database does not listen')
+
+    def invalidateCache(self):
+        pass
+
+
+@pytest.fixture
+def told(fake, opened):
+    """A client with five objects in a cache on a disk in memory, and four transactions that change them."""
+    disk, truth = Disk(), Truth()
+    cache = ClientCache(PATH, SIZE, runtime=disk)
+    tid = truth.commit({p64(number): b'old %d' % number for number in range(5)})
+    for number in range(5):
+        cache.store(p64(number), tid, None, b'old %d' % number)
+    cache.setLastTid(tid)
+    fake.tid = tid
+    storage = opened(cache=cache)
+    for number in range(4):
+        truth.commit({p64(number): b'new', p64(number + 1): b'new'})
+    yield storage, cache, disk, truth
+    kill(cache)
+
+
+def test_notices_in_one_piece_move_the_tid_in_the_file_once(told):
+    """C10, C2: after all of them, and `lastTransaction` with each.  Whoever is killed between two writes, or
+    amid one, finds no record that is current and should not be."""
+    storage, cache, disk, truth = told
+    base, began = bytes(disk.files[PATH]), len(disk.log)
+    database = Database(storage, lambda: (storage.lastTransaction(), len(disk.log) - began))
+    inside.link(storage).handle_changes(truth.transactions[1:])
+    tids, writes = zip(*database.seen, strict=True)
+    assert tids == (p64(1), p64(2), p64(3), p64(4))
+    assert storage.lastTransaction() == cache.getLastTid() == p64(5)
+    log = disk.log[began:]
+    headers = [number for number, (_, at, _) in enumerate(log) if at < 1024]
+    assert headers == [len(log) - 1] == [writes[-1]]
+    assert len(log) == 6  # of five objects the ends
+    for count in range(len(log) + 1):
+        for torn in (None, 1, 7, 30, 100):
+            found = ClientCache(PATH, SIZE, runtime=Disk({PATH: killed_image(base, log, count, torn)}))
+            assert found.getLastTid() == p64(5 if count == len(log) else 1)
+            assert audit_all(found, truth) >= 4
+            found.close()
+
+
+def test_a_piece_of_which_one_notice_fails_is_heard_of_again(told):
+    """C10, C17: the file says no later tid than that of the last one that took effect."""
+    storage, cache, disk, truth = told
+    Database(storage, storage.lastTransaction, refused=p64(4))
+    with pytest.raises(ValueError, match='does not listen'):
+        inside.link(storage).handle_changes(truth.transactions[1:])
+    assert storage.lastTransaction() == p64(3)
+    found = reopened(disk)
+    assert found.getLastTid() <= p64(3)
+    assert audit_all(found, truth)
+    found.close()
 
 
 def commit(storage, rng, serials):

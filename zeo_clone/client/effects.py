@@ -2,7 +2,8 @@
 
 `invalidate` and `finish` run in the reader's role, in wire order, one at a time.  For a transaction T the
 cache is changed first, then the DB is told (or, for the committer, the callback of tpc_finish is called),
-then the last tid, which is ``lastTransaction()``, moves to T (C2).  Never in another order.
+then the last tid, which is ``lastTransaction()``, moves to T (C2).  Never in another order.  The cache's own,
+from which the next process goes on, may be behind it, never ahead.
 
 When everything may have changed, up to T, there are no oids to tell the DB.  ZODB's wrapper keeps two things
 for each open connection: that all of its objects are out of date, and up to which tid it has heard; at its
@@ -108,8 +109,12 @@ class Effects:
             self._failed = True
             raise
 
-    def invalidate(self, tid: bytes, oids: list[bytes]) -> None:
-        """Another client committed `tid`.  Late news (a tid that is not new) changes nothing."""
+    def invalidate(self, tid: bytes, oids: list[bytes], more: bool = False) -> None:
+        """Another client committed `tid`.  Late news (a tid that is not new) changes nothing.
+
+        If `more` follow at once, the cache's own last tid moves with the last of them: a file under it says
+        the tid with each move, and one that lags is of things that are heard of again.
+        """
         if tid <= self.last_tid:
             return
         with self._barrier:
@@ -118,7 +123,8 @@ class Effects:
                 self.cache.invalidateTransaction(tid, oids)
                 if self.db is not None:
                     self.db.invalidate(tid, oids)
-                self.cache.setLastTid(tid)
+                if not more:
+                    self.cache.setLastTid(tid)
                 self.last_tid = tid
             except BaseException:
                 self._failed = True

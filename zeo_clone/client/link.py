@@ -210,8 +210,10 @@ class Link:
         """Called by the channel: the server tells of other clients' transactions."""
         if self.state is LinkState.READY:
             invalidate = self._effects.invalidate
-            for tid, oids in changes:
-                invalidate(tid, oids)
+            *others, last = changes
+            for tid, oids in others:
+                invalidate(tid, oids, True)
+            invalidate(*last)
         else:
             for change in changes:
                 self.handle_notice(NOTICE.name, change)
