@@ -2,9 +2,9 @@
 
 What is written is seen at once by everybody on the machine, and is sure only after a sync.  Until then it may
 get lost, in part and in any order: of a file, writes may survive whose predecessors do not, and one of them
-may be torn.  Names are in a journal, as on ext4: a loss of power takes its end, and a sync of whatever file
-makes the journal up to then sure.  On a *strict* disk only the sync of a directory makes its names sure, and
-each directory loses its own.
+may be torn; but each sector is as it was at one moment, and a file grows from front to back.  Names are in a
+journal, as on ext4: a loss of power takes its end, and a sync of whatever file makes the journal up to then
+sure.  On a *strict* disk only the sync of a directory makes its names sure, and each directory loses its own.
 
 A directory may be *mounted* on other machines, as a network file system has it: what they write there is on
 this disk.  While its machine is down they find nothing, and what they had open then cannot be used any more.
@@ -87,17 +87,36 @@ class Node:
         elif how == 2:
             self.sync(dice.below(len(self.pending) + 1))
         elif how == 3:
-            lost = False
-            for step in self.pending:
-                grows = isinstance(step, tuple) and step[0] + len(step[1]) > len(self.sure)
-                if dice.chance(0.5) and not (grows and lost):
-                    _apply(self.sure, _torn(step, dice))
-                else:
-                    lost = lost or grows  # a file grows from front to back, as on ext4 and its kin
+            self._write_some(dice)
         self.pending = []
         self.data = bytearray(self.sure)
         self.forgotten = False
         self.locks = {}
+
+
+    def _write_some(self, dice: Dice) -> None:
+        """Of what is pending some is on the disk, as of a system that writes pages when it likes."""
+        lost = False  # a file grows from front to back, as on ext4 and its kin
+        stale: set[int] = set()  # sectors that were not written any more
+        for step in self.pending:
+            written = dice.chance(0.5)
+            if isinstance(step, int):
+                if written:
+                    _resize(self.sure, step)
+                continue
+            at, data = step
+            grows = at + len(data) > len(self.sure)
+            size = 0
+            if written and not (grows and lost) and stale.isdisjoint(_sectors(at, at + len(data))):
+                size = _torn(at, len(data), dice)
+                _apply(self.sure, (at, data[:size]))
+            if size < len(data):
+                stale.update(_sectors(at + size, at + len(data)))
+                lost = lost or grows
+
+
+def _sectors(start: int, end: int) -> range:
+    return range(start // SECTOR, -(-end // SECTOR))
 
 
 def _resize(data: bytearray, size: int) -> None:
@@ -117,14 +136,12 @@ def _apply(data: bytearray, step: tuple[int, bytes] | int) -> None:
     data[at:at + len(piece)] = piece
 
 
-def _torn(step: tuple[int, bytes] | int, dice: Dice) -> tuple[int, bytes] | int:
-    if isinstance(step, int) or dice.chance(0.7):
-        return step
-    at, piece = step
-    sectors = (at + len(piece)) // SECTOR - at // SECTOR
-    if not sectors:
-        return step
-    return at, piece[:(at // SECTOR + 1 + dice.below(sectors)) * SECTOR - at]
+def _torn(at: int, size: int, dice: Dice) -> int:
+    """How much of a write is there: all of it, or whole sectors."""
+    sectors = (at + size) // SECTOR - at // SECTOR
+    if dice.chance(0.7) or not sectors:
+        return size
+    return (at // SECTOR + 1 + dice.below(sectors)) * SECTOR - at
 
 
 class Disk:
