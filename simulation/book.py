@@ -24,7 +24,7 @@ class Fate(enum.Enum):
 class Attempt:
     """To commit something: its number is in every record that it writes."""
 
-    __slots__ = ('adds', 'bases', 'client', 'fate', 'number', 'oids', 'tid', 'undoes')
+    __slots__ = ('adds', 'bases', 'client', 'fate', 'number', 'oids', 'past', 'tid', 'undoes')
 
     def __init__(self, number: int, client: str, oids: tuple[bytes, ...]) -> None:
         self.number = number
@@ -35,6 +35,7 @@ class Attempt:
         self.fate = Fate.OPEN
         self.tid: bytes | None = None
         self.undoes: bytes | None = None  # the transaction that it undoes
+        self.past = 0  # how many backups had been restored when its fate was told
 
     def __repr__(self) -> str:
         tid = '' if self.tid is None else f', {self.tid.hex()}'
@@ -89,6 +90,7 @@ class Book:
         self.iterated: list[tuple[str, list[tuple[bytes, tuple[bytes, ...]]]]] = []  # by whom, what in a row
         self.lives: list[Life] = []
         self.faults: list[str] = []  # what is wrong
+        self.restored = 0  # backups, so far
         self.latest: dict[Any, bytes] = {}  # by server: of what its clients have heard that it is committed
         self.acknowledged = 0
         self.conflicts = 0
@@ -105,6 +107,7 @@ class Book:
         """Its client knows more."""
         attempt.fate = fate
         attempt.tid = tid
+        attempt.past = self.restored
         if fate is Fate.ACKNOWLEDGED:
             self.acknowledged += 1
         elif fate is Fate.REFUSED:

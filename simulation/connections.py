@@ -66,6 +66,7 @@ class Connected(Worker):
         self._abort()
         self._look_at_last()
         self.cache.clear()
+        self.dropped = self.adapter.dropped
         latest = self._ask_what_is_latest()
         self._manager.begin()
         self._look_at_snapshot(latest)

@@ -41,7 +41,7 @@ def audit(worker: Worker) -> None:
     """Is the bank's total what it was?"""
     found = worker.read(*worker.world.accounts)
     total = sum(content.value for content, _ in found)
-    if total != MONEY * len(worker.world.accounts):
+    if total != MONEY * len(worker.world.accounts) and not worker.is_of_two_pasts:
         worker.book.blame(f'{worker.name}: the bank has {total} at {worker.begun.hex()}: '
                           f'{[(content.value, serial.hex()) for content, serial in found]}')
 

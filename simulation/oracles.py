@@ -57,7 +57,7 @@ def judge(world: World) -> None:
         if history.tids != sorted(set(history.tids)):
             book.blame('the transactions of the storage are not in order')
         _invariants(book, world, history)
-    _attempts(book, pasts)
+    judge_attempts(book, pasts)
     for seen in book.seen:
         _in_one(book, pasts, partial(_snapshot, seen))
     for name, found in book.iterated:
@@ -86,8 +86,11 @@ def _hex(tid: bytes | None) -> str:
     return 'none' if tid is None else tid.hex()
 
 
-def _attempts(book: Book, pasts: list[History]) -> None:
-    """Acknowledged: exactly once, and whole.  Refused: never.  Unknown: at most once, and whole."""
+def judge_attempts(book: Book, pasts: list[History]) -> None:
+    """Acknowledged: exactly once, and whole.  Refused: never.  Unknown: at most once, and whole.
+
+    Who asks after a backup was restored is told of a transaction that it does not have that it is refused.
+    """
     places: dict[int, Counter[bytes]] = {}
     there: dict[bytes, History] = {}
     for history in pasts:
@@ -96,7 +99,10 @@ def _attempts(book: Book, pasts: list[History]) -> None:
                 places.setdefault(history.numbers[tid], Counter())[tid] += len(history.wrote[tid])
     for attempt in book.attempts[1:]:
         found = places.get(attempt.number, Counter())
-        _attempt(book, attempt, found, there[next(iter(found))] if found else pasts[0])
+        history = there[next(iter(found))] if found else pasts[0]
+        if attempt.fate is Fate.REFUSED and attempt.past and history is not pasts[0]:
+            continue
+        _attempt(book, attempt, found, history)
 
 
 def _attempt(book: Book, attempt: Attempt, found: Counter[bytes], history: History) -> None:

@@ -48,6 +48,7 @@ class Adapter(MVCCAdapter):  # type: ignore[misc]
     def __init__(self, storage: Any, life: Life, kernel: Kernel) -> None:
         self.life = life
         self.finished: dict[Any, bytes] = {}  # the last transaction of each instance
+        self.dropped = 0  # how often anything may have changed
         self.heard: set[Any] = set()  # threads that the server has answered as their transactions began
         super().__init__(storage)
         self._instances = Instances()
@@ -64,6 +65,7 @@ class Adapter(MVCCAdapter):  # type: ignore[misc]
 
     def invalidateCache(self) -> None:
         self._note(b'', None)
+        self.dropped += 1
         super().invalidateCache()
 
     def _invalidate_finish(self, tid: bytes, oids: Any, committing: Any) -> None:
@@ -95,6 +97,7 @@ class Worker:
         self._told = b''  # the last tid that lastTransaction has told this thread
         self._own = b''  # ... and the last one that it has written itself
         self.begun = b''
+        self.dropped = 0  # what the adapter's `dropped` was then
         self._changed: set[bytes] = set()  # by the server, or conflicts, in the last transaction
         self._healed_at: int | None = None  # so many commits were made when nothing went wrong any more
 
@@ -132,6 +135,7 @@ class Worker:
     def begin(self) -> None:
         """Be at what is current."""
         self._look_at_last()
+        self.dropped = self.adapter.dropped
         latest = self._ask_what_is_latest()
         self.instance.sync(True)
         changed = self.instance.poll_invalidations()
@@ -147,6 +151,14 @@ class Worker:
         self.adapter.heard.discard(self.world.kernel.current)
         latest: bytes = self.book.latest.get(self._client.service, z64)
         return latest
+
+    @property
+    def is_of_two_pasts(self) -> bool:
+        """Whether a backup was restored and the cache dropped since this transaction began.
+
+        It may have read of the lost past what it reads no more (docs/cache.md, "Another past").
+        """
+        return self.book.restored > 0 and self.adapter.dropped != self.dropped
 
     def _look_at_last(self) -> None:
         last = self.storage.lastTransaction()
@@ -182,6 +194,8 @@ class Worker:
 
     def note_seen(self, oids: tuple[bytes, ...], found: list[tuple[Content, bytes]]) -> None:
         """They were read."""
+        if self.is_of_two_pasts:
+            return
         serials = {oid: serial for oid, (_, serial) in zip(oids, found, strict=True)}
         self.book.seen.append(Seen(self.name, self.begun, serials))
 

@@ -211,6 +211,7 @@ class Service:
             runtime.remove(f'{DATA}.index')
         self.restoring = False
         self.world.lost_pasts.append(self._past)
+        self.world.book.restored += 1
         self.world.kernel.note('restored')
 
     def _go_back(self) -> None:
