@@ -123,7 +123,7 @@ class SimRuntime(Runtime):
         return self.process.pid
 
     def at_fork(self, **functions: Callable[[], object]) -> None:
-        """Nobody forks here."""
+        """`Client.fork` calls them itself."""
 
     def at_exit(self, function: Callable[[], object]) -> None:
         """Whoever starts a process ends it."""
@@ -132,7 +132,7 @@ class SimRuntime(Runtime):
         return self._mark
 
     def finish_fork(self) -> None:
-        """Nobody forks here."""
+        """Of a child; here a child does nothing."""
 
     def give_way(self) -> None:
         self._kernel.switch()
@@ -408,7 +408,7 @@ class SimRuntime(Runtime):
         return LockFile(self, path)
 
     def forsake_lock(self, lock: Any) -> None:
-        """Nobody forks here."""
+        """Of a child, too."""
 
     def temporary_file(self, directory: str | None = None) -> IO[bytes]:
         self.process.may_fail('open', 'temporary')
