@@ -11,6 +11,7 @@ import ZODB.utils
 from ZODB.blob import is_blob_record
 from ZODB.DB import DB
 
+from simulation.book import Book, Fate
 from simulation.bound import FILE_STORAGE, System, bound
 from simulation.dice import Dice
 from simulation.disk import Disk
@@ -19,6 +20,7 @@ from simulation.kernel import Kernel
 from simulation.machine import Machine
 from simulation.network import Network
 from simulation.operations import OPERATIONS, SPECIAL
+from simulation.oracles import History, judge_attempts
 from simulation.plan import ADDED, KINDS, NEEDS_FILE, OF_PACKER, draw
 from simulation.records import BLOB, Cell, Content, decode, encode, encode_root, file_of, is_blob
 from simulation.runtime import SimRuntime
@@ -237,6 +239,32 @@ def test_what_was_synced_survives_a_loss_of_power(strict):
     assert {b'sure', b'sureperhaps'} <= {data for _, data in left}
 
 
+def test_a_sector_is_as_it_was_at_one_moment_and_a_file_grows_from_front_to_back():
+    """Of writes into a sector the last is not there without the others; each sector is for itself."""
+    writes = (0, b'aaaa'), (2, b'bb'), (512, b'c'), (1, b'd'), (1024, b'e' * 512), (1536, b'f')
+    found = set()
+    for seed in range(200):
+        small = Small(seed)
+        runtime = small.left.runtime
+
+        def work(runtime=runtime):
+            with runtime.open('/file', 'wb', 0) as file:
+                file.write(b'.' * 1024)
+                runtime.fsync(file.fileno())
+                for at, data in writes:
+                    file.seek(at)
+                    file.write(data)
+
+        small.run(work)
+        small.one.lose_power()
+        names = small.one.disk.find('/').names
+        data = bytes(names['file'].data) if 'file' in names else b'.' * 1024
+        found.add((data[:4], data[512:513], data[1024:].rstrip(b'\0')))
+    assert {first for first, _, _ in found} == {b'....', b'aaaa', b'aabb', b'adbb'}
+    assert {(first, second) for first, second, _ in found} > {(b'....', b'c'), (b'adbb', b'.')}
+    assert {end for _, _, end in found} == {b'', b'e' * 512, b'e' * 512 + b'f'}
+
+
 def test_a_full_disk_takes_what_fits(small):
     small.one.disk.capacity = 10
 
@@ -301,6 +329,19 @@ def test_a_pack_finds_what_the_root_refers_to():
 def test_each_kind_of_fault_can_happen():
     assert all(callable(getattr(Faults, f'_{kind}')) for kind in {**KINDS, **OF_PACKER, **ADDED})
     assert set(NEEDS_FILE) < set(KINDS)
+
+
+@pytest.mark.parametrize(('restored', 'past', 'right'), [(0, 1, False), (1, 1, True), (1, 0, False)])
+def test_refused_is_what_the_database_does_not_have_when_it_is_asked(restored, past, right):
+    """C24: after a backup was restored it lacks what there is in a lost past, and nothing else."""
+    book, tid = Book(), b'\0' * 7 + b'\1'
+    book.restored = restored
+    attempt = [book.new_attempt('client', ()) for _ in range(2)][1]
+    book.settle(attempt, Fate.REFUSED)
+    pasts = [History([], {}), History([], {})]
+    pasts[past] = History([(tid, {tid: b''})], {tid: attempt.number})
+    judge_attempts(book, pasts)
+    assert bool(book.faults) is not right
 
 
 def test_what_a_disk_has_can_be_removed_as_a_whole(small):
