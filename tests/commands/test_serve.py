@@ -582,6 +582,52 @@ def test_mistake_in_the_configuration_exits_with_2_and_names_the_file(tmp_path, 
     assert len(log.splitlines()) == 1
 
 
+FILE = '<filestorage {}>\npath {}\n{}\n</filestorage>\n'
+DEMO = '<demostorage b>\n{}{}</demostorage>\n'
+
+
+@pytest.mark.parametrize(('key', 'other', 'section'), [
+    ('path there.fs', 'path ./there.fs', FILE.format('b', './there.fs', '')),
+    ('path there.fs', 'path link.fs',
+     DEMO.format(FILE.format('', 'base.fs', ''), FILE.format('changes', 'link.fs', ''))),
+    ('path there.fs', 'cache-path there.fs',
+     '%import zeo_clone\n<zeo-clone-client b>\nserver 1\ncache-path there.fs\n</zeo-clone-client>'),
+    ('blob-dir blobs', 'blob-dir ./blobs', FILE.format('b', 'y.fs', 'blob-dir ./blobs')),
+    ('blob-dir blobs', 'blob-dir blobs',
+     '<blobstorage b>\nblob-dir blobs\n<mappingstorage>\n</mappingstorage>\n</blobstorage>'),
+])
+def test_two_storages_at_one_place_are_told_before_anything_is_made(
+        configuration, tmp_path, monkeypatch, key, other, section):
+    """C14, T1: with both sections and what they say, however the file or directory is spelled."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'there.fs').touch()
+    (tmp_path / 'link.fs').symlink_to('there.fs')
+    path = configuration('group-commit no' if 'link' in other else '',
+                         FILE.format('a', 'there.fs', 'blob-dir blobs') + section)
+    with pytest.raises(process.StartError) as caught:
+        settings('-C', path)
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (f"storages 'a' ({key}) and 'b' ({other}) would write to the same place; "
+                                 f'give each one of its own ({path})')
+    assert len(settings('-C', path, '-f', 'there.fs').sources) == 1  # no section counts then
+
+
+def test_one_file_twice_on_the_command_line_is_told(tmp_path):
+    """C14, T1"""
+    code, _, log = run('-a', ANY_PORT, '-f', 'x.fs', '-f', f'{tmp_path}/x.fs', cwd=tmp_path)
+    assert (code, os.listdir(tmp_path)) == (2, [])
+    assert log == (f"runzeo: storages '1' (-f x.fs) and '2' (-f {tmp_path}/x.fs) would write to the same "
+                   f'place; give each one of its own\n')
+
+
+def test_one_storage_may_read_what_another_one_writes(configuration, monkeypatch, tmp_path):
+    """As the base of a DemoStorage."""
+    monkeypatch.chdir(tmp_path)
+    reader = FILE.format('', 'x.fs', 'blob-dir d\nread-only yes')
+    path = configuration(sections=FILE.format('a', 'x.fs', 'blob-dir d') + DEMO.format(reader, ''))
+    assert list(places(settings('-C', path))) == ['a', 'b']
+
+
 def test_start_error_goes_to_the_event_log_too(configuration, tmp_path):
     path = configuration(sections=f"""
         <eventlog>

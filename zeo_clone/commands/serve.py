@@ -40,6 +40,7 @@ from zeo_clone.commands.tlsoptions import NAMES as TLS_NAMES
 from zeo_clone.commands.tlsoptions import add_tls_options, tls_from
 from zeo_clone.configuration import relay, zconfig
 from zeo_clone.configuration.filestorage import open_file
+from zeo_clone.configuration.places import Place, find_clash, places_of
 from zeo_clone.server.backend.database.relstorage import is_section, try_section
 
 PROGRAM = 'runzeo'
@@ -114,6 +115,9 @@ def read_settings(given: argparse.Namespace) -> Settings:
     else:
         sources = _relay_sources(given) or _file_sources(given.filename or [DEFAULT_FILE], group_commit=True)
         settings = Settings(DEFAULT_ADDRESS, sources, {}, None, None, _defaults_used(given))
+    clash = find_clash((source.name, source.places) for source in settings.sources)
+    if clash is not None:
+        raise StartError(clash if given.configure is None else f'{clash} ({given.configure})', USAGE_ERROR)
     options = settings.options
     if given.timeout is not None:
         options = {**options, 'transaction_timeout': given.timeout}
@@ -142,7 +146,7 @@ def _from_configuration(url: str, filenames: list[str]) -> Settings:
     zeo = configuration.zeo
     _check_keys(zeo.options, [] if filenames else list(configuration.storages.values()), url)
     sources = _file_sources(filenames, zeo.group_commit) or [
-        StorageSource(name, _place(factory), factory.open, partial(try_section, factory))
+        StorageSource(name, _place(factory), factory.open, partial(try_section, factory), places_of(factory))
         for name, factory in configuration.storages.items()]
     if not sources:
         raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '
@@ -152,8 +156,8 @@ def _from_configuration(url: str, filenames: list[str]) -> Settings:
 
 
 def _file_sources(filenames: Sequence[str], group_commit: bool) -> list[StorageSource]:
-    return [StorageSource(str(number), path, partial(open_file, path, group_commit))
-            for number, path in enumerate(filenames, 1)]
+    return [StorageSource(str(number), path, partial(open_file, path, group_commit),
+                          places=[Place('-f', path)]) for number, path in enumerate(filenames, 1)]
 
 
 def _server_address(text: str) -> Address:

@@ -24,6 +24,7 @@ from ZODB.utils import z64
 
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
+from zeo_clone.configuration.places import Place
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.server.backend.abilities import check_safe, file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
@@ -46,13 +47,15 @@ logger = logging.getLogger('zeo_clone')
 class StorageSource(NamedTuple):
     """A storage to be opened: the name clients ask for, where it is, and the function that opens it.
 
-    `check` says in a line what is there, without opening it; None if there is nothing to say.
+    `check` says in a line what is there, without opening it; None if there is nothing to say.  `places` are
+    those to which it alone may write.
     """
 
     name: str
     place: str
     open: Callable[[], Any]
     check: Callable[[], str | None] = lambda: None
+    places: Sequence[Place] = ()
 
 
 class AddressInUse(StartError):

@@ -1,0 +1,62 @@
+"""What the storages of one server write to, and whether two of them write to the same.
+
+In: what a section has become, and names of files.  Out: places, and a complaint.  Opens nothing; asks the
+file system only which names are those of one file.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import ZODB.config
+from ZConfig.matcher import SectionValue
+
+from zeo_clone.configuration.filestorage import FileStorageSection
+
+#: Keys of a section, by their attributes, that name a file or a directory of its storage's own.
+KEYS = {'blob_dir': 'blob-dir', 'cache_path': 'cache-path'}
+
+
+class Place(NamedTuple):
+    """A file or directory, and the key or option that names it."""
+
+    key: str
+    path: str
+
+
+def places_of(factory: Any) -> list[Place]:
+    """Where the storage of a section writes, and those within it.  A reader may have what is another's."""
+    section = getattr(factory, 'config', None)
+    if not isinstance(section, SectionValue):
+        return []
+    values = {name: getattr(section, name) for name in section.getSectionAttributes()}
+    found = [place for value in values.values() for part in (value if isinstance(value, list) else [value])
+             for place in places_of(part)]
+    if not values.get('read_only'):
+        keys = KEYS
+        if isinstance(factory, (FileStorageSection, ZODB.config.FileStorage)):
+            keys = {'path': 'path', **KEYS}  # of another package's storage it may be anything
+        found += [Place(key, values[name]) for name, key in keys.items() if values.get(name)]
+    return found
+
+
+def find_clash(storages: Iterable[tuple[str, Iterable[Place]]]) -> str | None:
+    """What is wrong, if two of these named storages write to one place."""
+    seen: dict[object, tuple[str, Place]] = {}
+    for name, places in storages:
+        for place in places:
+            other, its = seen.setdefault(_identity(place.path), (name, place))
+            if other != name:
+                return (f'storages {other!r} ({its.key} {its.path}) and {name!r} ({place.key} {place.path}) '
+                        f'would write to the same place; give each one of its own')
+    return None
+
+
+def _identity(path: str) -> object:
+    """The same for all names of a file, whether it is there or not."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
