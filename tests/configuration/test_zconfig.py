@@ -127,12 +127,14 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
     assert configuration.eventlog is configuration.runner is None
 
 
-@pytest.mark.parametrize(('keys', 'frame_limit', 'memory_limit'), [
-    ('frame-limit 1KB\nmemory-limit 0', 64 << 10, 1 << 20), ('frame-limit 5GB', 0xffffffff, None)])
-def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_limit, memory_limit):
-    """S12, N19: a part of a blob fits into a message, a message into four bytes of length."""
-    options = load(f'<zeo>\naddress 9100\n{keys}\n</zeo>').zeo.options
-    assert (options['frame_limit'], options['memory_limit']) == (frame_limit, memory_limit)
+@pytest.mark.parametrize(('key', 'option', 'value'), [
+    ('memory-limit 1MB', 'memory_limit', 1 << 20), ('frame-limit 64KB', 'frame_limit', 64 << 10),
+    ('frame-limit 4GB', 'frame_limit', 0xffffffff), ('max-connections 1', 'max_connections', 1),
+    ('heartbeat 1', 'heartbeat_s', 1), ('handshake-timeout 0.1', 'handshake_timeout_s', 1)])
+def test_the_least_and_the_most_of_a_limit_are_taken(load, key, option, value):
+    """S12, N19: a part of a blob fits into a message, its length into four bytes.  What is beyond is a
+    mistake, of which the next test has a list."""
+    assert load(f'<zeo>\naddress 9100\n{key}\n</zeo>').zeo.options[option] == value
 
 
 @pytest.mark.parametrize(('text', 'message', 'line'), [
@@ -157,6 +159,14 @@ def test_limits_that_cannot_be_become_the_nearest_that_can(load, keys, frame_lim
     ('<zeo>\naddress 1\ninvalidation-queue-size -1\n</zeo>', '-1 is less than 0', 3),
     ('<zeo>\naddress 1\nread-connections 0\n</zeo>', '0 is less than 1', 3),
     ('<zeo>\naddress 1\ncommit-connections 0\n</zeo>', '0 is less than 1', 3),
+    ('<zeo>\naddress 1\nmemory-limit 10\n</zeo>',
+     "'10' is less than the least, 1MB: give a whole number of bytes, or one with a suffix KB, MB or GB", 3),
+    ('<zeo>\naddress 1\nmemory-limit 1023KB\n</zeo>', "'1023KB' is less than the least, 1MB", 3),
+    ('<zeo>\naddress 1\nframe-limit 63KB\n</zeo>', "'63KB' is not a size from 64KB to 4GB", 3),
+    ('<zeo>\naddress 1\nframe-limit 4097MB\n</zeo>', "'4097MB' is not a size from 64KB to 4GB", 3),
+    ('<zeo>\naddress 1\nmax-connections 0\n</zeo>', '0 is less than 1', 3),
+    ('<zeo>\naddress 1\nheartbeat 0s\n</zeo>', "'0s' is less than the least, 1 second", 3),
+    ('<zeo>\naddress 1\nhandshake-timeout 0\n</zeo>', "'0' is less than the least, 1 second", 3),
     ('<zeo>\naddress 1\nresolve *\n</zeo>', "'*' names no class: give package.module.Class, or package.*", 3),
     ('<zeo>\naddress 1\nresolve Class\n</zeo>', "'Class' names no class", 3),
     ('<zeo>\naddress 1\nmetrics-address here\n</zeo>', "bad address 'here': the port is missing", 3),

@@ -30,10 +30,6 @@ from zeo_clone.monitor.hosts import host_name
 from zeo_clone.zrpc.frames import MAX_FRAME
 
 DEFAULT_STORAGE = '1'
-#: A part of a blob has to fit into a message ...
-MIN_FRAME_LIMIT = 64 << 10
-#: ... and some messages into the memory.
-MIN_MEMORY_LIMIT = 1 << 20
 SCHEMA = os.path.join(os.path.dirname(__file__), 'schema.xml')
 
 #: Keywords of ClientStorage that a section passes on, when given, under the same name.
@@ -96,6 +92,23 @@ def byte_size(text: str) -> int:
                          'suffix KB, MB or GB') from None
 
 
+def frame_limit(text: str) -> int:
+    """Bytes of a message, into which a part of a blob has to fit; the length has four bytes."""
+    size = byte_size(text)
+    if not 64 << 10 <= size <= 4 << 30:
+        raise ValueError(f'{text!r} is not a size from 64KB to 4GB')
+    return min(size, MAX_FRAME)
+
+
+def memory_limit(text: str) -> int:
+    """Bytes, into which some messages have to fit."""
+    size = byte_size(text)
+    if size < 1 << 20:
+        raise ValueError(f'{text!r} is less than the least, 1MB: give a whole number of bytes, or one with a '
+                         'suffix KB, MB or GB')
+    return size
+
+
 def seconds(text: str) -> int:
     """A time in seconds, 0 or longer: ``90``, ``90s``, ``2m``, ``1h``, ``1d``; ``0.5`` is rounded up."""
     try:
@@ -105,6 +118,14 @@ def seconds(text: str) -> int:
     except ValueError:
         raise ValueError(f'{text!r} is not a time: a whole number of seconds, 0 or more, or a number '
                          'with a suffix s, m, h or d') from None
+
+
+def some_seconds(text: str) -> int:
+    """A time in seconds, 1 or longer, as `seconds` reads it."""
+    time = seconds(text)
+    if not time:
+        raise ValueError(f'{text!r} is less than the least, 1 second')
+    return time
 
 
 def duration(text: str) -> float:
@@ -201,13 +222,12 @@ class ServerSection:
             'invalidation_queue_size': section.invalidation_queue_size,
             'invalidation_age': section.invalidation_age,
             'transaction_timeout': section.transaction_timeout,
-            'max_connections': max(1, section.max_connections),
-            'handshake_timeout_s': max(1, section.handshake_timeout),
-            'heartbeat_s': max(1, section.heartbeat),
-            'frame_limit': min(max(MIN_FRAME_LIMIT, section.frame_limit), MAX_FRAME),
+            'max_connections': section.max_connections,
+            'handshake_timeout_s': section.handshake_timeout,
+            'heartbeat_s': section.heartbeat,
+            'frame_limit': section.frame_limit,
             'output_limit': section.output_limit,
-            'memory_limit': (None if section.memory_limit is None
-                             else max(MIN_MEMORY_LIMIT, section.memory_limit)),
+            'memory_limit': section.memory_limit,
             'socket_mode': section.socket_mode,
             'client_conflict_resolution': section.client_conflict_resolution,
             'resolve': tuple(section.resolve),
