@@ -65,15 +65,14 @@ class Tuning(NamedTuple):
 class DatabaseAbilities(Abilities):
     """Blobs that are kept in the database are in no directory of the storage's own."""
 
-    def __init__(self, storage: Any, shares_blob_dir: bool) -> None:
+    def __init__(self, storage: Any) -> None:
         super().__init__(storage)
-        self._shares_blob_dir = shares_blob_dir
         self.has_own_undo_log = self.has_own_history = False
         self.extension_methods = ()
 
     @property
-    def blob_helper(self) -> Any:
-        return super().blob_helper if self._shares_blob_dir else None
+    def blob_helper(self) -> None:
+        """A directory that others share is refused at start."""
 
     def interfaces(self) -> tuple[tuple[str, str], ...]:
         """Without those that say how RelStorage itself is to be used."""
@@ -110,7 +109,7 @@ class DatabaseBackend:
         self._guard = guard
         self._tuning = tuning
         self._database = database = Database(storage, runtime)
-        self.abilities = abilities = DatabaseAbilities(storage, database.shares_blob_dir)
+        self.abilities = abilities = DatabaseAbilities(storage)
         self._instances = Instances(runtime, database, tuning.patience_s)
         self._records = Records(tuning.server_cache_size)
         self._flights = Flights()

@@ -274,8 +274,6 @@ class Database:
         self._connector = Connector(runtime, psycopg2, self._extensions, self._dsn)
         self.keeps_history = bool(storage.keep_history)
         self.statements = Statements(self.keeps_history)
-        #: Does RelStorage keep blobs in a directory that all servers share?
-        self.shares_blob_dir = bool(storage._options.shared_blob_dir)
         self.identity = self._set_up(runtime.randbytes(16).hex())
         storage.sync()  # no snapshot of it stays open
 
