@@ -494,6 +494,35 @@ def test_a_commit_that_the_database_refuses_is_told_in_its_words(servers, wire, 
     assert here.commit(OID)
 
 
+FAILING = """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = TG_ARGV[0]; END $$"""
+FAILS = "CREATE TRIGGER fails BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION fail('{}')"
+
+
+def test_what_a_database_cannot_do_is_not_told_as_if_it_were_away(new_database_server, wire, query):
+    """X3, L7, C24: with its reason, and as something to be tried again only where that helps.  Nothing is
+    committed, and all goes on when there is room."""
+    here = wire(new_database_server(database_patience_s=0.2), b'a client' * 2)
+    first = here.commit(OTHER)
+    query(FAILING)
+    for code, told in [('53100', 'StorageError.*the disk of the database is full: so it is'),
+                       ('40P01', 'ReadConflictError.*the database has ended this transaction in favour of')]:
+        for table in ('object_state', 'zeo_clone_outcome'):  # at the vote, at the end
+            query(FAILS.format(table, code))
+            with pytest.raises(AssertionError, match=told):
+                here.commit(OID)
+            here.call('tpc_abort', 7)
+            query(f'DROP TRIGGER fails ON {table}')
+    with pytest.raises(AssertionError, match='POSKeyError'):
+        here.call('loadBefore', OID, maxtid)
+    query(FAILS.format('zeo_clone_outcome', '53100'))
+    with pytest.raises(AssertionError, match='ReadConflictError.*disk of the database is full; ask again'):
+        here.call('commit_outcome', 9)
+    query('DROP TRIGGER fails ON zeo_clone_outcome')
+    store(here, 10, OID)
+    assert here.call('tpc_finish', 10) > first
+
+
 def test_a_server_without_a_short_limit_on_commits_and_one_that_cannot_ask_for_outcomes(
         new_database_server, wire, query):
     """L1, C11: PostgreSQL has no time of a month; and no error is the driver's."""

@@ -198,8 +198,8 @@ class DatabaseCommit(ThreadedCommit):
         self._give_up()
         if self._database.is_away(error):
             self._committer.drop()
-            raise DatabaseAway(f'the database of the server is away, and nothing was committed; try again '
-                               f'later ({_line(error)})') from error
+            raise DatabaseAway(f'{self._database.trouble(error)}, and nothing was committed; try again later '
+                               f'({_line(error)})') from error
         raise self._database.translate(error) from error
 
     def _give_up(self) -> None:
@@ -242,8 +242,8 @@ class DatabaseCommit(ThreadedCommit):
             found = self._parts.fences.fence(self._token, self._number)
         except Exception as failure:
             raise CommitOutcomeUnknown(
-                f'the database went away while it committed the transaction, which may or may not be there '
-                f'when it is back. Look at the data before you repeat it ({_line(failure)})') from error
+                f'the database failed while it committed the transaction, which may or may not be there '
+                f'when it is well again. Look at the data before you repeat it ({_line(failure)})') from error
         if found.number == self._number and found.tid is not None:
             return found.tid
         away = DatabaseAway(f'the database of the server has not done the COMMIT, and nothing was committed; '

@@ -43,9 +43,9 @@ class Fences:
                 with self._database.connection(max(1.0, until - clock())) as cursor:
                     return Found(*self._database.fence(cursor, token, number))
             except Exception as error:
-                if not self._database.is_away(error):
+                if not (self._database.is_away(error) or self._database.lacks(error)):
                     raise self._database.translate(error) from error
                 if clock() + PAUSE_S >= until:
-                    raise DatabaseAway(f'the database of the server is away; ask again, or another server '
+                    raise DatabaseAway(f'{self._database.trouble(error)}; ask again, or another server '
                                        f'({" ".join(str(error).split())[:200]})') from error
             pause.wait(PAUSE_S)

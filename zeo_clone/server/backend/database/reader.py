@@ -31,7 +31,8 @@ TICK_S = 0.5
 
 
 class DatabaseAway(ReadConflictError):  # type: ignore[misc]
-    """The database could not be asked for some time: the transaction can be tried again."""
+    """The database could not be asked for some time, or gave way to another one: the transaction can be tried
+    again."""
 
 
 class _Question(NamedTuple):

@@ -50,6 +50,11 @@ FINISH_S = 10
 #: The database takes no longer times than this, in seconds.
 MOST_S = ((1 << 31) - 1) // 1000
 
+#: What a database lacks that is there, by the codes of its errors: who asks again has to wait for somebody.
+LACKS = {'53100': 'the disk of the database is full', '53200': 'the database has no memory left'}
+#: How codes begin that say of a transaction that it stood in another one's way: deadlocks and their like.
+IN_THE_WAY = '40'
+
 SETUP = '''
 CREATE TABLE IF NOT EXISTS zeo_clone_identity (identity TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS zeo_clone_outcome (
@@ -322,12 +327,24 @@ class Database:
         return 'write' if state == self._extensions.POLL_WRITE else 'read'
 
     def is_away(self, error: BaseException) -> bool:
-        """Does `error` say that the database, or the connection to it, has gone?"""
+        """Does `error` say that the database, or the connection to it, has gone, or that it would do the same
+        at another moment?"""
         if isinstance(error, (self._driver.OperationalError, self._driver.InterfaceError)):
-            return True
+            return not self.lacks(error)
         if isinstance(error, self._driver.DatabaseError):
-            return getattr(error, 'pgcode', None) is None
+            return _code(error) is None
         return type(error) is Exception and str(error).startswith('Failed to close')  # RelStorage's
+
+    def lacks(self, error: BaseException) -> bool:
+        """Does `error` say that the database has no room?"""
+        return _code(error) in LACKS
+
+    def trouble(self, error: BaseException) -> str:
+        """What is wrong, for one of these."""
+        code = _code(error) or ''
+        if code.startswith(IN_THE_WAY):
+            return 'the database has ended this transaction in favour of another one'
+        return LACKS.get(code, 'the database of the server is away')
 
     def translate(self, error: BaseException) -> Any:
         """The nearest exception that clients know."""
@@ -452,7 +469,8 @@ class Past:
 def nearest(error: BaseException, of_driver: type[BaseException]) -> Any:
     """The nearest exception that clients know."""
     if isinstance(error, of_driver) and not isinstance(error, StorageError):
-        return StorageError(f'the database: {type(error).__name__}: {str(error).strip()[:500]}')
+        what = LACKS.get(_code(error) or '', f'the database: {type(error).__name__}')
+        return StorageError(f'{what}: {str(error).strip()[:500]}')
     kind = type(error)
     if not isinstance(error, ConflictError) or kind.__module__ == 'ZODB.POSException':
         return error
@@ -461,6 +479,11 @@ def nearest(error: BaseException, of_driver: type[BaseException]) -> Any:
     told: ConflictError = base(text or kind.__name__, oid=error.oid, serials=error.serials)
     told.class_name = error.class_name
     return told
+
+
+def _code(error: BaseException) -> str | None:
+    """What PostgreSQL calls `error`; None if it comes from elsewhere."""
+    return getattr(error, 'pgcode', None)
 
 
 def record_of(value: Any) -> bytes | None:
