@@ -165,6 +165,8 @@ def test_the_least_and_the_most_of_a_limit_are_taken(load, key, option, value):
     ('<zeo>\naddress 1\nframe-limit 63KB\n</zeo>', "'63KB' is not a size from 64KB to 4GB", 3),
     ('<zeo>\naddress 1\nframe-limit 4097MB\n</zeo>', "'4097MB' is not a size from 64KB to 4GB", 3),
     ('<zeo>\naddress 1\nmax-connections 0\n</zeo>', '0 is less than 1', 3),
+    ('<zeo>\naddress 1\ninvalidation-age 1e999\n</zeo>', "'1e999' is not a time", 3),
+    ('<zeo>\naddress 1\ninvalidation-age 1.2.3\n</zeo>', "'1.2.3' is not a time", 3),
     ('<zeo>\naddress 1\nheartbeat 0s\n</zeo>', "'0s' is less than the least, 1 second", 3),
     ('<zeo>\naddress 1\nhandshake-timeout 0\n</zeo>', "'0' is less than the least, 1 second", 3),
     ('<zeo>\naddress 1\nresolve *\n</zeo>', "'*' names no class: give package.module.Class, or package.*", 3),
@@ -205,10 +207,11 @@ def test_address_takes_what_zeo_takes(load, text, address):
     assert load(f'<zeo>\naddress {text}\nmsgpack false\n</zeo>').zeo.address == address
 
 
-def test_times_may_be_decimal_numbers_as_in_zeo(load):
+@pytest.mark.parametrize(('text', 'time'), [
+    ('3600.0', 3600), ('0.5', 1), ('3600.', 3600), ('.5', 1), ('36e2', 3600), ('1e-3', 1)])
+def test_times_may_be_decimal_numbers_as_in_zeo(load, text, time):
     """They are rounded up: nobody waits for less than was asked for."""
-    options = load('<zeo>\naddress 1\ninvalidation-age 3600.0\ntransaction-timeout 0.5\n</zeo>').zeo.options
-    assert (options['invalidation_age'], options['transaction_timeout']) == (3600, 1)
+    assert load(f'<zeo>\naddress 1\ninvalidation-age {text}\n</zeo>').zeo.options['invalidation_age'] == time
 
 
 @pytest.mark.parametrize('second', ['', ' 1'])

@@ -112,10 +112,10 @@ def memory_limit(text: str) -> int:
 def seconds(text: str) -> int:
     """A time in seconds, 0 or longer: ``90``, ``90s``, ``2m``, ``1h``, ``1d``; ``0.5`` is rounded up."""
     try:
-        if re.fullmatch(r'\d+\.\d+', text):
+        if re.fullmatch(r'[\d.]+([eE][+-]?\d+)?', text):
             return math.ceil(float(text))
         return count(str(stock_datatypes['time-interval'](text)))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f'{text!r} is not a time: a whole number of seconds, 0 or more, or a number '
                          'with a suffix s, m, h or d') from None
 
