@@ -628,6 +628,52 @@ def test_one_storage_may_read_what_another_one_writes(configuration, monkeypatch
     assert list(places(settings('-C', path))) == ['a', 'b']
 
 
+CLIENT = '%import zeo_clone\n<zeo-clone-client {}>\nserver 1\n{}\n</zeo-clone-client>\n'
+BUCKETS = '''
+%import package_with_buckets
+<bucket a>
+blob-dir one
+blob-dir two
+cache-path 3
+</bucket>
+<bucket b>
+blob-dir one
+cache-path 3
+</bucket>
+'''
+
+
+@pytest.mark.parametrize('sections', [
+    FILE.format('a', 'x.fs', 'blob-dir d') + CLIENT.format('b', 'blob-dir d\nshared-blob-dir yes'),
+    BUCKETS, FILE.format('a', 'no\0name', '')])
+def test_what_is_no_place_of_a_storages_own_is_not_complained_of(
+        configuration, monkeypatch, tmp_path, sections):
+    """A directory that a client shares with its server; keys of other packages that name no file."""
+    package = tmp_path / 'package_with_buckets'
+    package.mkdir()
+    (package / '__init__.py').write_text('from ZODB.config import MappingStorage as Bucket')
+    (package / 'component.xml').write_text('''
+        <component prefix="package_with_buckets">
+          <sectiontype name="bucket" datatype=".Bucket" implements="ZODB.storage">
+            <multikey name="blob-dir"/>
+            <key name="cache-path" datatype="integer"/>
+          </sectiontype>
+        </component>''')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert 'a' in places(settings('-C', configuration(sections=sections)))
+
+
+def test_clients_that_only_read_have_a_cache_each(configuration, tmp_path):
+    """C14, T1: they write there what they have read.  With -f the sections, and their file, do not count."""
+    cached = f'read-only yes\ncache-path {tmp_path}/c.zec'
+    path = configuration(sections=CLIENT.format('a', cached) + CLIENT.format('b', cached))
+    with pytest.raises(process.StartError, match=r"'a' \(cache-path .*\) and 'b' \(cache-path .*zeo.conf\)$"):
+        settings('-C', path)
+    with pytest.raises(process.StartError, match='give each one of its own$'):
+        settings('-C', path, '-f', 'x.fs', '-f', './x.fs')
+
+
 def test_start_error_goes_to_the_event_log_too(configuration, tmp_path):
     path = configuration(sections=f"""
         <eventlog>
@@ -662,6 +708,15 @@ def test_check_says_what_would_be_served_and_opens_nothing(tmp_path):
                       "would serve storage 'other' (MappingStorage) at 127.0.0.1:9100\n"
                       f'would have {room}\n')
     assert os.listdir(tmp_path) == ['zeo.conf']
+
+
+def test_a_message_that_may_have_less_than_a_megabyte_is_told_in_kilobytes(tmp_path):
+    """S12"""
+    (tmp_path / 'zeo.conf').write_text(
+        '<zeo>\naddress 9100\nmemory-limit 1MB\n</zeo>\n<mappingstorage>\n</mappingstorage>')
+    code, output, _ = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    assert code == 0
+    assert '; 1 MB may wait for all together, a message may have 512 KB, half of memory-limit' in output
 
 
 def test_check_finds_mistakes(tmp_path):

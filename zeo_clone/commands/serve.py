@@ -117,7 +117,8 @@ def read_settings(given: argparse.Namespace) -> Settings:
         settings = Settings(DEFAULT_ADDRESS, sources, {}, None, None, _defaults_used(given))
     clash = find_clash((source.name, source.places) for source in settings.sources)
     if clash is not None:
-        raise StartError(clash if given.configure is None else f'{clash} ({given.configure})', USAGE_ERROR)
+        raise StartError(clash if given.filename or given.configure is None else
+                         f'{clash} ({given.configure})', USAGE_ERROR)
     options = settings.options
     if given.timeout is not None:
         options = {**options, 'transaction_timeout': given.timeout}

@@ -282,9 +282,10 @@ def coming_limits(settings: dict[str, Any], storages: int, runtime: Runtime = RE
 
 def describe_limits(limits: Limits, settings: dict[str, Any], storages: int) -> str:
     """What fits, in a line, and what is less than `settings` ask for."""
+    frame = f'{limits.frame >> 20} MB' if limits.frame >> 20 else f'{limits.frame >> 10} KB'
     text = (f'room for {limits.connections} connections, {limits.strangers} of them not registered yet, with '
             f'{limits.descriptors} descriptors; {limits.memory >> 20} MB may wait for all together, a '
-            f'message may have {limits.frame >> 20} MB')
+            f'message may have {frame}')
     if limits.frame < settings.get('frame_limit', DEFAULT_LIMIT):
         text += ', half of memory-limit'
     wanted = _max_connections(settings)

@@ -15,7 +15,7 @@ from ZConfig.matcher import SectionValue
 from zeo_clone.configuration.filestorage import FileStorageSection
 
 #: Keys of a section, by their attributes, that name a file or a directory of its storage's own.
-KEYS = {'blob_dir': 'blob-dir', 'cache_path': 'cache-path'}
+PATH, BLOB_DIR, CACHE_PATH = {'path': 'path'}, {'blob_dir': 'blob-dir'}, {'cache_path': 'cache-path'}
 
 
 class Place(NamedTuple):
@@ -33,11 +33,14 @@ def places_of(factory: Any) -> list[Place]:
     values = {name: getattr(section, name) for name in section.getSectionAttributes()}
     found = [place for value in values.values() for part in (value if isinstance(value, list) else [value])
              for place in places_of(part)]
+    keys = CACHE_PATH  # a client that only reads writes there, too
     if not values.get('read_only'):
-        keys = KEYS
+        if not values.get('shared_blob_dir'):  # that is another storage's
+            keys = {**BLOB_DIR, **keys}
         if isinstance(factory, (FileStorageSection, ZODB.config.FileStorage)):
-            keys = {'path': 'path', **KEYS}  # of another package's storage it may be anything
-        found += [Place(key, values[name]) for name, key in keys.items() if values.get(name)]
+            keys = {**PATH, **keys}  # of another package's storage it may be anything
+    found += [Place(key, value) for name, key in keys.items()
+              if isinstance(value := values.get(name), str) and value]
     return found
 
 
@@ -57,6 +60,8 @@ def _identity(path: str) -> object:
     """The same for all names of a file, whether it is there or not."""
     try:
         found = os.stat(path)
-    except (OSError, ValueError):
+    except OSError:
         return os.path.realpath(path)
+    except ValueError:  # it is no file's name
+        return path
     return found.st_dev, found.st_ino
