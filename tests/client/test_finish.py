@@ -158,7 +158,7 @@ def test_a_storage_that_fails_in_tpc_finish(new_server, client, tmp_path, kind):
         assert told == [tid] == [served.getTid(OID)]
         assert storage.lastTransaction() == tid
     else:
-        with pytest.raises(ClientDisconnected, match='nothing was committed.*No space left'):
+        with pytest.raises(ClientDisconnected, match='there was an error .*nothing was committed.*No space'):
             storage.tpc_finish(meta, told.append)
         assert served.getTid(OID) == first
     served.failing = False

@@ -49,11 +49,11 @@ def end_of(storage, meta):
     try:
         return storage.tpc_finish(meta)
     except CommitOutcomeUnknown as error:
-        assert 'it may or may not be committed' in str(error)
+        assert 'no reply while the transaction was being committed: it may or may not be' in str(error)
         assert not isinstance(error, transaction.interfaces.TransientError)
         return 'unknown'
     except ClientDisconnected as error:
-        assert 'nothing was committed' in str(error)
+        assert 'no reply while the transaction was being committed; nothing was committed' in str(error)
         assert isinstance(error, transaction.interfaces.TransientError)
         return 'not committed'
 

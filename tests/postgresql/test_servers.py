@@ -499,20 +499,30 @@ FAILING = """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
 FAILS = "CREATE TRIGGER fails BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION fail('{}')"
 
 
-def test_what_a_database_cannot_do_is_not_told_as_if_it_were_away(new_database_server, wire, query):
-    """X3, L7, C24: with its reason, and as something to be tried again only where that helps.  Nothing is
-    committed, and all goes on when there is room."""
-    here = wire(new_database_server(database_patience_s=0.2), b'a client' * 2)
+def test_what_a_database_cannot_do_is_not_told_as_if_it_were_away(new_database_server, wire, client, query):
+    """X3, L7, C24: with its reason, by the server as something to be tried again only where that helps.
+    Nothing is committed, and all goes on when there is room."""
+    server = new_database_server(database_patience_s=0.2)
+    here = wire(server, b'a client' * 2)
+    database = DB(client(server))
     first = here.commit(OTHER)
     query(FAILING)
     for code, told in [('53100', 'StorageError.*the disk of the database is full: so it is'),
                        ('40P01', 'ReadConflictError.*the database has ended this transaction in favour of')]:
-        for table in ('object_state', 'zeo_clone_outcome'):  # at the vote, at the end
+        for table in ('object_state', 'zeo_clone_outcome'):  # both in tpc_finish
             query(FAILS.format(table, code))
             with pytest.raises(AssertionError, match=told):
                 here.commit(OID)
             here.call('tpc_abort', 7)
             query(f'DROP TRIGGER fails ON {table}')
+    query(FAILS.format('object_state', '53100'))
+    told = 'there was an error while .* nothing was committed.*the disk of the database is full'
+    with pytest.raises(ClientDisconnected, match=told), database.transaction() as connection:
+        connection.root()['new'] = 1
+    query('DROP TRIGGER fails ON object_state')
+    with database.transaction() as connection:
+        assert 'new' not in connection.root()
+    database.close()
     with pytest.raises(AssertionError, match='POSKeyError'):
         here.call('loadBefore', OID, maxtid)
     query(FAILS.format('zeo_clone_outcome', '53100'))

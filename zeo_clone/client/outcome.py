@@ -63,9 +63,10 @@ class Inquiry:
     def find_out(self, lost: Exception) -> bytes:
         """The tid if it was committed.  Raises `ClientDisconnected` if it was not, for sure, and else,
         whatever happens, `CommitOutcomeUnknown`."""
-        doubt = CommitOutcomeUnknown(
-            f'there was no reply while the transaction was being committed: it may or may not be '
-            f'committed. Look at the data before you repeat it ({lost})')
+        what = (f'there was {"no reply" if isinstance(lost, ClientDisconnected) else "an error"} while the '
+                f'transaction was being committed')
+        doubt = CommitOutcomeUnknown(f'{what}: it may or may not be committed. Look at the data before you '
+                                     f'repeat it ({lost})')
         while True:
             try:
                 link = self._get_link(max(0.0, self._deadline - self._runtime.monotonic()))
@@ -74,7 +75,7 @@ class Inquiry:
             try:
                 return self._ask(link, doubt)
             except NotCommitted as error:
-                raise NotCommitted(f'{error} ({lost})') from lost
+                raise NotCommitted(f'{what}; {error} ({lost})') from lost
             except CommitOutcomeUnknown:
                 raise doubt from lost
             except Exception as error:
@@ -97,8 +98,7 @@ class Inquiry:
             log.info('transaction %s: the reply was lost, but it is committed', tid.hex())
             return tid
         if state == NOT_COMMITTED and not link.read_only and self._was_at(link):
-            raise NotCommitted('there was no reply while the transaction was being committed; '
-                               'nothing was committed, it may be repeated')
+            raise NotCommitted('nothing was committed, it may be repeated')
         raise doubt
 
     def _was_at(self, link: Link) -> bool:
@@ -184,7 +184,7 @@ def is_older(channel: ClientChannel, oid: bytes, tid: bytes) -> bool:
 
 
 class NotCommitted(ClientDisconnected):
-    """The connection was lost, and nothing was committed."""
+    """Nothing was committed, for sure."""
 
 
 def check_outcome(value: Any) -> Outcome:

@@ -470,7 +470,7 @@ def nearest(error: BaseException, of_driver: type[BaseException]) -> Any:
     """The nearest exception that clients know."""
     if isinstance(error, of_driver) and not isinstance(error, StorageError):
         what = LACKS.get(_code(error) or '', f'the database: {type(error).__name__}')
-        return StorageError(f'{what}: {str(error).strip()[:500]}')
+        return StorageError(f'{what}: {" ".join(str(error).split())[:500]}')
     kind = type(error)
     if not isinstance(error, ConflictError) or kind.__module__ == 'ZODB.POSException':
         return error
