@@ -90,6 +90,9 @@ class ServedDatabase(ServedStorage):
     def commit_outcome(self, token: bytes, number: int) -> Deferred:
         """What became of transaction `number` of the client `token`, whichever server had it."""
         answer = Deferred()
+        if self.outcomes.refused(token, number):  # a database that is full, say, could not be asked
+            answer.succeed((NOT_COMMITTED, None))
+            return answer
         self.backend.outcome(token, number).when_settled(partial(self._found, number, answer))
         return answer
 

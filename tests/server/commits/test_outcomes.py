@@ -32,6 +32,21 @@ def test_a_transaction_in_which_the_storage_failed_is_in_doubt():
     assert known.find(A, 1) == (UNKNOWN, None)
 
 
+def test_the_last_transaction_that_came_to_nothing_is_known_over_connections():
+    known = Outcomes()
+    known.arrive(A, 0, 'first')
+    for number, tid in [(1, TID), (2, None)]:
+        known.note(A, number, tid)
+    assert not known.refused(A, 2)  # perhaps it is on its way
+    known.withdraw(A, 2)
+    known.leave(A, 'first')
+    known.arrive(A, 2, 'second')
+    assert [known.refused(A, number) for number in range(4)] == [False, False, True, False]
+    assert not known.refused(B, 2)
+    known.note(A, 3, None)
+    assert not known.refused(A, 2)
+
+
 def test_an_earlier_connection_of_the_client_is_named_to_be_closed():
     known = Outcomes()
     known.arrive(A, 0, 'first')

@@ -20,13 +20,14 @@ Member = TypeVar('Member')
 class Known(Generic[Member]):
     """What is known of one client."""
 
-    __slots__ = ('floor', 'member', 'number', 'tid')
+    __slots__ = ('floor', 'member', 'number', 'refused', 'tid')
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # of transactions up to this number only `number` is known
         self.member: Member | None = None  # the client's session
         self.number = 0  # the last transaction that was committed, if it was
         self.tid: bytes | None = None  # None: the storage failed in it
+        self.refused = 0  # the last transaction, if it is certain that it was not committed
 
 
 class Outcomes(Generic[Member]):
@@ -64,13 +65,18 @@ class Outcomes(Generic[Member]):
         """
         known = self._live.get(token) or self._idle.get(token)
         if known is not None:
-            known.number, known.tid = number, tid
+            known.number, known.tid, known.refused = number, tid, 0
 
     def withdraw(self, token: bytes, number: int) -> None:
         """After `note` with None: transaction `number` was not committed."""
         known = self._live.get(token) or self._idle.get(token)
         if known is not None and known.number == number:
-            known.number, known.tid = 0, None
+            known.number, known.tid, known.refused = 0, None, number
+
+    def refused(self, token: bytes, number: int) -> bool:
+        """Was it here that transaction `number` came to nothing, as the last one?  Then it needs no asking."""
+        known = self._live.get(token)
+        return known is not None and 0 < number == known.refused
 
     def find(self, token: bytes, number: int) -> tuple[str, bytes | None]:
         """What became of transaction `number`, and its tid if it was committed."""
