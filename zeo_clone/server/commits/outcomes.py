@@ -74,7 +74,7 @@ class Outcomes(Generic[Member]):
             known.number, known.tid, known.refused = 0, None, number
 
     def refused(self, token: bytes, number: int) -> bool:
-        """Was it here that transaction `number` came to nothing, as the last one?  Then it needs no asking."""
+        """Has transaction `number`, the last one, come to nothing here?  Then nobody else need be asked."""
         known = self._live.get(token)
         return known is not None and 0 < number == known.refused
 
