@@ -17,6 +17,7 @@ from zeo_clone.client import heartbeat as client_heartbeat
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.server.clients import heartbeat as server_heartbeat
+from zeo_clone.StorageServer import StorageServer
 
 #: So short an interval that a test need not wait for long.
 INTERVAL_S = 0.1
@@ -69,6 +70,12 @@ def test_a_client_that_vanished_is_noticed(new_server, client, wire_to, caplog):
     wire.swallow()
     assert gone.wait(20)
     assert 'nothing was heard of it for 0.25 s' in caplog.text
+
+
+def test_a_server_cannot_beat_all_the_time():
+    """N1, S12: nothing else would be done."""
+    with pytest.raises(ValueError, match='heartbeat_s is 0; it must be more than 0'):
+        StorageServer(('127.0.0.1', 0), {}, heartbeat_s=0)
 
 
 def test_a_client_without_an_io_thread_may_be_silent(new_server, client):

@@ -114,9 +114,9 @@ class StorageServer:
     ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
     resolve conflicts, not the server.  ``resolve``: what else may resolve conflicts on the server:
-    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address, or for a storage that must
-    not be served (an IMVCCStorage), OSError if it cannot listen; then the storages stay open.  `close` closes
-    them.
+    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address or heartbeat, or for a
+    storage that must not be served (an IMVCCStorage), OSError if it cannot listen; then the storages stay
+    open.  `close` closes them.
 
     ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
     read before it is disconnected; ``memory_limit``: bytes that may wait for all clients, or have come from
@@ -149,6 +149,8 @@ class StorageServer:
                  commit_connections: int | None = None,
                  server_cache_size: int | None = None, database_patience_s: float | None = None) -> None:
         address = parse_address(addr)
+        if heartbeat_s <= 0:  # nothing but work
+            raise ValueError(f'heartbeat_s is {heartbeat_s!r}; it must be more than 0')
         storages = dict(storages)
         serve = _kinds(storages, {
             'poll_interval_s': poll_interval_s, 'read_connections': read_connections,
