@@ -141,13 +141,22 @@ class ClientCache:
             place = pages[oid[:7]][oid[7]]
         except KeyError:
             place = 0
-        if place & TRUSTED or whole[place >> SHIFT]:
+        if place & TRUSTED:
+            length, start_tid = _length_and_start(memory, place)
+            heat[place >> HEAT_SHIFT] = 1
+            at = place + _DATA
+            data = memory[at:at + length]
+            if start_tid < before_tid and self._view is view:
+                self._hits += 1
+                self._hit_bytes += length
+                return data, start_tid, None
+        elif whole[place >> SHIFT]:  # the same once more: every load comes by
             at = place | TRUSTED
             length, start_tid = _length_and_start(memory, at)
             heat[place >> HEAT_SHIFT] = 1
             at += _DATA
             data = memory[at:at + length]
-            if start_tid < before_tid and self._view is view and (length <= _SHORT or place & TRUSTED):
+            if start_tid < before_tid and self._view is view and length <= _SHORT:
                 self._hits += 1
                 self._hit_bytes += length
                 return data, start_tid, None

@@ -77,7 +77,8 @@ class Unsynced:
     def begin(self, tid: bytes) -> None:
         """The storage is about to finish transaction `tid`."""
         if self._hidden is None:
-            self._hide_from(tid)
+            self._hidden = tid
+            self._hide(tid)
 
     def cancel(self) -> None:
         """It did not finish it, after all."""
