@@ -115,10 +115,12 @@ class Witnessed(GroupCommitStorage):
         return tid
 
     def pack(self, *args: Any, **keywords: Any) -> None:
+        # After a sync that failed none begins: what a server that was killed has left stays for the next one.
+        begins = self._sync_failure is None
         try:
             super().pack(*args, **keywords)
         finally:
-            if not self._world.kernel.ending:
+            if begins and not self._world.kernel.ending:
                 self.service.look_for_remains()
 
 
