@@ -386,8 +386,15 @@ class Syncer:
         self._requested = False
         self._closed = False
         self._recent_s: deque[float] = deque(maxlen=RECENT)  # what syncs took
-        #: Are syncs so quick that it is best to wait for them?
-        self.quick = True
+
+    @property
+    def quick(self) -> bool:
+        """Are syncs so quick that it is best to wait for them?"""
+        recent = self._recent_s.copy()  # the thread may append
+        if len(recent) > 1 and recent[-1] <= QUICK_S and recent[-2] <= QUICK_S:
+            return True
+        shortest = sorted(recent)[:2] or [0.0]
+        return shortest[-1] <= QUICK_S
 
     def sync_at_once(self) -> bytes:
         """Sync all that is finished, and wait for it; the last tid.  Raises OSError."""
@@ -397,11 +404,7 @@ class Syncer:
         now = self._runtime.monotonic
         since = now()
         tid = sync()
-        took_s = now() - since
-        self._recent_s.append(took_s)  # atomic
-        if took_s > QUICK_S or not self.quick:
-            shortest = sorted(self._recent_s.copy())[:2]  # the other thread may append
-            self.quick = shortest[-1] <= QUICK_S
+        self._recent_s.append(now() - since)  # atomic
         return tid
 
     def request(self) -> None:
