@@ -6,6 +6,7 @@ import re
 import threading
 
 import pytest
+from persistent.TimeStamp import TimeStamp
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import maxtid, p64, u64, z64
@@ -256,6 +257,30 @@ def test_where_the_past_is_not_told_clients_verify(new_server, wire):
         last, oids = late.call('getInvalidations', first)
         assert (last, set(oids)) == (third, {OID, OTHER})
         assert late.call('loadBefore', OID, third) == (b'data', second, None)
+
+
+def test_where_the_past_is_packed_clients_verify(new_server, wire, tmp_path):
+    """C1, C3: a pack has removed what tells that an object changed earlier, too: nobody is told of a part."""
+    storage = FileStorage(str(tmp_path / 'Data.fs'), pack_gc=False)
+    above = new_server({'1': storage})
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        first = wire(above).commit(OID)
+        listener = wire(below)
+        assert listener.call('loadBefore', OID, maxtid)[1] == first
+        proxy.silence()
+        proxy.cut_all()
+        writer = wire(above)
+        second = writer.commit(OID, serial=first)
+        writer.commit(OTHER)
+        last = writer.commit(OID, serial=second)
+        storage.pack(TimeStamp(last).timeTime() + 1, lambda record: [])
+        assert second not in {transaction.tid for transaction in storage.iterator()}
+        proxy.heal()
+        with pytest.raises((EOFError, ConnectionResetError)):
+            listener.receive()
+        found, oids = wire(below).call('getInvalidations', first)
+        assert (found, set(oids)) == (last, {OID, OTHER})
 
 
 @pytest.mark.parametrize('others', [False, True])

@@ -26,6 +26,8 @@ from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.stats import Stats
 from zeo_clone.steps import take_steps
 
+#: The status of a transaction that no pack has been at: none before it is missing.
+UNPACKED = ' '
 #: After a time without the server above, so many transactions are looked at one by one, ...
 MOST_MISSED = 1000
 #: ... with so many bytes of data, and no more.
@@ -163,6 +165,8 @@ def find_missed(until: bytes, oids: set[bytes], transactions: Iterable[Any]) -> 
     found: list[Written] = []
     size = 0
     for transaction in transactions:
+        if transaction.status != UNPACKED:
+            return None  # records of it, and whole ones before it, may be missing
         written = []
         for record in transaction:
             written.append(record.oid)
@@ -171,4 +175,4 @@ def find_missed(until: bytes, oids: set[bytes], transactions: Iterable[Any]) -> 
         if len(found) > MOST_MISSED or size > MOST_DATA:
             return None
     complete = found and found[-1][0] == until and oids <= {oid for _, some in found for oid in some}
-    return found if complete else None  # a pack may have removed some
+    return found if complete else None
