@@ -236,9 +236,11 @@ class World:
         disk, found = self.service.machine.disk, []
         for directory in '/tmp', f'{BLOBS}/tmp':
             with contextlib.suppress(FileNotFoundError):
-                # In a shared directory that of clients that were killed stays while others write.
+                # In a shared directory that of clients that were killed stays while others write; and the
+                # copy of an undo that was cut short, which ZODB has named, until it is a day old.
                 found += [f'{directory}/{name}' for name in disk.find(directory).names
-                          if not (self.plan.shared_blobs and name.endswith('.part'))]
+                          if not (self.plan.shared_blobs and name.endswith('.part')
+                                  or self.service.starts > 1 and name.startswith('tmp'))]
         return found
 
     def _look_at_blobs(self, storage: Any, there: dict[bytes, dict[bytes, bytes]]) -> None:

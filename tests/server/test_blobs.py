@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import pytest
 from ZODB.DemoStorage import DemoStorage
@@ -11,6 +12,7 @@ from ZODB.POSException import ConflictError, POSKeyError, ReadOnlyError, Storage
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
+from zeo_clone.loop.shareddir import LEFT_OVER_AGE_S
 from zeo_clone.server.clients import downloads
 from zeo_clone.server.commits import operations
 from zeo_clone.server.deferred import Deferred
@@ -452,3 +454,14 @@ def test_downloads_are_bounded(client, monkeypatch):
         client.start('sendBlob', OID, tid)
     with pytest.raises(Exception, match='2 blobs are on their way'):
         client.call('sendBlob', OID, tid)
+
+
+def test_the_copy_of_an_undo_that_was_killed_is_removed_when_it_is_old(storage, new_server):
+    """B12: ZODB has named it, as a program of today's may name what it is writing."""
+    made = {'tmpab_cd123': True, 'tmpzzzzzzzz': False, 'tmpABCDEFGH': True, 'tmp': True, 'mine': True}
+    for name, is_old in made.items():
+        path = os.path.join(storage.temporaryDirectory(), name)
+        with open(path, 'wb'):
+            os.utime(path, (time.time() - LEFT_OVER_AGE_S * (1.1 if is_old else 0.5),) * 2)
+    new_server({'1': storage})
+    assert sorted(temporary_files(storage)) == sorted(set(made) - {'tmpab_cd123'})

@@ -167,8 +167,11 @@ class Scratch:
 
 
 @contextlib.contextmanager
-def left_over(runtime: Runtime, directory: str) -> Iterator[list[str]]:
-    """The paths of temporary files in `directory` whose makers have gone; nobody makes new ones meanwhile."""
+def left_over(runtime: Runtime, directory: str, others: re.Pattern[str] = _OLD_NAME) -> Iterator[list[str]]:
+    """The paths of temporary files in `directory` whose makers have gone; nobody makes new ones meanwhile.
+
+    Of those of `others`, which take no lock, age tells.
+    """
     fd = runtime.open_directory(directory)
     try:
         try:
@@ -177,14 +180,14 @@ def left_over(runtime: Runtime, directory: str) -> Iterator[list[str]]:
             alone = False
         yield [path for name in sorted(runtime.listdir(directory))
                for path in (os.path.join(directory, name),)
-               if alone and _NAME.fullmatch(name) or _is_old(runtime, path)]
+               if alone and _NAME.fullmatch(name) or _is_old(runtime, path, others)]
     finally:
         runtime.close_fd(fd)
 
 
-def _is_old(runtime: Runtime, path: str) -> bool:
+def _is_old(runtime: Runtime, path: str, others: re.Pattern[str]) -> bool:
     name = os.path.basename(path)
-    if _NAME.fullmatch(name) is None and _OLD_NAME.fullmatch(name) is None:
+    if not any(pattern.fullmatch(name) for pattern in (_NAME, _OLD_NAME, others)):
         return False
     with contextlib.suppress(FileNotFoundError):
         return runtime.lstat(path).st_mtime < runtime.time() - LEFT_OVER_AGE_S

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 #: Names that clients make up in a shared blob directory (B5): random ones of our client, the temporary names
 #: of ZODB, to which ZEO adds a "-", and those of older clients of ours, with a process id and a number.
 SHARED_NAME = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re.ASCII)
+#: What a storage names the copies that an undo makes, until they have their own names: as ``tempfile``.
+COPY_NAME = re.compile('tmp[a-z0-9_]{8}')
 #: The list of blobs, in the blob directory, that a pack removes when its new file is in place.
 REMOVED = '.removed'
 #: Directories that are remembered as being on the disk; at more, all are forgotten.
@@ -240,7 +242,7 @@ class BlobFiles:
             log.warning('the blob directory %s cannot be synced: %s', base, error)
 
     def _clear_up(self, helper: Any) -> None:
-        with left_over(self.runtime, helper.temp_dir) as paths:
+        with left_over(self.runtime, helper.temp_dir, COPY_NAME) as paths:
             for path in paths:
                 self._clear(helper, path)
         file, exists = self._abilities.file, self.runtime.exists
