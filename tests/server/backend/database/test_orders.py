@@ -10,6 +10,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64, u64
 
 from tests.server.backend.database.double import Double, Loop
+from zeo_clone.server.backend.database import feed
 from zeo_clone.server.backend.database.feed import Feed
 from zeo_clone.server.backend.database.reader import DatabaseAway, Reader
 from zeo_clone.server.backend.database.records import Records
@@ -26,6 +27,7 @@ class World:
     def __init__(self, cache_size=10_000, keeps_history=True):
         self.loop, self.database = Loop(), Double(keeps_history)
         self.told = []  # tids
+        self.wrote = {}  # oids, by tid
         self.resets = []  # identities
         self.records, self.flights = Records(cache_size), Flights()
         self.reader = Reader(self.loop, 'x', self.database, self.records, self.flights, 2, 10.0)
@@ -40,6 +42,7 @@ class World:
         self.records.changed(tid, oids)
         self.flights.changed(tid, oids)
         self.told.append(u64(tid))
+        self.wrote[u64(tid)] = oids
         if own is not None:
             self.owns.append((tid, own))
 
@@ -261,6 +264,29 @@ def test_a_database_that_has_lost_what_was_told_is_noticed():
     world.feed.look()
     world.deliver_all()
     assert world.resets == [None] and world.feed.last == p64(2)
+
+
+@pytest.mark.parametrize('own', [False, True])
+@pytest.mark.parametrize('most', [1, 20_000])
+def test_without_history_all_that_several_transactions_wrote_is_told_with_the_first(own, most, monkeypatch):
+    """C1, X1: what a later one has written again shows there alone, and clients are at each for a moment."""
+    monkeypatch.setattr(feed, 'MOST_AT_ONCE', most)
+    world = World(keeps_history=False)
+    world.feed._limit = most
+    world.commit(1, 2, 3)
+    world.feed.look()
+    world.deliver_all()
+    first, second, third = world.commit(3), world.commit(1, 2), world.commit(1)
+    del world.database.transactions[second][1]
+    if own:
+        world.feed.expect(p64(first), object())
+    world.feed.look()
+    world.deliver_all()
+    assert world.told[-3:] == [first, second, third]
+    everything = [p64(1), p64(2), p64(3)]
+    assert sorted(world.wrote[first]) == everything
+    assert sorted(world.wrote[second]) == (everything if own else [p64(2)])
+    assert world.wrote[third] == [p64(1)]
 
 
 @pytest.mark.parametrize('logged', [True, False])

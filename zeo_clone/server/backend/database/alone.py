@@ -334,7 +334,9 @@ class Alone:
                 self._wrapper.invalidateCache()
                 return True
             for tid, changes in groupby(rows, lambda row: row[0]):
-                self._wrapper.invalidate(p64(tid), [p64(oid) for _, oid in changes])
+                # Without history what was written twice shows in the later transaction alone: as in `feed`.
+                written = changes if self.keeps_history or tid != rows[0][0] else rows
+                self._wrapper.invalidate(p64(tid), [p64(oid) for _, oid in written])
             if not rows or rows[-1][0] != last:
                 self._wrapper.invalidate(p64(last), [])
         return True

@@ -177,6 +177,11 @@ class Feed:
         is_whole = len(rows) < self._limit
         if not is_whole and groups:
             groups.pop(max(groups))  # perhaps not all of it is here
+        if not self._database.keeps_history:
+            if is_whole:
+                self._add_lost(groups)
+            else:
+                groups.clear()  # what they wrote may be behind the end
         if not is_whole and not groups:
             self._limit *= 2  # one transaction with more rows
         else:
@@ -193,6 +198,17 @@ class Feed:
         else:
             self._waiting = asked + self._waiting
             self._stale = True
+
+    def _add_lost(self, groups: dict[int, list[bytes]]) -> None:
+        """Without history an object that was written twice shows in the later transaction alone, though
+        clients are at the earlier one for a moment.  So the first of several is told to have written what
+        they all wrote; and the second, too, for the committer of the first is not told of that one.
+        """
+        numbers = sorted(groups)
+        if len(numbers) > 1:
+            count = 2 if p64(numbers[0]) in self._own else 1
+            written = list(dict.fromkeys(oid for number in numbers for oid in groups[number]))
+            groups.update((number, written) for number in numbers[:count])
 
     def _start_anew(self) -> None:
         """The last transaction that was told is not there any more."""
