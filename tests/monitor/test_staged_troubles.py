@@ -153,6 +153,7 @@ def client_that_does_not_read(stage):
     stage.say('mute', *[(0, False, 'loadBefore', (OID, NOW))] * 100)
     stage.until(lambda status: status['clients'] and status['clients'][0]['queued'])
     stage.until(lambda status: status['clients'][0]['stalled'] >= 15 or stage.later(5))
+    stage.later(20)
 
 
 def memory_limit(stage):
