@@ -238,7 +238,7 @@ class World:
         for directory in '/tmp', f'{BLOBS}/tmp':
             with contextlib.suppress(FileNotFoundError):
                 # In a shared directory that of clients that were killed stays while others write; and the
-                # copy of an undo that was cut short, or had no room, until it is a day old: ZODB has named it.
+                # copy of an undo that was cut short, or had no room, until it is a day old: ZODB named it.
                 found += [f'{directory}/{name}' for name in disk.find(directory).names
                           if not (self.plan.shared_blobs and name.endswith('.part')
                                   or cut_short and name.startswith('tmp'))]
