@@ -417,7 +417,7 @@ def test_another_database_in_its_place_is_another_one_for_all(storage, new_stora
 def test_clients_hear_of_another_process_and_go_on(new_storage, new_server, client, wire):
     """X4: within seconds, and at the latest when they commit."""
     server = new_server({'1': new_storage()})
-    database = DB(client(server.addr))
+    database = DB(client(server.addr, server_sync=True))  # else it may hear a moment later than `here`
     here = wire(server)
     here.commit(OID)
     direct = DB(new_storage())
