@@ -77,8 +77,7 @@ class Unsynced:
     def begin(self, tid: bytes) -> None:
         """The storage is about to finish transaction `tid`."""
         if self._hidden is None:
-            self._hidden = tid
-            self._hide(tid)
+            self._hide_from(tid)
 
     def cancel(self) -> None:
         """It did not finish it, after all."""
