@@ -25,6 +25,8 @@ REQUEST, REPLY = 51, 1044
 STORES, ANSWER, FINISH, NOTICE = 1200, 60, 60, 66
 #: Clients that are told of a commit, and the processes in which they are.
 LISTENERS, PROCESSES = 30, 4
+#: The same where commits come as fast as they can.
+STORMS = 100, 200
 #: As the protocol's blobs are sent: bytes of a blob, of a piece, and of a read.
 BLOB, PIECE, READ = 64 << 20, 59_000, 512 << 10
 OBJECTS = 1000
@@ -34,7 +36,7 @@ fork = multiprocessing.get_context('fork')
 
 def listening():
     """A socket on a free port."""
-    return socket.create_server(('127.0.0.1', 0), backlog=100)
+    return socket.create_server(('127.0.0.1', 0), backlog=max(STORMS))
 
 
 def connect(listener):
@@ -110,15 +112,21 @@ def exchanges(seconds, flags):
 
 # ---- a commit of which others are told ------------------------------------------------------------
 
-def fan_out(seconds):
-    """Seconds from the first byte of a commit until the last client was told, a median."""
-    def serve():
-        crowd = [accept(listener) for _ in range(LISTENERS)]
+def told(count, directory, measure):
+    """What `measure` makes of a connection that commits and pipes, one of each process of `count` clients."""
+    def serve(place):
+        served = FileStorage(os.path.join(place, 'Data.fs'))
+        crowd = [accept(listener) for _ in range(count)]
         ready.set()
-        writer = accept(listener)
+        writer, serial = accept(listener), z64
         while take(writer, STORES):
+            meta = TransactionMetaData()
+            served.tpc_begin(meta)
+            served.store(z64, serial, bytes(1000), '', meta)
+            served.tpc_vote(meta)
             writer.sendall(bytes(ANSWER))
             take(writer, FINISH)
+            serial = served.tpc_finish(meta)
             for sock in crowd:
                 sock.send(bytes(NOTICE))
             writer.sendall(bytes(ANSWER))
@@ -139,21 +147,50 @@ def fan_out(seconds):
 
     ready = fork.Event()
     pipes = [fork.Pipe() for _ in range(PROCESSES)]
-    with listening() as listener, Peers() as peers:
-        peers.start(serve)
+    with tempfile.TemporaryDirectory(dir=directory) as place, listening() as listener, Peers() as peers:
+        peers.start(serve, place)
         for number, (_, theirs) in enumerate(pipes):
-            peers.start(listen, LISTENERS // PROCESSES + (number < LISTENERS % PROCESSES), theirs)
+            peers.start(listen, count // PROCESSES + (number < count % PROCESSES), theirs)
         ready.wait()
-        took, end = [], time.monotonic() + seconds
         with connect(listener) as writer:
-            while not took or time.monotonic() < end:
-                start = time.monotonic()
-                writer.sendall(bytes(STORES))
-                take(writer, ANSWER)
-                writer.sendall(bytes(FINISH))
-                take(writer, ANSWER)
-                took.append(max(ours.recv() for ours, _ in pipes) - start)
-    return median(took)
+            return measure(writer, [ours for ours, _ in pipes])
+
+
+def commit(writer):
+    """Of one object."""
+    writer.sendall(bytes(STORES))
+    take(writer, ANSWER)
+    writer.sendall(bytes(FINISH))
+    take(writer, ANSWER)
+
+
+def fan_out(seconds, directory):
+    """Seconds from the first byte of a commit until the last client was told, a median."""
+    def measure(writer, pipes):
+        took, end = [], time.monotonic() + seconds
+        while not took or time.monotonic() < end:
+            start = time.monotonic()
+            commit(writer)
+            took.append(max(pipe.recv() for pipe in pipes) - start)
+        return median(took)
+
+    return told(LISTENERS, directory, measure)
+
+
+def storm(seconds, directory, count):
+    """Commits per second of one client, of which `count` are told, of each by itself before its answer."""
+    def measure(writer, pipes):
+        commits, took, start = 0, 0.0, time.monotonic()
+        while not commits or took < seconds:
+            commit(writer)
+            commits += 1
+            took = time.monotonic() - start
+            for pipe in pipes:
+                while pipe.poll():
+                    pipe.recv()
+        return commits / took
+
+    return told(count, directory, measure)
 
 
 # ---- a blob -------------------------------------------------------------------------------------
@@ -223,7 +260,11 @@ def main(given=None):
     looking, sleeping = exchanges(seconds, socket.MSG_DONTWAIT), exchanges(seconds, 0)
     print(f'a request and its reply, both looking for input   {1e6 / looking:9.1f} us, {looking:,.0f}/s')
     print(f'the same, both sleeping until it comes            {1e6 / sleeping:9.1f} us, {sleeping:,.0f}/s')
-    print(f'a commit until {LISTENERS} clients are told                {1e3 * fan_out(seconds):9.2f} ms')
+    until_told = fan_out(seconds, directory)
+    print(f'a commit until {LISTENERS} clients are told                {1e3 * until_told:9.2f} ms')
+    for count in STORMS:
+        rate = storm(seconds, directory, count)
+        print(f'commits, each told to {count} clients by itself        {rate:9,.0f} txn/s')
     print(f'a blob from file to file                          {copies(seconds, directory) / 1e6:9.0f} MB/s')
     load, commit = storage(seconds, directory)
     print(f'FileStorage: loadBefore                           {1e6 * load:9.1f} us')
