@@ -86,6 +86,7 @@ class Double:
         self.unlogged = set()
         self.identity = None
         self.asked_for_news = 0
+        self.limits = []  # of these questions
 
     def commit(self, tid, records):
         self.transactions[tid] = records
@@ -104,6 +105,7 @@ class Double:
             return [self._before(oid, before) for oid, before in zip(*arguments, strict=True)]
         if statement == known.since:
             self.asked_for_news += 1
+            self.limits.append(arguments['limit'])
             last, rows = arguments['tid'], []
             for tid, records in sorted(self.transactions.items()):
                 if tid >= last:

@@ -31,7 +31,7 @@ class World:
         self.resets = []  # identities
         self.records, self.flights = Records(cache_size), Flights()
         self.reader = Reader(self.loop, 'x', self.database, self.records, self.flights, 2, 10.0)
-        self.feed = Feed(self.loop, 'x', self.database, p64(0), 1.0, 10.0, self._tell, self._went_back)
+        self.feed = Feed(self.loop, 'x', self.database, p64(0), 1.0, 10.0, self._tell, self._started_anew)
         self.owns = []
         self.feed.open()
         self.reader.open()
@@ -46,7 +46,7 @@ class World:
         if own is not None:
             self.owns.append((tid, own))
 
-    def _went_back(self, identity):
+    def _started_anew(self, identity):
         self.resets.append(identity)
         self.reader.read_all_again()
 
@@ -90,6 +90,16 @@ class World:
             assert following is None or following not in self.told
         else:
             assert u64(end) == following
+
+
+def bounded_world(monkeypatch, keeps_history):
+    """One whose answers have four rows, and sixteen of several transactions."""
+    monkeypatch.setattr(feed, 'MOST_AT_ONCE', 4)
+    monkeypatch.setattr(feed, 'MOST_TOGETHER', 16)
+    world = World(keeps_history=keeps_history)
+    world.feed._limit = 4
+    world.deliver_all()
+    return world
 
 
 @pytest.mark.parametrize('cache_size', [0, 1_000, 100_000])
@@ -194,20 +204,40 @@ def test_who_wants_to_be_sure_waits_for_a_question_that_begins_after_that():
     assert fresh.settled and world.told == [tid]
 
 
-def test_a_transaction_with_more_rows_than_an_answer_is_told_whole(monkeypatch):
-    """C3."""
-    from zeo_clone.server.backend.database import feed
-    monkeypatch.setattr(feed, 'MOST_AT_ONCE', 4)
-    world = World()
-    world.feed._limit = 4
-    world.deliver_all()
-    oids = []
-    monkeypatch.setattr(world.feed, '_tell', lambda tid, those, own: oids.append(len(those)))
-    world.commit(*range(1, 20))
-    world.commit(1)
+@pytest.mark.parametrize('keeps_history', [True, False])
+def test_a_transaction_with_more_rows_than_an_answer_is_told_whole(keeps_history, monkeypatch):
+    """C3: by itself whatever it has written, and with history beside others."""
+    world = bounded_world(monkeypatch, keeps_history)
+    tids = [world.commit(*range(1, 40))]
+    if keeps_history:
+        tids.append(world.commit(1))
     world.feed.look()
     world.deliver_all()
-    assert oids == [19, 1]
+    assert world.told == tids and not world.resets
+    assert [len(world.wrote[tid]) for tid in tids] == [39, 1][:len(tids)]
+
+
+def test_of_too_many_transactions_that_are_not_whole_all_are_sent_away(monkeypatch, caplog):
+    """C1, C3, S11: without history all are needed for the first one to be told."""
+    world = bounded_world(monkeypatch, keeps_history=False)
+    first = world.commit(1)
+    world.feed.look()
+    world.deliver_all()
+    for _ in range(10):
+        last = world.commit(1, 2, 3)
+    world.feed.expect(p64(last), 'ours')
+    fresh = world.feed.when_fresh()
+    world.deliver_all()
+    assert world.told == [first] and world.resets == [None] and fresh.settled
+    record, = caplog.records
+    assert record.levelname == 'WARNING' and re.search(
+        f"'x': too much was committed after transaction {p64(first).hex()} to be told one by one, and the "
+        f'database is at {p64(last).hex()} now: all clients are sent away', record.getMessage())
+    assert world.database.limits[-4:] == [4, 8, 16, 4] and not world.feed._own
+    next_one = world.commit(2)
+    world.feed.look()
+    world.deliver_all()
+    assert world.told == [first, next_one]
 
 
 def test_what_is_asked_while_the_database_is_away_waits_then_fails():
@@ -308,7 +338,7 @@ def test_a_database_without_history_that_has_lost_what_was_told_and_been_written
     assert world.resets == (['another'] if logged else []) and world.feed.last == p64(last + 1)
 
 
-def test_what_was_read_before_a_database_went_back_is_read_again():
+def test_what_was_read_before_a_database_started_anew_is_read_again():
     """C1: its answer may be on its way still."""
     world = World()
     tid = world.commit(1)

@@ -114,7 +114,7 @@ class DatabaseBackend:
         self._records = Records(tuning.server_cache_size)
         self._flights = Flights()
         self._feed = Feed(loop, name, database, self._last_at_start(), tuning.poll_interval_s,
-                          tuning.patience_s, self._told, self._went_back)
+                          tuning.patience_s, self._told, self._started_anew)
         self.reader = Reader(loop, name, database, self._records, self._flights, tuning.read_connections,
                              tuning.patience_s)
         self.files = BlobFiles(runtime, storage, abilities)
@@ -190,7 +190,7 @@ class DatabaseBackend:
         assert self._tell is not None
         self._tell(tid, oids, own)
 
-    def _went_back(self, identity: str | None) -> None:
+    def _started_anew(self, identity: str | None) -> None:
         self._database.identity = identity or self._database.identity
         self.reader.read_all_again()
         assert self._lost_track is not None

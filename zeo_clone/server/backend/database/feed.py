@@ -2,8 +2,9 @@
 
 In: word that there may be something new, from the database, a clock, or whoever wants to be sure; what this
 server itself is about to commit.  Out: ``tell(tid, oids, own)`` for each transaction, in the order of tids,
-once; ``went_back(identity)`` if the database is not what it was any more (a fail-over to a server that lags,
-a restored backup, another database).  Loop thread only, apart from `expect` and `forget`.
+once; ``started_anew(identity)`` if that cannot go on: the database is not what it was any more (a fail-over
+to a server that lags, a restored backup, another database), or too much is new to be told one by one.  Loop
+thread only, apart from `expect` and `forget`.
 
 A transaction that this server commits is told when it is seen here, and at no other moment: another server's
 later one may be seen first by whoever waits for his own COMMIT to return.
@@ -25,8 +26,10 @@ from zeo_clone.server.deferred import Deferred
 
 log = logging.getLogger(__name__)
 
-#: Rows of one answer, unless one transaction has more.
+#: Rows of one answer, unless more are needed for any transaction to be told, ...
 MOST_AT_ONCE = 20_000
+#: ... and of one that has several transactions.
+MOST_TOGETHER = 4 * MOST_AT_ONCE
 #: Digits of a tid.
 LONGEST_TID = 19
 
@@ -36,7 +39,7 @@ class Feed:
 
     def __init__(self, loop: Loop, name: str, database: Database, last: bytes, interval_s: float,
                  patience_s: float, tell: Callable[[bytes, list[bytes], Any], object],
-                 went_back: Callable[[str | None], object]) -> None:
+                 started_anew: Callable[[str | None], object]) -> None:
         self._loop = loop
         self._name = name
         self._clock = loop.runtime.monotonic
@@ -45,7 +48,7 @@ class Feed:
         self._interval_s = interval_s
         self._patience_s = patience_s
         self._tell = tell
-        self._went_back = went_back
+        self._started_anew = started_anew
         self._line = Line(loop, database, self, max(patience_s, 2 * interval_s), f'LISTEN {CHANNEL}')
         self._limit = MOST_AT_ONCE
         self._stale = False  # there may be something new ...
@@ -170,20 +173,25 @@ class Feed:
         last = u64(self.last)
         logged = {tid for tid, oid, _ in rows if oid is None}
         if last and (not rows or self._is_logged and last not in logged):
-            self._start_anew()
+            self._start_anew(self._say_lost)
             return
         groups = grouped(rows)
         groups.pop(last, None)
         is_whole = len(rows) < self._limit
-        if not is_whole and groups:
+        is_partial = not self._database.keeps_history
+        if is_whole and is_partial:
+            self._add_lost(groups)
+        elif is_partial and len(groups) > 1 and self._limit >= MOST_TOGETHER:
+            self._start_anew(self._say_too_much)
+            return
+        elif is_partial:
+            groups.clear()  # what they wrote may be behind the end
+        elif not is_whole and groups:
             groups.pop(max(groups))  # perhaps not all of it is here
-        if not self._database.keeps_history:
-            if is_whole:
-                self._add_lost(groups)
-            else:
-                groups.clear()  # what they wrote may be behind the end
         if not is_whole and not groups:
-            self._limit *= 2  # one transaction with more rows
+            # One transaction has more rows.  That is bounded by what a server takes in one, and to send all
+            # away, its committer before his reply, would be worse.  Or it is several, up to a bound.
+            self._limit *= 2
         else:
             self._limit = MOST_AT_ONCE
         for number, oids in groups.items():
@@ -210,22 +218,35 @@ class Feed:
             written = list(dict.fromkeys(oid for number in numbers for oid in groups[number]))
             groups.update((number, written) for number in numbers[:count])
 
-    def _start_anew(self) -> None:
-        """The last transaction that was told is not there any more."""
-        self._line.ask(self._statements.place, None, partial(self._got_last, self._asked))
+    def _start_anew(self, say: Callable[[bytes], object]) -> None:
+        """What comes after the last transaction that was told cannot be told."""
+        self._line.ask(self._statements.place, None, partial(self._got_last, say, self._asked))
 
-    def _got_last(self, asked: list[tuple[float, Deferred]], rows: Rows) -> None:
+    def _got_last(self, say: Callable[[bytes], object], asked: list[tuple[float, Deferred]],
+                  rows: Rows) -> None:
         (last, identity), = rows
         before, self.last = self.last, p64(last)
+        self._limit = MOST_AT_ONCE
+        for tid in list(self._own):
+            if tid <= self.last:  # it is never told: who has committed it is sent away, too, and asks
+                self.forget(tid)
         self._is_logged = self._database.keeps_history
         self._waiting = asked + self._waiting
         self._asked = []
         self._stale = True
+        say(before)
+        self._started_anew(identity)
+
+    def _say_lost(self, before: bytes) -> None:
         log.critical('storage %r: the database has lost transaction %s, which clients were told of, and is '
                      'at %s now (a fail-over to a server that lagged behind, a restored backup, another '
                      'database, or a pack up to this moment): all clients are sent away and verify their '
                      'caches', self._name, before.hex(), self.last.hex())
-        self._went_back(identity)
+
+    def _say_too_much(self, before: bytes) -> None:
+        log.warning('storage %r: too much was committed after transaction %s to be told one by one, and the '
+                    'database is at %s now: all clients are sent away and verify their caches', self._name,
+                    before.hex(), self.last.hex())
 
 
 def grouped(rows: Rows) -> dict[int, list[bytes]]:
