@@ -16,6 +16,7 @@ from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
 from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.server.test_server import Wire
+from tests.support import inside
 from tests.support.cleaning import Cleaning, store_blob
 from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
@@ -340,6 +341,26 @@ def test_a_pack_removes_garbage_and_nothing_else(databases):
         assert connection.root()['kept']() == 1
     with pytest.raises(POSKeyError):
         second.storage.loadBefore(oid, maxtid)
+
+
+def test_what_a_pack_has_removed_before_it_was_told_is_told_with_the_first(servers, wire, new_storage, query):
+    """C1, C3, X1: of a transaction that a server has not told yet a part may be gone."""
+    here, there = map(wire, servers)
+    known = here.commit(p64(3))
+    assert notice(there)[1][0] == known
+    held, free = threading.Event(), threading.Event()
+    inside.loop(servers[1]).door(lambda: (held.set(), free.wait(LIMIT_S)))
+    assert held.wait(LIMIT_S)
+    try:
+        first = here.commit(OID, OTHER)
+        second = here.commit(OID, serial=first)
+        new_storage(pack_gc=False).pack(time.time() + 10, lambda record: [])
+        assert query('SELECT zoid FROM object_state WHERE tid = %s', u64(first)) == [(u64(OTHER),)]
+    finally:
+        free.set()
+    tid, oids = notice(there)[1]
+    assert (tid, sorted(oids)) == (first, [OID, OTHER])
+    assert notice(there)[1] == (second, [OID])
 
 
 def test_deleted_objects_are_told_everywhere(servers, wire, new_database_server):

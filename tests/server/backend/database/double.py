@@ -74,7 +74,8 @@ class Connection:
 
 
 class Double:
-    """Transactions: ``{oid: data}`` by number.  Each has a row of its own, apart from those in `unlogged`."""
+    """Transactions: ``{oid: data}`` by number.  Each has a row of its own, apart from those in `unlogged`; a
+    pack has been at those in `packed`."""
 
     def __init__(self, keeps_history=True):
         self.keeps_history = keeps_history
@@ -83,7 +84,7 @@ class Double:
         self.connections = []
         self.away = False
         self.refuses = False  # to tell what is new
-        self.unlogged = set()
+        self.unlogged, self.packed = set(), set()
         self.identity = None
         self.asked_for_news = 0
         self.limits = []  # of these questions
@@ -109,7 +110,8 @@ class Double:
             last, rows = arguments['tid'], []
             for tid, records in sorted(self.transactions.items()):
                 if tid >= last:
-                    rows += [] if tid in self.unlogged else [(tid, None, None)]
+                    note = b'' if self.keeps_history and tid in self.packed else None
+                    rows += [] if tid in self.unlogged else [(tid, None, note)]
                     rows += [(tid, oid, None) for oid in records][:1 if tid == last else None]
             return rows[:arguments['limit']]
         if statement == known.place:

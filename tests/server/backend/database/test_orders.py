@@ -217,14 +217,16 @@ def test_a_transaction_with_more_rows_than_an_answer_is_told_whole(keeps_history
     assert [len(world.wrote[tid]) for tid in tids] == [39, 1][:len(tids)]
 
 
-def test_of_too_many_transactions_that_are_not_whole_all_are_sent_away(monkeypatch, caplog):
-    """C1, C3, S11: without history all are needed for the first one to be told."""
-    world = bounded_world(monkeypatch, keeps_history=False)
+@pytest.mark.parametrize('keeps_history', [True, False])
+def test_of_too_many_transactions_that_are_not_whole_all_are_sent_away(keeps_history, monkeypatch, caplog):
+    """C1, C3, S11: without history, or packed, all are needed for the first one to be told."""
+    world = bounded_world(monkeypatch, keeps_history)
     first = world.commit(1)
     world.feed.look()
     world.deliver_all()
     for _ in range(10):
         last = world.commit(1, 2, 3)
+    world.database.packed = set(world.database.transactions)
     world.feed.expect(p64(last), 'ours')
     fresh = world.feed.when_fresh()
     world.deliver_all()
@@ -298,16 +300,20 @@ def test_a_database_that_has_lost_what_was_told_is_noticed():
 
 @pytest.mark.parametrize('own', [False, True])
 @pytest.mark.parametrize('most', [1, 20_000])
-def test_without_history_all_that_several_transactions_wrote_is_told_with_the_first(own, most, monkeypatch):
+@pytest.mark.parametrize('is_packed', [False, True])
+def test_without_history_or_packed_all_that_several_wrote_is_told_with_the_first(
+        is_packed, own, most, monkeypatch):
     """C1, X1: what a later one has written again shows there alone, and clients are at each for a moment."""
     monkeypatch.setattr(feed, 'MOST_AT_ONCE', most)
-    world = World(keeps_history=False)
+    world = World(keeps_history=is_packed)
     world.feed._limit = most
     world.commit(1, 2, 3)
     world.feed.look()
     world.deliver_all()
     first, second, third = world.commit(3), world.commit(1, 2), world.commit(1)
     del world.database.transactions[second][1]
+    if is_packed:
+        world.database.packed = {first, second}
     if own:
         world.feed.expect(p64(first), object())
     world.feed.look()

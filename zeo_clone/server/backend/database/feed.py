@@ -178,7 +178,8 @@ class Feed:
         groups = grouped(rows)
         groups.pop(last, None)
         is_whole = len(rows) < self._limit
-        is_partial = not self._database.keeps_history
+        is_partial = not self._database.keeps_history or any(
+            note is not None and tid > last for tid, _, note in rows)
         if is_whole and is_partial:
             self._add_lost(groups)
         elif is_partial and len(groups) > 1 and self._limit >= MOST_TOGETHER:
@@ -208,9 +209,10 @@ class Feed:
             self._stale = True
 
     def _add_lost(self, groups: dict[int, list[bytes]]) -> None:
-        """Without history an object that was written twice shows in the later transaction alone, though
-        clients are at the earlier one for a moment.  So the first of several is told to have written what
-        they all wrote; and the second, too, for the committer of the first is not told of that one.
+        """Without history, or where a pack has been, an object that was written twice shows in the later
+        transaction alone, though clients are at the earlier one for a moment.  So the first of several is
+        told to have written what they all wrote; and the second, too, for the committer of the first is not
+        told of that one.  What one wrote of which nothing is left is among it, apart from garbage.
         """
         numbers = sorted(groups)
         if len(numbers) > 1:
@@ -250,13 +252,13 @@ class Feed:
 
 
 def grouped(rows: Rows) -> dict[int, list[bytes]]:
-    """What each transaction wrote, from rows of a tid, an oid or null, and oids that were deleted or null."""
+    """What each transaction wrote, from rows as of `Statements.since`."""
     groups: dict[int, list[bytes]] = {}
-    for tid, oid, deleted in rows:
+    for tid, oid, note in rows:
         oids = groups.setdefault(tid, [])
         if oid is not None:
             oids.append(p64(oid))
-        elif deleted is not None:
-            data = bytes(deleted)
+        elif note is not None:
+            data = bytes(note)
             oids += [data[at:at + 8] for at in range(0, len(data), 8)]
     return groups

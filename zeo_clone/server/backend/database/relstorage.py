@@ -104,7 +104,10 @@ class Statements:
     def __init__(self, keeps_history: bool) -> None:
         current = 'current_object JOIN object_state USING (zoid, tid)' if keeps_history else 'object_state'
         log = 'transaction' if keeps_history else 'zeo_clone_log'
-        deleted = 'NULL::bytea' if keeps_history else 'deleted'
+        #: Of a transaction: oids that it deleted, or null.  With history: null, or empty if a pack has been
+        #: at it, which removes rows of objects that were written again before its time.  A pack marks all
+        #: transactions up to that, in the order of tids, and then removes those of which nothing is left.
+        note = "CASE WHEN packed THEN ''::bytea END" if keeps_history else 'deleted'
         #: Said first on a connection for loads.  The plan of the most frequent question is made once, and by
         #: index, even if there is so little in the database at that moment that no index seems worth while.
         self.prepare = f'''
@@ -129,14 +132,14 @@ class Statements:
         self.last = f'SELECT GREATEST((SELECT max(tid) FROM object_state), (SELECT max(tid) FROM {log}), 0)'
         #: -> the last tid, and the identity.
         self.place = f'{self.last}, (SELECT min(identity) FROM zeo_clone_identity)'
-        #: Tid, and limit -> tid, oid or null, oids deleted or null: all later transactions, and before them
-        #: a row or two of that one, however many objects it has written.  Each part has the limit: all
-        #: that is new would be sorted for each answer.
+        #: Tid, and limit -> tid, oid or null, note or null: all later transactions, and before them a row or
+        #: two of that one, however many objects it has written.  Each part has the limit: all that is new
+        #: would be sorted for each answer.
         self.since = f'''
             (SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid = %(tid)s LIMIT 1)
             UNION ALL (SELECT tid, zoid, NULL FROM object_state WHERE tid > %(tid)s
                 ORDER BY tid LIMIT %(limit)s)
-            UNION ALL (SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= %(tid)s
+            UNION ALL (SELECT tid, NULL, {note} FROM {log} WHERE tid >= %(tid)s
                 ORDER BY tid LIMIT %(limit)s)
             ORDER BY 1 LIMIT %(limit)s'''
         #: How many transactions -> as `since`: the last ones, in any order.
@@ -144,7 +147,7 @@ class Statements:
             WITH first AS (SELECT min(tid) AS tid FROM (
                 SELECT tid FROM {log} WHERE tid > 0 ORDER BY tid DESC LIMIT %s) AS latest)
             SELECT tid, zoid, NULL::bytea FROM object_state WHERE tid >= (SELECT tid FROM first)
-            UNION ALL SELECT tid, NULL, {deleted} FROM {log} WHERE tid >= (SELECT tid FROM first)'''
+            UNION ALL SELECT tid, NULL, {note} FROM {log} WHERE tid >= (SELECT tid FROM first)'''
         self.changed = '''SELECT DISTINCT zoid FROM object_state WHERE tid > %s AND tid <= %s'''
         self.has = (f'SELECT EXISTS (SELECT 1 FROM {log} WHERE tid = %s) OR '
                     f'EXISTS (SELECT 1 FROM object_state WHERE tid = %s)')
