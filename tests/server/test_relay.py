@@ -27,7 +27,8 @@ OID, OTHER = p64(1), p64(2)
 
 @pytest.fixture
 def held():
-    storage = Held(thread_safe=True)
+    """One that says it can undo, and so would leave a mark where a pack has been."""
+    storage = Held(thread_safe=True, supportsUndo=lambda: True)
     yield storage
     storage.free_all()
 
@@ -195,10 +196,8 @@ def test_metrics_and_the_status_know_relays(above, below, wire):
     assert 'zeo_relay' not in Exposition().expose(Report(above.ruok(), 0.0, 0.0), '')[1].decode()
 
 
-def test_what_was_missed_is_told_one_by_one(new_server, wire):
+def test_what_was_missed_is_told_one_by_one(above, new_server, wire):
     """C3: the server above was away, and others have committed: each transaction with its own tid."""
-    storage = MappingStorage()
-    above = new_server({'1': storage})
     with Proxy(above.addr) as proxy:
         below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
         first = wire(above).commit(OID)
@@ -259,9 +258,10 @@ def test_where_the_past_is_not_told_clients_verify(new_server, wire):
         assert late.call('loadBefore', OID, third) == (b'data', second, None)
 
 
-def test_where_the_past_is_packed_clients_verify(new_server, wire, tmp_path):
+@pytest.mark.parametrize('kind', ['file', 'memory'])
+def test_where_the_past_is_packed_clients_verify(kind, new_server, wire, tmp_path):
     """C1, C3: a pack has removed what tells that an object changed earlier, too: nobody is told of a part."""
-    storage = FileStorage(str(tmp_path / 'Data.fs'), pack_gc=False)
+    storage = FileStorage(str(tmp_path / 'Data.fs')) if kind == 'file' else MappingStorage()
     above = new_server({'1': storage})
     with Proxy(above.addr) as proxy:
         below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
@@ -274,7 +274,7 @@ def test_where_the_past_is_packed_clients_verify(new_server, wire, tmp_path):
         second = writer.commit(OID, serial=first)
         writer.commit(OTHER)
         last = writer.commit(OID, serial=second)
-        storage.pack(TimeStamp(last).timeTime() + 1, lambda record: [])
+        storage.pack(TimeStamp(last).timeTime() + 1, lambda record: [], gc=False)
         assert second not in {transaction.tid for transaction in storage.iterator()}
         proxy.heal()
         with pytest.raises((EOFError, ConnectionResetError)):

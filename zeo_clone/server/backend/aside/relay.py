@@ -26,7 +26,7 @@ from zeo_clone.server.deferred import Deferred
 from zeo_clone.server.stats import Stats
 from zeo_clone.steps import take_steps
 
-#: The status of a transaction that no pack has been at: none before it is missing.
+#: The status of a transaction that no pack has been at.
 UNPACKED = ' '
 #: After a time without the server above, so many transactions are looked at one by one, ...
 MOST_MISSED = 1000
@@ -148,7 +148,7 @@ class RelayBackend(AsideBackend):
     def missed(self, after: bytes, until: bytes, oids: list[bytes]) -> Deferred:
         """Transactions later than `after`, up to `until`, which wrote `oids`: `Written`; None: not known."""
         return self.ask(partial(self._storage.read_transactions, p64(u64(after) + 1), until,
-                                partial(find_missed, until, set(oids))))
+                                partial(find_missed, until, set(oids), self._storage.supportsUndo())))
 
     # ---- the status -------------------------------------------------------------------------------
 
@@ -160,13 +160,21 @@ class RelayBackend(AsideBackend):
                 'cache_objects': cache['objects'], 'cache_size': cache['capacity']}
 
 
-def find_missed(until: bytes, oids: set[bytes], transactions: Iterable[Any]) -> list[Written] | None:
-    """`transactions`, the last of which is to be `until`, and which are to have written all `oids`."""
+def find_missed(until: bytes, oids: set[bytes], has_undo: bool, transactions: Iterable[Any]
+                ) -> list[Written] | None:
+    """`transactions`, the last of which is to be `until`, and which are to have written all `oids`.
+
+    Where a pack has been records may be missing, of objects that were written again, and whole transactions.
+    With undo all that are left up to the pack's time have its mark: they could not be undone any more.  A
+    storage without undo, in memory say, may leave none; if there is one transaction only, what is missing was
+    written again there.  (To tell all with the first, as the feed of a database does, would be safe too, but
+    caches would say of objects that they ended too early.)
+    """
     found: list[Written] = []
     size = 0
     for transaction in transactions:
-        if transaction.status != UNPACKED:
-            return None  # records of it, and whole ones before it, may be missing
+        if transaction.status != UNPACKED or found and not has_undo:
+            return None
         written = []
         for record in transaction:
             written.append(record.oid)
