@@ -97,6 +97,24 @@ def test_hits_are_answered_whatever_the_server_above_does(above, below, wire, he
     assert final(committer) == []
 
 
+def test_a_vote_that_is_not_answered_above_is_refused(above, new_server, wire, held):
+    """L1, L10: who waits for it has done nothing wrong: it keeps its connection, and commits when it can."""
+    below = new_server({'1': ClientStorage(above.addr, wait_timeout=30)}, transaction_timeout=1)
+    committer = wire(below)
+    gate = held.hold('tpc_vote')
+    committer.oneway('tpc_begin', 7, b'', b'', {}, None, ' ')
+    committer.oneway('storea', OID, z64, b'data', 7)
+    ask(committer, 'vote', 7)
+    gate.wait()
+    name, arguments = final(committer)
+    assert name == 'ZODB.POSException.StorageError'
+    assert "storage '1' did not vote within 1 s (transaction-timeout)" in str(arguments)
+    held.free_all()
+    committer.call('tpc_abort', 7)
+    tid = committer.commit(OID)
+    assert wire(above).call('loadBefore', OID, maxtid) == (b'data', tid, None)
+
+
 def test_the_end_waits_for_nobody_above(above, new_server, wire, held, monkeypatch):
     """T3: it does not answer; whoever asks it in a thread waits no longer, and the thread ends."""
     wire(above).commit(OID)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import pytest
-from ZODB.POSException import ConflictError, StorageTransactionError
+from ZODB.POSException import ConflictError, StorageError, StorageTransactionError
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
@@ -112,6 +112,27 @@ def test_nobody_is_disconnected_while_the_storage_ends_his_transaction(client, s
     served.commits[0].free()
     served.commits[0].steps[-1].succeed(TID)
     assert client.result(finishing) == TID
+
+
+def test_a_vote_for_which_the_storage_takes_too_long_is_refused(client, served, other, caplog):
+    """L1, L10: its client waits no longer, and keeps its connection: it has not held anybody up."""
+    voting = vote(client)
+    served.loop.advance(31)
+    assert client.lost is None
+    with pytest.raises(StorageError, match=r"storage '1' did not vote within 30 s .*: nothing was committed"):
+        client.result(voting)
+    assert "the storage '1' has not voted on its transaction" in caplog.text
+    vote(other)
+    commit = served.commits[0]
+    commit.steps[-1].succeed(None)
+    assert commit.names == ['replay', 'give up'] and len(served.commits) == 1
+    commit.steps[-1].succeed(None)
+    served.loop.turn()
+    assert len(served.commits) == 2
+    with pytest.raises(StorageError, match='did not vote within 30 s'):
+        client.call('tpc_finish', 7)
+    client.call('tpc_abort', 7)
+    assert phase(client) == 'idle'
 
 
 def is_free(served, other):

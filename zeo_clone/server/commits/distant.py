@@ -104,10 +104,17 @@ class Replaying(Phase):
         if self.owner.client.report_failed_store(self.commit, error):
             self.reply.succeed(None)
 
+    def refuse(self, error: Exception) -> bool:
+        self._end(Doomed(self.owner, error), error)
+        return True
+
     def abort(self) -> None:
-        self._ending = Ending(self.owner, self.commit, then=self.owner.idle)
+        self._end(self.owner.idle, StorageTransactionError('aborted during the vote'))
+
+    def _end(self, then: Phase, error: Exception) -> None:
+        self._ending = Ending(self.owner, self.commit, then)
         self.owner.move(self._ending)
-        self._clean_up(partial(self.reply.fail, StorageTransactionError('aborted during the vote')))
+        self._clean_up(partial(self.reply.fail, error))
 
 
 class Resolving(Buffering):

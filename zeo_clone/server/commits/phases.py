@@ -95,6 +95,10 @@ class Phase:
         """It can only fail, with `error`."""
         raise self._impossible('a failure')
 
+    def refuse(self, error: Exception) -> bool:
+        """Fail with `error` what the client waits for, if it is the storage that takes its time."""
+        return False
+
     def abort(self) -> None:
         """Release everything; idle afterwards.  Never raises."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
+from ZODB.POSException import ConflictError, ReadOnlyError, StorageError, StorageTransactionError
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend.blobfiles import BlobFiles
@@ -310,6 +310,13 @@ class Transactor:
         if isinstance(self.phase, Finishing):  # by the storage: its client only waits for the outcome
             log.warning('%s: the storage %r has not ended its transaction in %s', self.client.name,
                         self.served.name, format_seconds(timeout_s))
+            return
+        if self.phase.refuse(StorageError(
+                f'storage {self.served.name!r} did not vote within {format_seconds(timeout_s)} '
+                f'(transaction-timeout): nothing was committed. What is behind it, another server or a '
+                f'database, is slow or away')):
+            log.warning('%s: the storage %r has not voted on its transaction (%s) in %s: it is refused',
+                        self.client.name, self.served.name, self.meta, format_seconds(timeout_s))
             return
         self.served.stats.count_trouble('timeouts', self.runtime.time())
         self.loop.throttle.report(
