@@ -254,6 +254,10 @@ class SimRuntime(Runtime):
         self.process.may_fail('mkdir', path)
         self._disk.make(path, stat.S_IFDIR | mode & 0o755)
 
+    def rmdir(self, path: str) -> None:
+        self.process.may_fail('remove', path)
+        self._disk.remove(path, directory=True)
+
     def listdir(self, path: str) -> list[str]:
         self.process.may_fail('listdir', path)
         node = self._disk.find(path)

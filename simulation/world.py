@@ -234,14 +234,11 @@ class World:
     def _left_over(self) -> list[str]:
         """Temporary files that nobody needs any more."""
         disk, found = self.service.machine.disk, []
-        cut_short = self.service.starts > 1 or 'full_server' in self.plan.faults
         for directory in '/tmp', f'{BLOBS}/tmp':
             with contextlib.suppress(FileNotFoundError):
-                # In a shared directory that of clients that were killed stays while others write; and the
-                # copy of an undo that was cut short, or had no room, until it is a day old: ZODB named it.
+                # In a shared directory that of clients that were killed stays while others write.
                 found += [f'{directory}/{name}' for name in disk.find(directory).names
-                          if not (self.plan.shared_blobs and name.endswith('.part')
-                                  or cut_short and name.startswith('tmp'))]
+                          if not (self.plan.shared_blobs and name.endswith('.part'))]
         return found
 
     def _look_at_blobs(self, storage: Any, there: dict[bytes, dict[bytes, bytes]]) -> None:

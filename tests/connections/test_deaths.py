@@ -50,8 +50,6 @@ FILES = {'blobs', 'blobs.old', 'Data.fs', 'Data.fs.lock', 'Data.fs.tmp', 'Data.f
          'Data.fs.index.index_tmp', 'Data.fs.identity', 'Data.fs.old', 'Data.fs.pack', 'Data.fs.packindex',
          'Data.fs.tr'}
 VARYING = re.compile(r'\d+$')
-#: A copy that an undo makes: nobody can tell whose it is.
-COPYING = re.compile(r'tmp[a-z0-9_]{8}')
 #: No step has this name.
 NEVER = 'never'
 
@@ -133,7 +131,6 @@ class Site:
         self.attempts = []
         self.contents = {}  # oid of a blob: its content
         self.permits_unknown = False
-        self.copied = set()
         self.first_start, self.died_at = NEVER, None
         self.committed = {}  # description: tid, of all that were there once
 
@@ -294,17 +291,14 @@ class Site:
         self._judge_files(found)
 
     def _judge_files(self, found):
-        """Nothing is missing, and nothing left, but for what ZODB's undo has not finished copying."""
+        """Nothing is missing, and nothing left."""
         files = Counter(name for _, _, names in os.walk(self.blobs) for name in names)
         files -= Counter(f'0x{tid.hex()}.blob' for tid, _, records in found for data in records.values()
                          if is_blob_record(data))
-        left = {name for name in files if not COPYING.fullmatch(name)} - {'.layout'} - self.copied
+        left = {*files, *os.listdir(os.path.join(self.blobs, 'tmp'))} - {'.layout'}
         if 'rename Data.fs' not in self.steps[:-1]:  # no pack has put its file into place
             left.discard('.removed')
-        if left and self.steps[-1] == 'symlink *.note':  # it had made the file, and we not the note
-            self.copied |= left
-            assert len(left) == 1
-        assert left <= self.copied
+        assert not left
         assert {VARYING.sub('', name) for name in os.listdir(self.directory)} <= FILES
 
 
@@ -349,10 +343,11 @@ def commits_at_once(site):
 
 
 def an_undo(site):
-    """Of a blob's second revision."""
-    storage, oid = site.clients[0], site.clients[0].new_oid()
-    first = site.commit(storage, site.blob(oid))
-    site.commit(storage, site.blob(oid, first))
+    """Of the second revisions of two blobs."""
+    storage = site.clients[0]
+    oids = [storage.new_oid(), storage.new_oid()]
+    first = site.commit(storage, *map(site.blob, oids))
+    site.commit(storage, *[site.blob(oid, first) for oid in oids])
     undo_id = site.bystander.undoLog(0, 1)[0]['id']
     yield
     site.commit(storage, ('undo', undo_id))
@@ -458,7 +453,8 @@ STEPS = {
     commits_at_once: ['half of write *.upload', 'symlink *.note', 'rename *.blob', 'fsync of an oid',
                       'fsync Data.fs', 'remove *.note', 'send invalidateTransaction',
                       'send reply to tpc_finish'],
-    an_undo: ['half of write tmp*', 'symlink *.note', 'write Data.fs', 'fsync *.blob', 'fsync Data.fs'],
+    an_undo: ['make tmp*', 'half of write tmp*', 'symlink *.note', 'rename *.blob', 'rmdir undo-*',
+              'write Data.fs', 'fsync *.blob', 'fsync Data.fs'],
     a_restore: ['half of write Data.fs', 'fsync Data.fs', 'send reply to tpc_finish'],
     a_pack: ['make Data.fs.pack', 'fsync Data.fs.pack', 'rename Data.fs.old', 'rename Data.fs',
              'mkdir blobs.old', 'rename *.blob', 'remove .removed', 'rename Data.fs.index'],

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import threading
 import time
 
 import pytest
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, POSKeyError, ReadOnlyError, StorageError
+from ZODB.tests.hexstorage import HexStorage
 from ZODB.utils import p64, z64
 
 from tests.server.desk import Desk
@@ -31,6 +34,11 @@ def storage(tmp_path):
 
 def temporary_files(storage):
     return os.listdir(storage.temporaryDirectory())
+
+
+def committed_files(storage):
+    return sorted(os.path.join(where, name) for where, _, names in os.walk(storage.fshelper.base_dir)
+                  for name in names if name.endswith('.blob'))
 
 
 def open_files():
@@ -456,8 +464,95 @@ def test_downloads_are_bounded(client, monkeypatch):
         client.call('sendBlob', OID, tid)
 
 
+# ---- undo -----------------------------------------------------------------------------------------
+
+@pytest.fixture(params=[lambda storage: storage, HexStorage, lambda storage: DemoStorage(changes=storage)],
+                ids=['alone', 'wrapped', 'demo'])
+def undoable(storage, request):
+    """A client whose last transaction has changed two blobs."""
+    client = Desk({'1': request.param(storage)}).connect()
+    oids = [OID, p64(2)]
+    first = [commit_blob(client, b'first', oid=oid) for oid in oids]
+    client.begin()
+    for oid, serial in zip(oids, first, strict=True):
+        upload(client, b'second', oid=oid, serial=serial)
+    client.call('vote', 7)
+    client.call('tpc_finish', 7)
+    return client
+
+
+def undo_last(client):
+    client.begin()
+    client.oneway('undoa', client.call('undoLog', 0, -1)[0]['id'], 7)
+    return client.call('vote', 7)
+
+
+def watch_copies(monkeypatch, function):
+    """Have `function` called with the file to which ZODB is about to copy a blob."""
+    def cp(source, target, *length):
+        if not length:  # of all of it
+            function(target)
+        copy(source, target, *length)
+
+    module = sys.modules[FileStorage.__module__]
+    copy = module.cp
+    monkeypatch.setattr(module, 'cp', cp)
+
+
+
+
+def test_an_undo_that_finds_no_room_leaves_nothing(undoable, storage, monkeypatch):
+    """B2, B4."""
+    def fill(target):
+        target.write(b'par')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    before = committed_files(storage)
+    watch_copies(monkeypatch, fill)
+    with pytest.raises(OSError, match='cannot write the transaction.*No space left'):
+        undo_last(undoable)
+    assert [name for name in temporary_files(storage) if not name.endswith('.note')] == []
+    undoable.call('tpc_abort', 7)
+    assert (committed_files(storage), temporary_files(storage)) == (before, [])
+    monkeypatch.undo()
+    undo_last(undoable)
+    assert download(undoable, undoable.call('tpc_finish', 7)) == [b'first']
+    assert temporary_files(storage) == []
+
+
+def test_others_see_nothing_of_the_directory_of_an_undo(undoable, storage, monkeypatch):
+    """B12: what they write in the midst of it is not taken for its copies."""
+    directory, seen = storage.temporaryDirectory(), []
+
+    def look(target):
+        seen.append(os.path.dirname(os.path.dirname(target.name)))
+        other = threading.Thread(target=lambda: seen.append(storage.temporaryDirectory()))
+        other.start()
+        other.join()
+
+    watch_copies(monkeypatch, look)
+    undo_last(undoable)
+    assert seen == [directory] * 4 and storage.temporaryDirectory() == directory
+    undoable.call('tpc_abort', 7)
+
+
+def test_what_an_undo_was_copying_when_the_server_was_killed_is_removed_at_once(storage, new_server):
+    """B12: with its directory; and nothing that only looks like one."""
+    directory = storage.temporaryDirectory()
+    names = ['undo-0123456789abcdef01234567', 'undo-0123456789ABCDEF01234567', 'undo-0123', 'undo']
+    for name in names:
+        os.mkdir(os.path.join(directory, name))
+        for number in range(2):
+            with open(os.path.join(directory, name, f'tmp{number}'), 'wb'):
+                pass
+    os.symlink(os.path.join(directory, 'undo'), os.path.join(directory, 'undo-ffffffffffffffffffffffff'))
+    new_server({'1': storage})
+    assert sorted(temporary_files(storage)) == sorted([*names[1:], 'undo-ffffffffffffffffffffffff'])
+    assert len(os.listdir(os.path.join(directory, 'undo'))) == 2
+
+
 def test_the_copy_of_an_undo_that_was_killed_is_removed_when_it_is_old(storage, new_server):
-    """B12: ZODB has named it, as a program of today's may name what it is writing."""
+    """B12: older versions let ZODB make it among files of others, as a program of today's may write one."""
     made = {'tmpab_cd123': True, 'tmpzzzzzzzz': False, 'tmpABCDEFGH': True, 'tmp': True, 'mine': True}
     for name, is_old in made.items():
         path = os.path.join(storage.temporaryDirectory(), name)

@@ -37,7 +37,8 @@ ASKED = re.compile(rb'tpc_begin|storea|storeBlob\w+|restorea|undoa|vote|tpc_fini
                    rb'|lastTransaction|ping|register|transaction_outcome')
 #: Names that differ from run to run.
 VARYING = [(re.compile(r'zeo-[0-9a-f]{24}\.'), '*.'), (re.compile(r'0x[0-9a-f]{16}\.blob'), '*.blob'),
-           (re.compile(r'^tmp[a-z0-9_]{8}$'), 'tmp*'), (re.compile(r'^0x[0-9a-f]{2}$'), 'of an oid')]
+           (re.compile(r'^tmp[a-z0-9_]{8}$'), 'tmp*'), (re.compile(r'^undo-[0-9a-f]{24}$'), 'undo-*'),
+           (re.compile(r'^0x[0-9a-f]{2}$'), 'of an oid')]
 
 _os_write, _open = os.write, builtins.open
 _reapers = []

@@ -103,8 +103,8 @@ class Platter:
         super().rename(old, new)
         self.step(f'rename to {new}')
 
-    def mkdir(self, path):
-        super().mkdir(path)
+    def mkdir(self, path, *mode):
+        super().mkdir(path, *mode)
         self.step(f'mkdir {path}')
 
     def remove(self, path):

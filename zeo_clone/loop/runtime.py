@@ -334,6 +334,7 @@ class Runtime:
     remove = staticmethod(os.remove)
     copy = staticmethod(shutil.copyfile)
     mkdir = staticmethod(os.mkdir)
+    rmdir = staticmethod(os.rmdir)
     listdir = staticmethod(os.listdir)
     stat = staticmethod(os.stat)
     lstat = staticmethod(os.lstat)

@@ -9,7 +9,8 @@ already, and of the directories above it those are synced whose names were not s
 What a killed server has left is cleared at start (B12): uploads, and files that have got their names although
 their transaction was never finished, or a loss of power took it.  Of these there is a note until the
 transaction is on the disk, a symbolic link ``inode:path``: where the file was, or will be.  A pack that was
-killed when its new file was in place has left the files of what it removed, and their list.
+killed when its new file was in place has left the files of what it removed, and their list.  An undo copies
+into a directory of its own.
 
 `sync` belongs to worker threads, the rest to the loop thread.
 """
@@ -22,7 +23,8 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import IO, Any, NamedTuple
 
 from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
@@ -30,6 +32,7 @@ from ZODB.POSException import POSKeyError
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.shareddir import Scratch, left_over, make_directory
+from zeo_clone.server.backend import undoing
 from zeo_clone.server.backend.abilities import Abilities
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ log = logging.getLogger(__name__)
 #: Names that clients make up in a shared blob directory (B5): random ones of our client, the temporary names
 #: of ZODB, to which ZEO adds a "-", and those of older clients of ours, with a process id and a number.
 SHARED_NAME = re.compile(r'0x[0-9a-f]{2,16}(\w{8}\.tmp-?|-\d{1,10}-\d{1,20}\.tmp)', re.ASCII)
-#: What a storage names the copies that an undo makes, until they have their own names: as ``tempfile``.
+#: What ZODB names the copies that an undo makes, as ``tempfile``.  Of older versions they are here.
 COPY_NAME = re.compile('tmp[a-z0-9_]{8}')
 #: The list of blobs, in the blob directory, that a pack removes when its new file is in place.
 REMOVED = '.removed'
@@ -67,6 +70,7 @@ class BlobFiles:
         self._notes: deque[tuple[bytes, list[str]]] = deque()  # of transactions that are not on the disk yet
         self._scratches: dict[str, Scratch] = {}  # by directory; a DemoStorage makes its own when it needs it
         if self.helper is not None and not storage.isReadOnly():
+            undoing.prepare(storage, self.helper)
             self._sync_base(self.helper.base_dir)
             self._clear_up(self.helper)
 
@@ -117,7 +121,8 @@ class BlobFiles:
         if helper is None:
             return []
         place = path if oid is None else helper.getPathForOID(oid)
-        note = self._take(helper.temp_dir, 'note')
+        directory = helper.common_dir if isinstance(helper, undoing.UndoHelper) else helper.temp_dir
+        note = self._take(directory, 'note')
         try:
             self.runtime.symlink(f'{self.inode(path)}:{os.path.relpath(place, helper.base_dir)}', note)
         except OSError as error:  # a file system without symbolic links, for one
@@ -127,13 +132,24 @@ class BlobFiles:
             raise
         return [note]
 
-    def note_copies(self, oids: Iterable[bytes], tid: bytes | None) -> list[str]:
-        """Likewise files of `oids` that the storage itself has made in transaction `tid`."""
+    @contextlib.contextmanager
+    def undoing(self, notes: list[str]) -> Iterator[None]:
+        """The storage undoes: what it copies is noted in `notes`, and what has got no name is removed."""
         helper = self.helper
-        if helper is None or tid is None:
-            return []
-        paths = ((helper.getBlobFilename(oid, tid), oid) for oid in oids)
-        return [note for path, oid in paths if self.runtime.exists(path) for note in self.note(path, oid)]
+        if not isinstance(helper, undoing.UndoHelper):
+            yield
+            return
+        undo = undoing.Undo(self.runtime, helper.common_dir,
+                            lambda path, oid: notes.extend(self.note(path, oid)))
+        helper.undo = undo
+        try:
+            yield
+        finally:
+            helper.undo = None
+            try:
+                undo.end()
+            except OSError as error:
+                log.warning('%s cannot be removed: %s', undo.path, error)
 
     def keep_notes(self, tid: bytes, notes: list[str]) -> None:
         """Transaction `tid` is finished, but not on the disk: its notes stay until `drop_notes`."""
@@ -244,7 +260,9 @@ class BlobFiles:
     def _clear_up(self, helper: Any) -> None:
         with left_over(self.runtime, helper.temp_dir, COPY_NAME) as paths:
             for path in paths:
-                self._clear(helper, path)
+                self._clear(path, partial(self._clear_file, helper, path))
+        for path in undoing.left_of_undos(self.runtime, helper.temp_dir):
+            self._clear(path, partial(undoing.remove, self.runtime, path))
         file, exists = self._abilities.file, self.runtime.exists
         removed = os.path.join(helper.base_dir, REMOVED)
         if file is not None and exists(removed) and exists(f'{file}.old') and not exists(f'{file}.pack'):
@@ -253,16 +271,16 @@ class BlobFiles:
             except Exception as error:
                 log.warning('the blobs that a pack of %s has removed cannot be cleared: %s', file, error)
 
-    def _clear(self, helper: Any, path: str) -> None:
+    @staticmethod
+    def _clear(path: str, remove: Callable[[], object]) -> None:
         try:
-            self._clear_noted(helper, path)
-            self.runtime.remove(path)
+            remove()
         except Exception as error:  # of the storage, too: it will not keep the server from starting
-            log.warning('%s, left of an upload, cannot be cleared: %s', path, error)
+            log.warning('%s, left of a transaction, cannot be cleared: %s', path, error)
         else:
-            log.info('removed %s, which was left of an upload', path)
+            log.info('removed %s, which was left of a transaction', path)
 
-    def _clear_noted(self, helper: Any, path: str) -> None:
+    def _clear_file(self, helper: Any, path: str) -> None:
         if path.endswith('.note'):
             inode, _, place = self.runtime.readlink(path).partition(':')
             place = os.path.normpath(os.path.join(helper.base_dir, place))
@@ -271,6 +289,7 @@ class BlobFiles:
                     self._clear_shared(place, int(inode))
                     place = os.path.dirname(place)
                 self._clear_unfinished(helper, place, int(inode))
+        self.runtime.remove(path)
 
     def _clear_shared(self, path: str, inode: int) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -235,7 +235,8 @@ class StorageCommit:
         undo = self._abilities.method('undo')
         self._guard.start(undo=True)
         try:
-            result = undo(operation.extra, self._transaction)
+            with self._files.undoing(self._notes):
+                result = undo(operation.extra, self._transaction)
         except (AssertionError, binascii.Error) as error:  # what storages say to an id that is none
             raise UndoError(f'{quoted(operation.extra)} is not the id of a transaction') from error
         self._guard.start()
@@ -243,8 +244,6 @@ class StorageCommit:
         undone = dict.fromkeys(oids or ())
         self.undone.update(undone)
         self.written.update(undone)
-        if self._abilities.file is not None:
-            self._notes += self._files.note_copies(undone, self.coming_tid)
 
 
 VERBS = {
