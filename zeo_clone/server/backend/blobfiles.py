@@ -151,6 +151,15 @@ class BlobFiles:
             except OSError as error:
                 log.warning('%s cannot be removed: %s', undo.path, error)
 
+    def take_back(self, note: str) -> None:
+        """The transaction was given up: drop the note, and what it is of, which a FileStorage removes only
+        after a vote."""
+        try:
+            self._clear_file(self.helper, note)
+        except Exception as error:  # of the storage, too
+            log.warning('the file of %s cannot be removed: %s', note, error)
+        self.drop(note)
+
     def keep_notes(self, tid: bytes, notes: list[str]) -> None:
         """Transaction `tid` is finished, but not on the disk: its notes stay until `drop_notes`."""
         self._notes.append((tid, notes))

@@ -146,7 +146,7 @@ class StorageCommit:
         if self._notes and self._abilities.can_finish_later:
             self._files.keep_notes(tid, self._notes)
         elif self._notes:
-            self._drop_notes()
+            self._end_notes(self._files.drop)
         return tid
 
     def abort(self) -> None:
@@ -157,13 +157,13 @@ class StorageCommit:
             self._guard.end()
             holds = self._abilities.transaction() is self._transaction
             if not holds:  # even if it says that it has failed
-                self._drop_notes()
+                self._end_notes(self._files.take_back)
         if holds:
             raise StorageTransactionError('the storage did not end the transaction')
 
-    def _drop_notes(self) -> None:
+    def _end_notes(self, end: Callable[[str], object]) -> None:
         for note in self._notes:
-            self._files.drop(note)
+            end(note)
         self._notes = []
 
     # ---- the verbs --------------------------------------------------------------------------------
