@@ -62,7 +62,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
           max-connections 50
           handshake-timeout 3
           frame-limit 1MB
-          output-limit 2MB
+          output-limit 64MB
           memory-limit 3MB
           socket-mode 600
           heartbeat 1m
@@ -99,7 +99,7 @@ def test_all_keys_of_the_server_arrive(load, tmp_path, monkeypatch):
         'transaction_timeout': 90, 'client_conflict_resolution': True, 'ssl': None,
         'resolve': ('mypackage.mymodule.MyClass', 'otherpackage.*'),
         'max_connections': 50, 'handshake_timeout_s': 3, 'heartbeat_s': 60,
-        'frame_limit': 1 << 20, 'output_limit': 2 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
+        'frame_limit': 1 << 20, 'output_limit': 64 << 20, 'memory_limit': 3 << 20, 'socket_mode': 0o600,
         'measure': True, 'slow_commit_s': 1.5, 'slow_load_s': 0.1,
         'allow_disconnect': True, 'poll_interval_s': 0.5, 'read_connections': 2, 'commit_connections': 3,
         'server_cache_size': 1 << 20, 'database_patience_s': 30}
@@ -128,7 +128,8 @@ def test_defaults_of_the_server_are_those_of_zeo(load):
 
 
 @pytest.mark.parametrize(('key', 'option', 'value'), [
-    ('memory-limit 1MB', 'memory_limit', 1 << 20), ('frame-limit 64KB', 'frame_limit', 64 << 10),
+    ('memory-limit 1MB', 'memory_limit', 1 << 20), ('output-limit 32MB', 'output_limit', 32 << 20),
+    ('frame-limit 64KB', 'frame_limit', 64 << 10),
     ('frame-limit 4GB', 'frame_limit', 0xffffffff), ('max-connections 1', 'max_connections', 1),
     ('heartbeat 1', 'heartbeat_s', 1), ('handshake-timeout 0.1', 'handshake_timeout_s', 1)])
 def test_the_least_and_the_most_of_a_limit_are_taken(load, key, option, value):
@@ -162,6 +163,8 @@ def test_the_least_and_the_most_of_a_limit_are_taken(load, key, option, value):
     ('<zeo>\naddress 1\nmemory-limit 10\n</zeo>',
      "'10' is less than the least, 1MB: give a whole number of bytes, or one with a suffix KB, MB or GB", 3),
     ('<zeo>\naddress 1\nmemory-limit 1023KB\n</zeo>', "'1023KB' is less than the least, 1MB", 3),
+    ('<zeo>\naddress 1\noutput-limit 31MB\n</zeo>',
+     "'31MB' is less than the least, 32MB: give a whole number of bytes", 3),
     ('<zeo>\naddress 1\nframe-limit 63KB\n</zeo>', "'63KB' is not a size from 64KB to 4GB", 3),
     ('<zeo>\naddress 1\nframe-limit 4097MB\n</zeo>', "'4097MB' is not a size from 64KB to 4GB", 3),
     ('<zeo>\naddress 1\nmax-connections 0\n</zeo>', '0 is less than 1', 3),

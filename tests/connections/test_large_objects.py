@@ -174,9 +174,9 @@ def test_clients_resolve_conflicts_within_the_limit(new_server, client):
 def test_an_object_larger_than_what_may_wait_for_a_client_can_be_read(new_server, client, contexts, secure):
     """N8, N19: output-limit is for what a client does not read."""
     storage = MappingStorage()
-    big = b'x' * (20 * MB)
+    big = b'x' * (40 * MB)
     put(storage, big)
-    server = new_server({'1': storage}, output_limit=MB, ssl=contexts.server() if secure else None)
+    server = new_server({'1': storage}, output_limit=32 * MB, ssl=contexts.server() if secure else None)
     options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost'} if secure else {}
     reader = client(server.addr, **options)
     assert reader.loadBefore(OID, maxtid)[0] == big

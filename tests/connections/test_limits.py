@@ -19,6 +19,7 @@ from tests.support import inside
 from zeo_clone.client.storage import ClientStorage
 from zeo_clone.configuration import zconfig
 from zeo_clone.Exceptions import ClientDisconnected
+from zeo_clone.server.clients.limits import LEAST_OUTPUT
 from zeo_clone.StorageServer import StorageServer
 from zeo_clone.zrpc.channel import server as server_channel
 from zeo_clone.zrpc.channel.calls import Joinable
@@ -83,7 +84,7 @@ def test_a_message_above_the_frame_limit(new_server, client, caplog):
 
 def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
     """N8: above the output limit, invalidations included; the others are served meanwhile."""
-    server = new_server(output_limit=1 << 20)
+    server = new_server(output_limit=32 << 20)
     lazy = client(server.addr, io_thread=False)  # nobody turns its loop
     writer = client(server.addr)
     gone = threading.Event()
@@ -93,7 +94,7 @@ def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     oids = [p64(n) for n in range(60_000)]
     notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), oids))
-    for _ in range(20):
+    for _ in range(80):
         server.call_in_loop(lambda: session.member.send(notice))
     assert gone.wait(20)
     assert 'it does not read' in caplog.text
@@ -103,7 +104,7 @@ def test_a_client_that_does_not_read_is_closed(new_server, client, caplog):
 
 def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client, contexts, caplog):
     """N8: what waits is encrypted already; it counts all the same, and others are served meanwhile."""
-    server = new_server(output_limit=1 << 20, ssl=contexts.server())
+    server = new_server(output_limit=32 << 20, ssl=contexts.server())
     options = {'ssl': contexts.client(), 'ssl_server_hostname': 'localhost'}
     lazy = client(server.addr, io_thread=False, **options)
     session = next(iter(inside.sessions(server)))
@@ -114,13 +115,34 @@ def test_a_client_that_does_not_read_is_closed_under_tls_too(new_server, client,
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     oids = [p64(n) for n in range(60_000)]
     notice = session.channel.core.send_oneway('invalidateTransaction', (p64(1), oids))
-    for _ in range(20):
+    for _ in range(80):
         server.call_in_loop(lambda: session.member.send(notice))
     assert gone.wait(20)
     assert session not in inside.sessions(server)
     assert 'it does not read' in caplog.text
     commit(writer, p64(1))
     lazy.close()
+
+
+class Answer(Joinable):
+    """To a load."""
+
+    def take(self, value):
+        self.value = value
+
+
+def await_pause(server, session):
+    """So much waits for the client that nothing more is processed for it."""
+    paused = threading.Event()
+
+    def look():
+        if session.channel._paused:
+            paused.set()
+        else:
+            inside.loop(server).call_later(0.001, look)
+
+    server.call_in_loop(look)
+    assert paused.wait(20)
 
 
 def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, monkeypatch):
@@ -140,40 +162,52 @@ def test_a_slow_reader_under_tls_gets_everything(new_server, client, contexts, m
     session, = set(inside.sessions(server)) - before
     session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
     link = inside.link(slow)
-    answers = []
-
-    class Load(Joinable):
-        def take(self, value):
-            answers.append(value)
-
-    calls = [Load() for _ in range(50)]
+    calls = [Answer() for _ in range(50)]
     link.channel.send_loads([link.channel.start_load(p64(1), maxtid, call) for call in calls])
-    paused = threading.Event()
-
-    def look():
-        if session.channel._paused:
-            paused.set()
-        else:
-            inside.loop(server).call_later(0.001, look)
-
-    server.call_in_loop(look)
-    assert paused.wait(20)
+    await_pause(server, session)
     assert session.channel.queued < 1 << 20  # of 5 MB
     writer.ping()
     link.channel.join(calls[-1])
-    assert answers == [(b'x' * 100_000, tid, None)] * 50
+    assert [call.value for call in calls] == [(b'x' * 100_000, tid, None)] * 50
+
+
+@pytest.mark.parametrize('name, least', [('memory_limit', '1MB'), ('output_limit', '32MB')])
+def test_limits_that_are_too_small_are_refused(name, least):
+    """S12, N8: as in a configuration."""
+    with pytest.raises(ValueError, match=f'^{name}=10 is less than the least, {least}$'):
+        StorageServer(('127.0.0.1', 0), {}, **{name: 10})
+
+
+def test_the_least_output_limit_is_enough_for_who_reads(new_server, client, monkeypatch):
+    """N8: two answers of one turn wait that are just not large enough to count apart."""
+    monkeypatch.setattr(server_channel, 'TURN_S', 60)
+    storage, data = MappingStorage(), b'x' * (server_channel.HIGH_WATER - 1000)
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    storage.store(p64(1), bytes(8), data, '', meta)
+    storage.tpc_vote(meta)
+    storage.tpc_finish(meta)
+    server = new_server({'1': storage}, output_limit=LEAST_OUTPUT)
+    slow = client(server.addr, io_thread=False, cache_size=0)
+    session, = inside.sessions(server)
+    session.channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    channel = inside.link(slow).channel
+    channel.send_loads([channel.start_load(p64(1), maxtid, Answer()) for _ in range(3)])
+    await_pause(server, session)
+    assert session.channel.queued > LEAST_OUTPUT * 0.9
+    assert session in inside.sessions(server)
 
 
 def test_limits_can_be_configured(tmp_path):
     """N6, N7, N8, S8: keys of ``<zeo>``; without them the defaults of StorageServer."""
     path = tmp_path / 'zeo.conf'
     path.write_text('<zeo>\naddress 1\nmax-connections 50\nhandshake-timeout 5\nframe-limit 1MB\n'
-                    'output-limit 2MB\nsocket-mode 660\n</zeo>')
+                    'output-limit 64MB\nsocket-mode 660\n</zeo>')
     options = zconfig.load(str(path)).zeo.options
     assert {key: options[key] for key in ('max_connections', 'handshake_timeout_s', 'frame_limit',
                                           'output_limit', 'socket_mode')} == {
         'max_connections': 50, 'handshake_timeout_s': 5, 'frame_limit': 1 << 20,
-        'output_limit': 2 << 20, 'socket_mode': 0o660}
+        'output_limit': 64 << 20, 'socket_mode': 0o660}
     path.write_text('<zeo>\naddress 1\n</zeo>')
     options = zconfig.load(str(path)).zeo.options
     defaults = StorageServer.__init__.__kwdefaults__

@@ -27,6 +27,7 @@ from zeo_clone.configuration.filestorage import with_group_commit
 from zeo_clone.configuration.tlsfiles import TLSFiles
 from zeo_clone.loop.certificates import RenewedContext
 from zeo_clone.monitor.hosts import host_name
+from zeo_clone.server.clients.limits import LEAST_MEMORY, LEAST_OUTPUT, check_least
 from zeo_clone.zrpc.frames import MAX_FRAME
 
 DEFAULT_STORAGE = '1'
@@ -101,12 +102,22 @@ def frame_limit(text: str) -> int:
 
 
 def memory_limit(text: str) -> int:
-    """Bytes, into which some messages have to fit."""
+    """Bytes that may wait for all clients."""
+    return _at_least(LEAST_MEMORY, text)
+
+
+def output_limit(text: str) -> int:
+    """Bytes that may wait for one client."""
+    return _at_least(LEAST_OUTPUT, text)
+
+
+def _at_least(least: int, text: str) -> int:
     size = byte_size(text)
-    if size < 1 << 20:
-        raise ValueError(f'{text!r} is less than the least, 1MB: give a whole number of bytes, or one with a '
-                         'suffix KB, MB or GB')
-    return size
+    try:
+        return check_least(size, least, repr(text))
+    except ValueError as error:
+        raise ValueError(f'{error}: give a whole number of bytes, or one with a suffix KB, MB or '
+                         'GB') from None
 
 
 def seconds(text: str) -> int:

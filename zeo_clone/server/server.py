@@ -30,7 +30,13 @@ from zeo_clone.server.backend.database.relstorage import is_alone, is_database
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat
-from zeo_clone.server.clients.limits import MAX_CONNECTIONS, find_limits
+from zeo_clone.server.clients.limits import (
+    LEAST_MEMORY,
+    LEAST_OUTPUT,
+    MAX_CONNECTIONS,
+    check_least,
+    find_limits,
+)
 from zeo_clone.server.clients.listen import open_listeners, origin, remove_unix_socket, warn_if_open
 from zeo_clone.server.clients.operator import Wish
 from zeo_clone.server.clients.operator import find as find_client
@@ -114,9 +120,9 @@ class StorageServer:
     ``transaction_timeout``: seconds that a client may hold the commit lock; None: 30, 0: for ever.
     ``ssl``: an ``ssl.SSLContext``; connections are encrypted.  ``client_conflict_resolution``: clients
     resolve conflicts, not the server.  ``resolve``: what else may resolve conflicts on the server:
-    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address or heartbeat, or for a
-    storage that must not be served (an IMVCCStorage), OSError if it cannot listen; then the storages stay
-    open.  `close` closes them.
+    ``package.module.Class``, ``package.*``.  Raises ValueError for a bad address, heartbeat or limit,
+    or for a storage that must not be served (an IMVCCStorage), OSError if it cannot listen; then the storages
+    stay open.  `close` closes them.
 
     ``frame_limit``: bytes of one message; ``output_limit``: bytes that may wait for a client that does not
     read before it is disconnected; ``memory_limit``: bytes that may wait for all clients, or have come from
@@ -151,6 +157,9 @@ class StorageServer:
         address = parse_address(addr)
         if heartbeat_s <= 0:  # nothing but work
             raise ValueError(f'heartbeat_s is {heartbeat_s!r}; it must be more than 0')
+        check_least(output_limit, LEAST_OUTPUT, f'output_limit={output_limit!r}')
+        if memory_limit is not None:
+            check_least(memory_limit, LEAST_MEMORY, f'memory_limit={memory_limit!r}')
         storages = dict(storages)
         serve = _kinds(storages, {
             'poll_interval_s': poll_interval_s, 'read_connections': read_connections,

@@ -9,6 +9,7 @@ import errno
 from typing import NamedTuple
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.zrpc.channel.server import HIGH_WATER
 
 #: Connections at a time (N6), if there are descriptors for so many.
 MAX_CONNECTIONS = 10_000
@@ -24,6 +25,10 @@ STRANGERS = 4
 #: What may wait for all clients together, or twice the largest message, so that one can come in while another
 #: goes out; but no more than half of the memory.
 DEFAULT_MEMORY = 1 << 30
+#: Some messages have to fit into that, at least.
+LEAST_MEMORY = 1 << 20
+#: What may wait for one client, at least: so much does for one that reads, a large answer when others wait.
+LEAST_OUTPUT = 2 * HIGH_WATER
 
 
 class Limits(NamedTuple):
@@ -42,6 +47,13 @@ class Limits(NamedTuple):
         """May a connection with this descriptor stay?  A new one has the lowest number that is free: so many
         are in use, by whomever."""
         return fd < self.descriptors - self.files
+
+
+def check_least(size: int, least: int, told: str) -> int:
+    """`size`, of which a message says `told`.  Raises ValueError if it is less than `least` bytes."""
+    if size < least:
+        raise ValueError(f'{told} is less than the least, {least >> 20}MB')
+    return size
 
 
 def find_limits(runtime: Runtime, storages: int, max_connections: int, frame_limit: int,
