@@ -44,6 +44,14 @@ def test_a_bad_value_is_refused_and_named(keywords, complaint):
         options(**keywords)
 
 
+@pytest.mark.parametrize(('keywords', 'poll_s'), [
+    ({'max_disconnect_poll': 0.001}, 0.05), ({'max_disconnect_poll': 7}, 7), ({'min_disconnect_poll': 0}, 0.05),
+    ({'max_disconnect_poll': 0, 'min_disconnect_poll': 2}, 2)])
+def test_any_pause_is_taken_but_not_for_no_pause(keywords, poll_s):
+    """N18: ZEO takes any, and looks at none."""
+    assert options(**keywords).max_poll_s == poll_s
+
+
 def test_for_ever_is_as_long_as_a_lock_can_wait():
     assert options(wait_timeout=float('inf')).wait_timeout_s == 1e9
     assert options(wait_timeout=0).wait_timeout_s == 0

@@ -48,7 +48,7 @@ def arguments(addr: Place | Sequence[Place], storage: str = '1', cache_size: int
     ``client``, ``var``: the other way to name the cache file: ``var/client-storage.zec``.
     ``wait``: return connected, or raise `ClientDisconnected`.
     ``min_disconnect_poll``, ``max_disconnect_poll``: longest pause between two attempts to connect, in
-    seconds; the second counts, if it is given.
+    seconds; the second counts, if it is given.  0.05 is the least that counts, whatever is given.
     ``read_only``: refuse to write.
     ``read_only_fallback``: use a read-only server if there is no other; change over as soon as there is.
     ``server_sync``: ``Connection.sync()`` and each new transaction ask the server first.
