@@ -612,6 +612,21 @@ def test_two_storages_at_one_place_are_told_before_anything_is_made(
     assert len(settings('-C', path, '-f', 'there.fs').sources) == 1  # no section counts then
 
 
+@pytest.mark.parametrize(('base', 'changes'), [
+    (FILE.format('', 'there.fs', ''), FILE.format('changes', './there.fs', '')),
+    (FILE.format('', 'there.fs', ''), DEMO.format('', FILE.format('changes', './there.fs', '')).replace(
+        'demostorage b', 'demostorage changes'))])
+def test_two_sections_of_one_storage_at_one_place_are_told(configuration, monkeypatch, tmp_path, base, changes):
+    """C14, T1: a DemoStorage that would change its base."""
+    monkeypatch.chdir(tmp_path)
+    path = configuration(sections=DEMO.format(base, changes))
+    with pytest.raises(process.StartError) as caught:
+        settings('-C', path)
+    assert str(caught.value) == (
+        "storage 'b': <filestorage> (path there.fs) and <filestorage changes> (path ./there.fs) would write to "
+        f'the same place; give each one of its own ({path})')
+
+
 def test_one_file_twice_on_the_command_line_is_told(tmp_path):
     """C14, T1"""
     code, _, log = run('-a', ANY_PORT, '-f', 'x.fs', '-f', f'{tmp_path}/x.fs', cwd=tmp_path)

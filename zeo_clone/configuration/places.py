@@ -1,4 +1,4 @@
-"""What the storages of one server write to, and whether two of them write to the same.
+"""What the storages of one server write to, and whether two of them, or of their sections, write to the same.
 
 In: what a section has become, and names of files.  Out: places, and a complaint.  Opens nothing; asks the
 file system only which names are those of one file.
@@ -19,10 +19,11 @@ PATH, BLOB_DIR, CACHE_PATH = {'path': 'path'}, {'blob_dir': 'blob-dir'}, {'cache
 
 
 class Place(NamedTuple):
-    """A file or directory, and the key or option that names it."""
+    """A file or directory, the key or option that names it, and the section where that is."""
 
     key: str
     path: str
+    section: str = ''
 
 
 def places_of(factory: Any) -> list[Place]:
@@ -39,19 +40,22 @@ def places_of(factory: Any) -> list[Place]:
             keys = {**BLOB_DIR, **keys}
         if isinstance(factory, (FileStorageSection, ZODB.config.FileStorage)):
             keys = {**PATH, **keys}  # of another package's storage it may be anything
-    found += [Place(key, value) for name, key in keys.items()
+    title = f'<{section.getSectionType()} {section.getSectionName() or ""}'.rstrip() + '>'
+    found += [Place(key, value, title) for name, key in keys.items()
               if isinstance(value := values.get(name), str) and value]
     return found
 
 
 def find_clash(storages: Iterable[tuple[str, Iterable[Place]]]) -> str | None:
-    """What is wrong, if two of these named storages write to one place."""
+    """What is wrong, if two of these named storages write to one place, or two sections within one."""
     seen: dict[object, tuple[str, Place]] = {}
     for name, places in storages:
         for place in places:
             other, its = seen.setdefault(_identity(place.path), (name, place))
-            if other != name:
-                return (f'storages {other!r} ({its.key} {its.path}) and {name!r} ({place.key} {place.path}) '
+            if its is not place:
+                first, second = ((f'storages {other!r}', repr(name)) if other != name else
+                                 (f'storage {name!r}: {its.section}', place.section))
+                return (f'{first} ({its.key} {its.path}) and {second} ({place.key} {place.path}) '
                         f'would write to the same place; give each one of its own')
     return None
 
