@@ -45,8 +45,8 @@ def test_a_bad_value_is_refused_and_named(keywords, complaint):
 
 
 @pytest.mark.parametrize(('keywords', 'poll_s'), [
-    ({'max_disconnect_poll': 0.001}, 0.05), ({'max_disconnect_poll': 7}, 7), ({'min_disconnect_poll': 0}, 0.05),
-    ({'max_disconnect_poll': 0, 'min_disconnect_poll': 2}, 2)])
+    ({'max_disconnect_poll': 0.001}, 0.05), ({'max_disconnect_poll': 7}, 7),
+    ({'min_disconnect_poll': 0}, 0.05), ({'max_disconnect_poll': 0, 'min_disconnect_poll': 2}, 2)])
 def test_any_pause_is_taken_but_not_for_no_pause(keywords, poll_s):
     """N18: ZEO takes any, and looks at none."""
     assert options(**keywords).max_poll_s == poll_s

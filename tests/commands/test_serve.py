@@ -616,15 +616,16 @@ def test_two_storages_at_one_place_are_told_before_anything_is_made(
     (FILE.format('', 'there.fs', ''), FILE.format('changes', './there.fs', '')),
     (FILE.format('', 'there.fs', ''), DEMO.format('', FILE.format('changes', './there.fs', '')).replace(
         'demostorage b', 'demostorage changes'))])
-def test_two_sections_of_one_storage_at_one_place_are_told(configuration, monkeypatch, tmp_path, base, changes):
+def test_two_sections_of_one_storage_at_one_place_are_told(
+        configuration, monkeypatch, tmp_path, base, changes):
     """C14, T1: a DemoStorage that would change its base."""
     monkeypatch.chdir(tmp_path)
     path = configuration(sections=DEMO.format(base, changes))
     with pytest.raises(process.StartError) as caught:
         settings('-C', path)
     assert str(caught.value) == (
-        "storage 'b': <filestorage> (path there.fs) and <filestorage changes> (path ./there.fs) would write to "
-        f'the same place; give each one of its own ({path})')
+        "storage 'b': <filestorage> (path there.fs) and <filestorage changes> (path ./there.fs) would write "
+        f'to the same place; give each one of its own ({path})')
 
 
 def test_one_file_twice_on_the_command_line_is_told(tmp_path):
