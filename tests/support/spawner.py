@@ -164,7 +164,8 @@ def main(descriptor):
     for name in MODULES:
         importlib.import_module(name)
     gc.freeze()
-    arguments = Parent(socket.socket(fileno=int(descriptor))).run()
+    with socket.socket(fileno=int(descriptor)) as door:
+        arguments = Parent(door).run()
     if arguments is not None:
         sys.modules['serve'].main(*arguments)
 
