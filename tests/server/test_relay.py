@@ -1,6 +1,7 @@
 """A server in front of another one, which is *above*: hits at once, misses once, everything in order."""
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -67,6 +68,20 @@ def next_notice(wire, name='invalidateTransaction'):
     while (found := wire.notice())[0] != name:
         pass
     return found[1]
+
+
+@contextlib.contextmanager
+def away(above, new_server, wire):
+    """The line to the server above is cut: a proxy that heals it, the server below, a client of that, and the
+    tid of what that has read."""
+    with Proxy(above.addr) as proxy:
+        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
+        first = wire(above).commit(OID)
+        listener = wire(below)
+        assert listener.call('loadBefore', OID, maxtid)[1] == first
+        proxy.silence()
+        proxy.cut_all()
+        yield proxy, below, listener, first
 
 
 class Mute(MappingStorage):
@@ -216,13 +231,7 @@ def test_metrics_and_the_status_know_relays(above, below, wire):
 
 def test_what_was_missed_is_told_one_by_one(above, new_server, wire):
     """C3: the server above was away, and others have committed: each transaction with its own tid."""
-    with Proxy(above.addr) as proxy:
-        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
-        first = wire(above).commit(OID)
-        listener = wire(below)
-        assert listener.call('loadBefore', OID, maxtid)[1] == first
-        proxy.silence()
-        proxy.cut_all()
+    with away(above, new_server, wire) as (proxy, _, listener, first):
         writer = wire(above)
         second = writer.commit(OTHER)
         third = writer.commit(OID, serial=first)
@@ -238,13 +247,7 @@ def test_what_was_missed_is_asked_for_again_if_the_connection_breaks_meanwhile(n
     """C3: nobody is sent away for that."""
     held = Held()
     above = new_server({'1': held})
-    with Proxy(above.addr) as proxy:
-        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
-        first = wire(above).commit(OID)
-        listener = wire(below)
-        assert listener.call('loadBefore', OID, maxtid)[1] == first
-        proxy.silence()
-        proxy.cut_all()
+    with away(above, new_server, wire) as (proxy, _, listener, first):
         second = wire(above).commit(OID, serial=first)
         gate = held.hold('iterator')
         proxy.heal()
@@ -257,13 +260,7 @@ def test_what_was_missed_is_asked_for_again_if_the_connection_breaks_meanwhile(n
 def test_where_the_past_is_not_told_clients_verify(new_server, wire):
     """C3: nobody is told a tid that is not the transaction's; who comes back is told what changed."""
     above = new_server({'1': Held(Mute())})
-    with Proxy(above.addr) as proxy:
-        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
-        first = wire(above).commit(OID)
-        listener = wire(below)
-        assert listener.call('loadBefore', OID, maxtid)[1] == first
-        proxy.silence()
-        proxy.cut_all()
+    with away(above, new_server, wire) as (proxy, below, listener, first):
         writer = wire(above)
         second = writer.commit(OID, serial=first)
         third = writer.commit(OTHER)
@@ -281,13 +278,7 @@ def test_where_the_past_is_packed_clients_verify(kind, new_server, wire, tmp_pat
     """C1, C3: a pack has removed what tells that an object changed earlier, too: nobody is told of a part."""
     storage = FileStorage(str(tmp_path / 'Data.fs')) if kind == 'file' else MappingStorage()
     above = new_server({'1': storage})
-    with Proxy(above.addr) as proxy:
-        below = new_server({'1': ClientStorage(proxy.address, wait_timeout=30)})
-        first = wire(above).commit(OID)
-        listener = wire(below)
-        assert listener.call('loadBefore', OID, maxtid)[1] == first
-        proxy.silence()
-        proxy.cut_all()
+    with away(above, new_server, wire) as (proxy, below, listener, first):
         writer = wire(above)
         second = writer.commit(OID, serial=first)
         writer.commit(OTHER)
