@@ -215,6 +215,30 @@ def test_an_error_at_any_step_leaves_the_client_able_to_commit(fake, opened, ste
     storage.tpc_finish(meta)
 
 
+def test_a_thread_does_not_wait_for_itself_for_ever(fake, opened):
+    """L3: as when a program undoes and changes the same database in one transaction."""
+    storage = opened(wait_timeout=0.1)
+    first = begin(storage)
+    with pytest.raises(StorageTransactionError, match='An undo and a change of the same database are two'):
+        begin(storage)
+    storage.tpc_vote(first)
+    storage.tpc_finish(first)
+    storage.tpc_abort(begin(storage))
+
+
+def test_a_thread_waits_for_what_another_one_ends(fake, opened):
+    """L2: a transaction may be handed on."""
+    storage = opened()
+    first, begins = begin(storage), threading.Event()
+    ending = threading.Thread(target=lambda: begins.wait() and storage.tpc_abort(first))
+    ending.start()
+    begins.set()
+    second = begin(storage)
+    ending.join()
+    storage.tpc_vote(second)
+    storage.tpc_finish(second)
+
+
 def test_the_wrong_transaction_is_refused(fake, opened):
     storage = opened()
     meta = begin(storage)

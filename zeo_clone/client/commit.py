@@ -275,18 +275,25 @@ def _check_conflict(item: Any) -> tuple[bytes, tuple[bytes, bytes], bytes]:
 class Committing:
     """At most one transaction at a time: who has the commit lock, and in which phase."""
 
-    def __init__(self, runtime: Runtime, identity: Identity) -> None:
+    def __init__(self, runtime: Runtime, identity: Identity, patience_s: float) -> None:
         self._lock = runtime.lock()  # held from tpc_begin to the end of the transaction
+        self._ident = runtime.get_ident
+        self._thread: int | None = None  # that has begun the last one
+        self._patience_s = patience_s
         self._identity = identity
         self.phase: Phase | None = None
 
     def begin(self, transaction: Any, get_link: Callable[[], Link], tid: bytes | None,
               status: str) -> None:
         """Wait for the previous transaction's end, then begin."""
-        phase = self.phase
+        phase, thread = self.phase, self._ident()
         if phase is not None and phase.transaction is transaction:
             raise StorageTransactionError('Duplicate tpc_begin calls for same transaction')
-        self._lock.acquire()
+        if phase is not None and thread == self._thread:
+            self._wait_for_oneself()
+        else:
+            self._lock.acquire()
+        self._thread = thread
         try:
             begun = Begun(get_link(), transaction, self._identity.next_number())
             begun.begin(tid, status)
@@ -294,6 +301,14 @@ class Committing:
             self._lock.release()
             raise
         self.phase = begun
+
+    def _wait_for_oneself(self) -> None:
+        """The thread that waits would have to end the transaction, unless it has left that to another one."""
+        if not self._lock.acquire(timeout=self._patience_s):
+            raise StorageTransactionError(
+                'this thread has begun a transaction in this storage and has not ended it, so a second one '
+                'would wait for ever. An undo and a change of the same database are two transactions: commit '
+                'one before you begin the other')
 
     def begun(self, transaction: Any) -> Begun:
         """The phase *begun* of `transaction`."""

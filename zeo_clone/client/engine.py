@@ -50,7 +50,7 @@ class Engine:
         self.cache = cache = new_cache(options, runtime)
         try:
             self.identity = Identity(runtime)
-            self.committing = Committing(runtime, self.identity)
+            self.committing = Committing(runtime, self.identity, options.wait_timeout_s)
             self.oids: list[bytes] = []  # which the server has given, and nobody has yet
             self.oids_lock = runtime.lock()  # protects oids
             self.info_lock = runtime.lock()  # protects what the storage knows of the served one
