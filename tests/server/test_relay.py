@@ -122,7 +122,7 @@ def test_a_vote_that_is_not_answered_above_is_refused(above, new_server, wire, h
     ask(committer, 'vote', 7)
     gate.wait()
     name, arguments = final(committer)
-    assert name == 'ZODB.POSException.StorageError'
+    assert name == 'ZEO.Exceptions.ClientDisconnected'
     assert "storage '1' did not vote within 1 s (transaction-timeout)" in str(arguments)
     held.free_all()
     committer.call('tpc_abort', 7)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from ZODB.POSException import ConflictError, ReadOnlyError, StorageError, StorageTransactionError
+from ZODB.POSException import ConflictError, ReadOnlyError, StorageTransactionError
 
+from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.core import Loop
 from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.commit import StorageCommit
@@ -311,7 +312,7 @@ class Transactor:
             log.warning('%s: the storage %r has not ended its transaction in %s', self.client.name,
                         self.served.name, format_seconds(timeout_s))
             return
-        if self.phase.refuse(StorageError(
+        if self.phase.refuse(ClientDisconnected(
                 f'storage {self.served.name!r} did not vote within {format_seconds(timeout_s)} '
                 f'(transaction-timeout): nothing was committed. What is behind it, another server or a '
                 f'database, is slow or away')):
