@@ -9,7 +9,9 @@ import pytest
 from benchmarks.postgres import Cluster, find_programs
 from tests.docs.pages import blocks
 from tests.postgresql.counting import PATIENCE_S
+from tests.server.test_server import Wire
 from tests.support.runzeo_process import Runzeo
+from zeo_clone.ClientStorage import ClientStorage
 
 
 @pytest.fixture(scope='session')
@@ -61,6 +63,45 @@ def new_database_server(new_storage, new_server):
         return new_server({'1': new_storage(**(options or {}))}, **server_options)
 
     return start
+
+
+@pytest.fixture
+def servers(new_database_server):
+    """They wait for a database for longer than any machine takes to start one."""
+    return [new_database_server(database_patience_s=PATIENCE_S) for _ in range(2)]
+
+
+@pytest.fixture
+def wire():
+    """Connect to a server, by frames."""
+    wires = []
+
+    def connect(server, token=None):
+        made = Wire(server.addr)
+        wires.append(made)
+        made.socket.settimeout(PATIENCE_S)
+        made.register()
+        if token is not None:
+            made.call('identify', token, 0)
+        return made
+
+    yield connect
+    for each in wires:
+        each.socket.close()
+
+
+@pytest.fixture
+def client():
+    """Open a ClientStorage of a server."""
+    opened = []
+
+    def connect(server, **options):
+        opened.append(ClientStorage(server.addr, wait_timeout=PATIENCE_S, **options))
+        return opened[-1]
+
+    yield connect
+    for storage in opened:
+        storage.close()
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
 from ZODB.utils import maxtid, p64, u64, z64
 
+from tests.postgresql.counting import PATIENCE_S as LIMIT_S
 from tests.server.test_server import Wire
 from tests.support import inside
 from tests.support.cleaning import Cleaning, store_blob
-from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected
 from zeo_clone.loop.runtime import REAL
 from zeo_clone.monitor.exposition import Exposition
@@ -29,46 +29,6 @@ from zeo_clone.troubles import find
 pytestmark = pytest.mark.long
 
 OID, OTHER = p64(1), p64(2)
-LIMIT_S = 120  # only what hangs meets it
-
-
-@pytest.fixture
-def servers(new_database_server):
-    """They wait for a database for longer than any machine takes to start one."""
-    return [new_database_server(database_patience_s=LIMIT_S) for _ in range(2)]
-
-
-@pytest.fixture
-def wire():
-    """Connect to a server, by frames."""
-    wires = []
-
-    def connect(server, token=None):
-        made = Wire(server.addr)
-        wires.append(made)
-        made.socket.settimeout(LIMIT_S)
-        made.register()
-        if token is not None:
-            made.call('identify', token, 0)
-        return made
-
-    yield connect
-    for each in wires:
-        each.socket.close()
-
-
-@pytest.fixture
-def client():
-    """Open a ClientStorage of a server."""
-    opened = []
-
-    def connect(server, **options):
-        opened.append(ClientStorage(server.addr, wait_timeout=LIMIT_S, **options))
-        return opened[-1]
-
-    yield connect
-    for storage in opened:
-        storage.close()
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ class DatabaseCommit(ThreadedCommit):
         self._database = parts.database
         self._token, self._number = token or committer.token, number
         self._deleted: list[bytes] = []
+        self._undos: list[Operation] = []
         self._chosen: bytes | None = None  # its tid
         self._reply = Deferred()
         #: Who commits: is told by the reply.
@@ -174,13 +175,21 @@ class DatabaseCommit(ThreadedCommit):
     def _replay(self, operations: Iterator[Operation]) -> None:
         try:
             self._begin()
-            self._carry_out_all(self._noting_deletes(operations))
+            self._carry_out_all(self._but_undos(operations))
+            if self._undos:
+                # After all stores, whose records RelStorage writes at the vote anyway.
+                self._database.lock_for_undo(
+                    self._storage, [undo.extra for undo in self._undos], self.written)
+                self._carry_out_all(iter(self._undos))
             self.vote()
         except Exception as error:
             self._fail(error)
 
-    def _noting_deletes(self, operations: Iterator[Operation]) -> Iterator[Operation]:
+    def _but_undos(self, operations: Iterator[Operation]) -> Iterator[Operation]:
         for operation in operations:
+            if operation.verb == 'undo':
+                self._undos.append(operation)
+                continue
             if operation.verb == 'delete' and operation.oid is not None:
                 self._deleted.append(operation.oid)
             yield operation

@@ -14,6 +14,7 @@ Besides RelStorage's tables there are three of ours:
 """
 from __future__ import annotations
 
+import binascii
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ MOST = (1 << 63) - 1
 CHANNEL = 'zeo_clone'
 #: Key of the lock under which our tables are made; RelStorage uses -1 and -2, and oids.
 SETUP_LOCK = -20_119
+#: Of a transaction that undoes others, until its end.
+UNDO_LOCK = -20_120
 #: The lock that each commit takes before it chooses its tid.
 COMMIT_LOCK = -1
 #: Outcomes and the log keep what is so many days old.
@@ -54,6 +57,8 @@ MOST_S = ((1 << 31) - 1) // 1000
 LACKS = {'53100': 'the disk of the database is full', '53200': 'the database has no memory left'}
 #: How codes begin that say of a transaction that it stood in another one's way: deadlocks and their like.
 IN_THE_WAY = '40'
+#: A lock was waited for too long.
+NO_LOCK = '55P03'
 
 SETUP = '''
 CREATE TABLE IF NOT EXISTS zeo_clone_identity (identity TEXT NOT NULL);
@@ -67,6 +72,13 @@ PRUNE = '''
 DELETE FROM zeo_clone_outcome WHERE at < now() - %(days)s * INTERVAL '1 day';
 DELETE FROM zeo_clone_log WHERE at < now() - %(days)s * INTERVAL '1 day'
     AND tid < %(tid)s AND tid < (SELECT max(tid) FROM zeo_clone_log);
+'''
+#: Tids, and oids -> the locks that a vote takes for what it stores, in its order: of what these transactions
+#: have written, and of these oids.
+LOCK_OBJECTS = '''
+SELECT count(pg_advisory_xact_lock(zoid)) FROM (
+    SELECT zoid FROM object_state WHERE tid = ANY(%s::bigint[])
+    UNION SELECT zoid FROM current_object WHERE zoid = ANY(%s::bigint[]) ORDER BY zoid) AS wanted
 '''
 HOLD = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 TRY = '''
@@ -347,6 +359,8 @@ class Database:
         code = _code(error) or ''
         if code.startswith(IN_THE_WAY):
             return 'the database has ended this transaction in favour of another one'
+        if code == NO_LOCK:
+            return 'another transaction has kept what this one needs locked for too long'
         return LACKS.get(code, 'the database of the server is away')
 
     def translate(self, error: BaseException) -> Any:
@@ -382,6 +396,23 @@ class Database:
             raise StorageTransactionError(f'the tid {tid.hex()} is not later than the last one, '
                                           f'{p64(last).hex()}')
         instance._tpc_phase = Restore(phase, tid, status)
+
+    def lock_for_undo(self, instance: Any, undo_ids: Iterable[bytes], oids: Iterable[bytes]) -> None:
+        """After `begin`: nobody else can change what the transactions `undo_ids` wrote, nor `oids`, which are
+        stored besides.
+
+        RelStorage's undo compares, and then waits for those who are choosing their tids; it does not see what
+        a transaction that has voted will have changed when it is committed.  Here that is waited for, as a
+        vote does, before anything is compared: statements see what was committed before them.  All of them
+        at once, for each undo keeps the lock of all commits from then on, for which voted transactions wait.
+
+            T2     vote: has its objects            finish: COMMIT
+            undo                   waits for these                   compares, has the commit lock
+        """
+        cursor = instance._tpc_phase.shared_state.store_connection.cursor
+        cursor.execute('SELECT pg_advisory_xact_lock(%s)', (UNDO_LOCK,))
+        tids = [tid for tid in map(_undone_tid, undo_ids) if tid is not None]
+        cursor.execute(LOCK_OBJECTS, (tids, array_of(oids)))
 
     def choose_tid(self, instance: Any) -> tuple[bytes, Any]:
         """After ``tpc_vote``: the transaction is whole in the database, but for its COMMIT; its tid, and the
@@ -482,6 +513,15 @@ def nearest(error: BaseException, of_driver: type[BaseException]) -> Any:
     told: ConflictError = base(text or kind.__name__, oid=error.oid, serials=error.serials)
     told.class_name = error.class_name
     return told
+
+
+def _undone_tid(undo_id: bytes) -> int | None:
+    """The number of the transaction; None if it is none, which the undo itself says."""
+    try:
+        tid = binascii.a2b_base64(undo_id)
+    except binascii.Error:
+        return None
+    return number_of(tid) if len(tid) == 8 else None
 
 
 def _code(error: BaseException) -> str | None:
