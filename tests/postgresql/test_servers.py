@@ -287,6 +287,22 @@ def test_history_iteration_and_undo(databases, keep_history):
             assert connection.root()['number'] == 1
 
 
+@pytest.mark.parametrize('method', ['iterator_batch', 'iterator_record_start'])
+def test_an_iteration_of_which_the_connection_is_lost_says_so_and_does_not_end(servers, wire, query, method):
+    """X3: as loads do; what could not be read would be missing."""
+    here = wire(servers[0])
+    tids = [here.commit(OID), here.commit(OTHER)]
+    iterator = here.call('iterator_start', None, None)
+    assert here.call('iterator_next', iterator)[0] == tids[0]
+    query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'RS: Load' "
+          'AND datname = current_database()')
+    for _ in range(2):
+        arguments = (iterator, 1 << 20) if method == 'iterator_batch' else (iterator, tids[0])
+        with pytest.raises(AssertionError, match='ReadConflictError.*the database of the server is away'):
+            here.call(method, *arguments)
+    assert here.call('iterator_start', tids[1], None)
+
+
 def test_a_pack_removes_garbage_and_nothing_else(databases):
     """C15, L5."""
     first, second = databases

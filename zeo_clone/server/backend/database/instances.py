@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zeo_clone.loop.runtime import Runtime
+from zeo_clone.server.backend.database.reader import DatabaseAway
 from zeo_clone.steps import take_steps
 
 #: Instances that are kept when nobody needs them: each may have a connection.
@@ -54,11 +55,16 @@ class Instances:
             try:
                 return self._call(function)
             except Exception as error:
-                if not self._database.is_away(error):
-                    raise self._database.translate(error) from error
-                if clock() + PAUSE_S >= until:
-                    raise self._database.translate(error) from error
+                if not self._database.is_away(error) or clock() + PAUSE_S >= until:
+                    raise self.told(error) from error
             pause.wait(PAUSE_S)
+
+    def told(self, error: Exception) -> Exception:
+        """What clients are told of `error`, as by `Reader`."""
+        if self._database.is_away(error):
+            return DatabaseAway('the database of the server is away; try again later')
+        nearest: Exception = self._database.translate(error)
+        return nearest
 
     def _call(self, function: Callable[[Any], Any]) -> Any:
         instance = self.borrow()
@@ -111,19 +117,39 @@ class Instances:
 
 
 class Transactions:
-    """An iteration over transactions, with an instance of its own until it is closed."""
+    """An iteration over transactions, with an instance of its own until it is closed.
+
+    After an error there is nothing more: what has failed would be missing.
+    """
 
     def __init__(self, instances: Instances, start: bytes | None, stop: bytes | None) -> None:
         self._instances = instances
-        self._instance = instances.borrow()
+        self._instance: Any = None
+        self._failure: Exception | None = None
         try:
-            self._iterator = self._instance.iterator(start, stop)
+            self._instance = self.call(instances.borrow)
+            self._iterator = self.call(self._instance.iterator, start, stop)
         except BaseException:
             self.close()
             raise
 
-    def __iter__(self) -> Any:
-        return self._iterator
+    def __iter__(self) -> Transactions:
+        return self
+
+    def __next__(self) -> _Transaction:
+        return _Transaction(self, self.call(next, self._iterator))
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` returns.  Raises StopIteration, and what clients know."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return function(*arguments)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._failure = self._instances.told(error)
+            raise self._failure from error
 
     def close(self) -> None:
         """May be called twice."""
@@ -132,3 +158,17 @@ class Transactions:
             with contextlib.suppress(AttributeError):
                 self._iterator.close()
             self._instances.give_back(instance)
+
+
+class _Transaction:
+    """One of `transactions`; its records are read when they are asked for."""
+
+    def __init__(self, transactions: Transactions, transaction: Any) -> None:
+        self._transactions = transactions
+        self._transaction = transaction
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transaction, name)
+
+    def __iter__(self) -> Any:
+        return self._transactions.call(iter, self._transaction)
