@@ -9,7 +9,7 @@ import pytest
 from ZODB.utils import maxtid, p64
 
 from tests.postgresql.counting import PATIENCE_S as LIMIT_S
-from tests.postgresql.test_servers import OID, OTHER, store
+from tests.postgresql.test_servers import FAILING, FAILS, OID, OTHER, store
 
 pytestmark = pytest.mark.long
 
@@ -171,3 +171,32 @@ def test_an_id_of_no_transaction_is_refused_as_ever(servers, wire, history, undo
     undoing.oneway('undoa', undo_id, 9)
     with pytest.raises(AssertionError, match='UndoError'):
         undoing.call('vote', 9)
+
+
+def test_another_undo_or_a_pack_is_named(servers, wire, history, query):
+    """X3, L12: by whomever; the reason was the class of an error that no client has."""
+    here = wire(servers[0])
+    query('SELECT pg_advisory_lock(-2)')
+    begin(here, 9, undo=[history[1]])
+    with pytest.raises(AssertionError, match='UndoError.*another undo or a pack is under way'):
+        here.call('vote', 9)
+    here.call('tpc_abort', 9)
+    with pytest.raises(AssertionError, match='StorageTransactionError.*another undo or a pack is under way'):
+        here.call('pack', time.time(), True)
+    query('SELECT pg_advisory_unlock(-2)')
+    begin(here, 10, undo=[history[1]])
+    assert sorted(here.call('vote', 10)) == [OID, OTHER]
+
+
+def test_an_undo_for_which_there_is_no_room_stands_in_nobodys_way(servers, wire, history, query):
+    """X3: RelStorage left its lock for packs and undos with the connection, and said another reason."""
+    here, there = map(wire, servers)
+    query(FAILING)
+    query(FAILS.format('object_state', '53100'))
+    begin(here, 9, undo=[history[1]])
+    with pytest.raises(AssertionError, match='StorageError.*the disk of the database is full'):
+        here.call('vote', 9)
+    here.call('tpc_abort', 9)
+    query('DROP TRIGGER fails ON object_state')
+    begin(there, 10, undo=[history[1]])
+    assert sorted(there.call('vote', 10)) == [OID, OTHER]

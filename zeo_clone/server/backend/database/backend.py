@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
-from ZODB.POSException import POSKeyError, Unsupported
+from ZODB.POSException import POSKeyError, StorageTransactionError, Unsupported
 from ZODB.utils import maxtid, p64, u64, z64
 
 from zeo_clone.loop.core import Loop
@@ -25,7 +25,7 @@ from zeo_clone.server.backend.database.instances import Instances, Transactions
 from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import Reader
 from zeo_clone.server.backend.database.records import Records
-from zeo_clone.server.backend.database.relstorage import Database, number_of
+from zeo_clone.server.backend.database.relstorage import PACK_OR_UNDO, Database, number_of
 from zeo_clone.server.backend.database.upkeep import Upkeep
 from zeo_clone.server.backend.flights import Flights, load_batch
 from zeo_clone.server.backend.guard import Guard
@@ -320,6 +320,8 @@ class DatabaseBackend:
         try:
             instance.pack(time, references)
         except Exception as error:
+            if self._database.is_busy(error):
+                raise StorageTransactionError(PACK_OR_UNDO) from error
             raise self._database.translate(error) from error
         finally:
             self._instances.drop(instance)

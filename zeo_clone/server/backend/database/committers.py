@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from ZODB.POSException import StorageTransactionError
+from ZODB.POSException import StorageTransactionError, UndoError
 
 from zeo_clone.Exceptions import CommitOutcomeUnknown
 from zeo_clone.server.backend.abilities import Abilities
@@ -27,7 +27,7 @@ from zeo_clone.server.backend.database.feed import Feed
 from zeo_clone.server.backend.database.outcomes import Fences
 from zeo_clone.server.backend.database.reader import DatabaseAway
 from zeo_clone.server.backend.database.records import Records
-from zeo_clone.server.backend.database.relstorage import Database
+from zeo_clone.server.backend.database.relstorage import PACK_OR_UNDO, Database
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.threaded import ThreadedCommit, nothing
 from zeo_clone.server.backend.workers import Workers
@@ -204,11 +204,15 @@ class DatabaseCommit(ThreadedCommit):
 
     def _fail(self, error: Exception) -> None:
         """Nothing is committed: the nearest error that clients know."""
+        if self._undos:
+            error = self._database.undo_failed(self._storage, error)
         self._give_up()
         if self._database.is_away(error):
             self._committer.drop()
             raise DatabaseAway(f'{self._database.trouble(error)}, and nothing was committed; try again later '
                                f'({_line(error)})') from error
+        if self._database.is_busy(error):
+            raise UndoError(PACK_OR_UNDO) from error
         raise self._database.translate(error) from error
 
     def _give_up(self) -> None:

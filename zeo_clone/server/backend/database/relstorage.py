@@ -59,6 +59,10 @@ LACKS = {'53100': 'the disk of the database is full', '53200': 'the database has
 IN_THE_WAY = '40'
 #: A lock was waited for too long.
 NO_LOCK = '55P03'
+#: A statement before this one has failed, and with it the transaction.
+FAILED_BEFORE = '25P02'
+#: RelStorage undoes, or packs, once at a time, whoever does it.
+PACK_OR_UNDO = 'another undo or a pack is under way in the database; try again later'
 
 SETUP = '''
 CREATE TABLE IF NOT EXISTS zeo_clone_identity (identity TEXT NOT NULL);
@@ -363,6 +367,10 @@ class Database:
             return 'another transaction has kept what this one needs locked for too long'
         return LACKS.get(code, 'the database of the server is away')
 
+    def is_busy(self, error: BaseException) -> bool:
+        """Does `error` say that there is an undo or a pack already?"""
+        return type(error).__name__ == 'UnableToAcquirePackUndoLockError'  # RelStorage's
+
     def translate(self, error: BaseException) -> Any:
         """The nearest exception that clients know."""
         return nearest(error, self._driver.Error)
@@ -413,6 +421,20 @@ class Database:
         cursor.execute('SELECT pg_advisory_xact_lock(%s)', (UNDO_LOCK,))
         tids = [tid for tid in map(_undone_tid, undo_ids) if tid is not None]
         cursor.execute(LOCK_OBJECTS, (tids, array_of(oids)))
+
+    def undo_failed(self, instance: Any, error: Exception) -> Exception:
+        """Why, if `error` says only that something has failed before.
+
+        RelStorage wanted to let go of its lock for packs and undos then, in a transaction in which nothing
+        can be done any more: the connection would keep it.
+        """
+        if _code(error) != FAILED_BEFORE:
+            return error
+        cursor = instance._tpc_phase.shared_state.store_connection.cursor
+        with contextlib.suppress(self._driver.Error):  # then the connection has gone, and its locks too
+            cursor.connection.rollback()
+            cursor.execute('SELECT pg_advisory_unlock_all()')
+        return error.__context__ if isinstance(error.__context__, Exception) else error
 
     def choose_tid(self, instance: Any) -> tuple[bytes, Any]:
         """After ``tpc_vote``: the transaction is whole in the database, but for its COMMIT; its tid, and the
