@@ -48,6 +48,13 @@ def store(wire, number, *oids, serial=z64, data=b'data'):
     return wire.call('vote', number)
 
 
+def is_unknown(wire, oid):
+    """Is there no such object?"""
+    with pytest.raises(AssertionError, match='POSKeyError'):
+        wire.call('loadBefore', oid, maxtid)
+    return True
+
+
 def notice(wire):
     """The next one-way call that is not about sizes."""
     while True:
@@ -138,9 +145,10 @@ def test_a_plain_conflict_is_one_and_the_next_commit_goes_through(servers, wire)
     assert notice(there)[1] == (tid, [OID])
     later = there.commit(OID, serial=tid)
     with pytest.raises(AssertionError, match='ConflictError'):
-        store(here, 8, OID, serial=tid)
+        store(here, 8, OTHER, OID, serial=tid)
     here.call('tpc_abort', 8)
     assert here.commit(OID, serial=later) > later
+    assert is_unknown(here, OTHER), 'nothing of what was refused'
 
 
 def test_a_read_that_was_relied_on_is_checked(servers, wire):
@@ -154,6 +162,18 @@ def test_a_read_that_was_relied_on_is_checked(servers, wire):
     here.oneway('storea', OTHER, z64, b'data', 8)
     with pytest.raises(AssertionError, match='ReadConflictError'):
         here.call('vote', 8)
+    here.call('tpc_abort', 8)
+    assert here.commit(p64(3))
+    assert is_unknown(here, OTHER), 'nothing of what was refused'
+
+
+def test_what_was_given_up_after_its_vote_is_not_committed_with_the_next(servers, wire):
+    """C2, D1."""
+    here = wire(servers[0])
+    store(here, 8, OTHER)
+    here.call('tpc_abort', 8)
+    assert here.commit(OID)
+    assert is_unknown(here, OTHER)
 
 
 def test_a_direct_client_of_the_database_is_heard_within_the_interval(new_database_server, new_storage, wire):

@@ -223,7 +223,122 @@ def test_a_read_that_was_relied_on_is_checked(new_storage, new_server, wire):
     here.oneway('storea', OTHER, z64, b'data', 8)
     with pytest.raises(AssertionError, match='ReadConflictError'):
         here.call('vote', 8)
+    here.call('tpc_abort', 8)
+    assert here.commit(p64(3))
+    with pytest.raises(AssertionError, match='POSKeyError'):
+        here.call('loadBefore', OTHER, maxtid)
 
+
+# ---- what was refused -----------------------------------------------------------------------------
+
+READ = p64(7)  # an object that somebody else has written since it was read
+
+
+def refuse_reading(storage, read, begun):
+    """What was relied on is not current any more."""
+    storage.checkCurrentSerialInTransaction(READ, read, begun)
+
+
+def refuse_writing(storage, read, begun):
+    """A conflict that nobody can resolve."""
+    storage.store(READ, read, b'data', '', begun)
+
+
+def fail_to_resolve(storage, read, begun):
+    """An error in its resolution."""
+    storage._wrapper.untransform_record_data = None
+    refuse_writing(storage, read, begun)
+
+
+def fill_the_disk(storage, read, begun):
+    """SQLite has no room for it."""
+    storage._state.store_connection.connection.execute('PRAGMA max_page_count = 1')
+    storage.store(OTHER, z64, b'large' * 100_000, '', begun)
+
+
+def write_beside(storage, read, begun):
+    """Another process has written, which is found after all is voted."""
+    look = storage.look
+    storage.look = lambda: setattr(storage, 'look', look) or True
+
+
+def fail_to_commit(storage, read, begun):
+    """The disk fails; SQLite rolls back itself."""
+    def commit_phase2(connection, *_):
+        del storage._adapter.txncontrol.commit_phase2
+        connection.connection.execute('ROLLBACK')
+        raise storage._error('disk I/O error')
+
+    storage._adapter.txncontrol.commit_phase2 = commit_phase2
+
+
+def give_up(storage, read, begun):
+    """The client does, after the vote."""
+    storage.tpc_vote(begun)
+    raise ConnectionError
+
+
+@pytest.mark.parametrize('refuse', [
+    refuse_reading, refuse_writing, fail_to_resolve, fill_the_disk, write_beside, fail_to_commit, give_up])
+def test_nothing_that_was_refused_is_committed_with_the_next(refuse, new_storage, tmp_path):
+    """C2, D1: nor is anything compared with it; blobs and records."""
+    storage = attended(new_storage(blob_dir=str(tmp_path / 'blobs')))
+    read = commit(storage, READ)
+    before = commit(storage, READ, serial=read)
+    blob = tmp_path / 'blob'
+    blob.write_bytes(b'refused')
+    begun = TransactionMetaData()
+    storage.tpc_begin(begun)
+    storage.store(OID, z64, b'refused', '', begun)
+    storage.storeBlob(p64(3), z64, b'refused', str(blob), '', begun)
+    with pytest.raises((ConflictError, StorageError, ConnectionError)):
+        refuse(storage, read, begun)
+        storage.tpc_vote(begun)
+        storage.tpc_finish(begun)
+    storage.tpc_abort(begun)
+    assert storage.changed_between(before, commit(storage, OTHER)) == [OTHER]
+    commit(storage, OID, p64(3))
+    storage.close()
+
+
+@pytest.mark.parametrize('do', ['restore', 'undo', 'deleteObject'])
+def test_nothing_else_that_was_given_up_is_committed_with_the_next(do, storage, keep_history):
+    """C2, D1: what is written before the vote."""
+    first = commit(storage, OID)
+    begun = TransactionMetaData()
+    if do == 'undo':
+        if not keep_history:
+            return
+        storage.tpc_begin(begun)
+        storage.undo(base64.encodebytes(first)[:-1], begun)
+    elif do == 'restore':
+        tid = p64(u64(first) + 1)
+        storage.tpc_begin(begun, tid)
+        storage.restore(p64(3), tid, b'given up', '', None, begun)
+    else:
+        storage.tpc_begin(begun)
+        storage.deleteObject(OID, first, begun)
+    storage.tpc_vote(begun)
+    storage.tpc_abort(begun)
+    last = commit(storage, OTHER)
+    assert storage.changed_between(first, last) == [OTHER]
+    assert storage.load(OID) == (b'data', first)
+
+
+def test_a_transaction_that_ends_before_its_vote_costs_no_connection(storage):
+    """The connection of the commit before is used again."""
+    first = commit(storage, OID)
+    connection, = storage._storage._store_connection_pool._connections
+    opened = connection.connection
+    begun = TransactionMetaData()
+    storage.tpc_begin(begun)
+    storage.store(OID, first, b'data', '', begun)
+    storage.tpc_abort(begun)
+    commit(storage, OTHER)
+    assert connection.connection is opened
+
+
+# ---- what there is beside ---------------------------------------------------------------------------
 
 def test_history_iteration_undo_and_packs(databases, keep_history):
     """C15, L5."""

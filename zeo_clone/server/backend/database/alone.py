@@ -94,6 +94,7 @@ class Alone:
         self._replaced = Records(KEPT)
         self._wrapper: Any = None  # since `registerDB`: who is told what others wrote
         self._transaction: Any = None
+        self._state: Any = None  # RelStorage's of this transaction; stays if it is not committed
         self._given: bytes | None = None  # the tid that was given to this transaction
         self._kind: str | None = None  # of what it does
         self._stored: list[bytes] = []
@@ -353,17 +354,24 @@ class Alone:
         if tid is not None and u64(tid) <= self._seen:
             raise StorageTransactionError(f'the tid {tid.hex()} is not later than the last one, '
                                           f'{p64(self._seen).hex()}')
+        self._drop_what_was_refused()
         self._given, self._kind = tid, None if tid is None else 'restore'
         self._stored, self._undone, self.coming_tid = [], set(), None
         with self._translating():
             self._storage.tpc_begin(transaction, tid, status)
         self._transaction = transaction
-        state = self._state
+        self._state = state = self._storage._tpc_phase.shared_state
         state.cache = state.local_client = Past(self._statements.revision, state, self._replaced.old)
 
-    @property
-    def _state(self) -> Any:
-        return self._storage._tpc_phase.shared_state
+    def _drop_what_was_refused(self) -> None:
+        """What is stored is in a temporary table of the connection since the vote, and committed there before
+        anything is compared.  RelStorage clears it in COMMIT and ROLLBACK, which it leaves out where SQLite
+        is in no transaction: the next one would commit what was refused.  So there is another connection
+        after each that has used one and was not committed.
+        """
+        if self._state is not None and 'store_connection' in vars(self._state):
+            self._storage._store_connection_pool.drop_all()
+        self._state = None
 
     def _does(self, kind: str) -> None:
         """RelStorage lets go of SQLite's lock, and commits what it has, before it votes on stores."""
@@ -457,7 +465,7 @@ class Alone:
             tid: bytes = self._storage.tpc_finish(transaction)
             if self.coming_tid is not None:
                 self._seen = u64(tid)
-        self._transaction = None
+        self._transaction = self._state = None
         self._replaced.changed(tid, self._stored)
         return tid
 
