@@ -5,6 +5,7 @@ import base64
 import os
 import pickle
 import signal
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from BTrees.Length import Length
 from ZODB import DB
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import ConflictError, POSKeyError, StorageError
+from ZODB.POSException import ConflictError, POSKeyError, StorageError, UndoError
 from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid, p64, u64, z64
 
@@ -325,6 +326,111 @@ def test_nothing_else_that_was_given_up_is_committed_with_the_next(do, storage, 
     assert storage.load(OID) == (b'data', first)
 
 
+@pytest.fixture
+def twice_written(new_storage):
+    """A storage, and the tid of the second of two transactions, both of one object."""
+    storage = attended(new_storage(pack_batch_timeout=0))
+    first = commit(storage, z64, OID)
+    yield storage, commit(storage, OID, serial=first, data=b'later')
+    storage.close()
+
+
+def undo(storage, tid):
+    """Begin a transaction that does."""
+    begun = TransactionMetaData()
+    storage.tpc_begin(begun)
+    try:
+        assert storage.undo(base64.encodebytes(tid)[:-1], begun) == (None, [OID])
+    except BaseException:
+        storage.tpc_abort(begun)
+        raise
+    return begun
+
+
+def references(record, oids=None):
+    return [OID]
+
+
+@pytest.fixture
+def at_pack_of(monkeypatch):
+    """Have a pack call `function` when it has removed and committed all before `tid`: ``(tid, function)``."""
+    from relstorage.adapters.packundo import HistoryPreservingPackUndo
+    pack_transaction = HistoryPreservingPackUndo._pack_transaction
+
+    def patch(tid, function):
+        def pack(self, cursor, pack_tid, packed, *rest):
+            if packed == u64(tid):
+                function()
+            pack_transaction(self, cursor, pack_tid, packed, *rest)
+
+        monkeypatch.setattr(HistoryPreservingPackUndo, '_pack_transaction', pack)
+
+    return patch
+
+
+@pytest.mark.parametrize('keep_history', [True])
+@pytest.mark.parametrize('packs', ['the server', 'another process', 'nobody any more'])
+def test_what_is_being_packed_is_not_undone(packs, twice_written, new_storage, at_pack_of):
+    """C2: what was before it is gone by then, and an object without a record would be committed."""
+    storage, second = twice_written
+    refused = []
+
+    def try_to_undo():
+        if packs == 'nobody any more':
+            raise OSError('the pack fails')
+        with pytest.raises(UndoError, match='is being packed') as caught:
+            undo(storage, second)
+        refused.append(caught.value)
+
+    at_pack_of(second, try_to_undo)
+    if packs == 'another process':
+        new_storage(pack_batch_timeout=0).pack(time.time() + 10, references)
+    elif packs == 'the server':
+        storage.pack(time.time() + 10, references)
+    else:
+        with pytest.raises(OSError, match='the pack fails'):
+            storage.pack(time.time() + 10, references)
+        with pytest.raises(UndoError, match='the pack that was at it has failed'):
+            undo(storage, second)
+    assert storage.load(OID) == (b'later', second)
+    assert len(refused) == (packs != 'nobody any more')
+    third = commit(storage, OID, serial=second, data=b'third')
+    storage.tpc_vote(begun := undo(storage, third))
+    assert storage.tpc_finish(begun) > third
+    assert storage.load(OID)[0] == b'later'
+
+
+@pytest.mark.parametrize('keep_history', [True])
+@pytest.mark.parametrize('end', ['tpc_finish', 'tpc_abort'])
+def test_a_pack_waits_for_the_end_of_an_undo(end, twice_written):
+    """C2: else it might not see what the undo refers to again."""
+    storage, second = twice_written
+
+    class Lock:
+        """Of packs and undos; says that it is waited for."""
+
+        def __enter__(self):
+            asked.set()
+            lock.acquire()
+
+        def __exit__(self, *_):
+            lock.release()
+
+    asked, lock = threading.Event(), storage._packs
+    begun = undo(storage, second)
+    storage._packs = Lock()
+    pack = threading.Thread(target=storage.pack, args=(time.time() + 10, references), daemon=True)
+    pack.start()
+    assert asked.wait(LIMIT_S)
+    storage._packs = lock
+    storage.tpc_vote(begun)
+    assert pack.is_alive() and not storage._packing
+    getattr(storage, end)(begun)
+    pack.join(LIMIT_S)
+    assert not pack.is_alive()
+    assert storage.load(OID)[0] == (b'data' if end == 'tpc_finish' else b'later')
+
+
 def test_a_transaction_that_ends_before_its_vote_costs_no_connection(storage):
     """The connection of the commit before is used again."""
     first = commit(storage, OID)
@@ -490,14 +596,13 @@ def test_commits_wait_for_the_disk_unless_the_configuration_says_otherwise(pragm
 
 # ---- not alone ------------------------------------------------------------------------------------
 
-def test_what_another_process_has_written_is_told(storage, new_storage, keep_history, caplog):
-    """X4, C1: all of it, in order, without history with the first; a line says that this is not meant."""
+def test_what_another_process_has_written_is_told(storage, new_storage, caplog):
+    """X4, C1: all of it, in order, all with the first; a line says that this is not meant."""
     first = commit(storage, OID)
     other = new_storage()
     tids = [commit(other, OTHER), commit(other, p64(3))]
     assert storage.look() and not storage.look()
-    told = [OTHER] if keep_history else [OTHER, p64(3)]
-    assert storage.wrapper.told == [(tids[0], told), (tids[1], [p64(3)])]
+    assert storage.wrapper.told == [(tids[0], [OTHER, p64(3)]), (tids[1], [p64(3)])]
     assert 'another process has written to the database, which is for one server alone' in caplog.text
     last = commit(storage, OID, serial=first)
     assert last > tids[1] and not storage.look()

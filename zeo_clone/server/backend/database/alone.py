@@ -15,6 +15,7 @@ and a lock file one server; another process is noticed by the last tid.
 """
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
@@ -23,7 +24,14 @@ from itertools import groupby
 from typing import Any
 
 from ZODB import interfaces
-from ZODB.POSException import ConflictError, POSKeyError, StorageError, StorageTransactionError, Unsupported
+from ZODB.POSException import (
+    ConflictError,
+    POSKeyError,
+    StorageError,
+    StorageTransactionError,
+    UndoError,
+    Unsupported,
+)
 from ZODB.utils import maxtid, p64, u64, z64
 from zope.interface import alsoProvides, implementer
 
@@ -31,7 +39,7 @@ from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.server.backend.database.instances import Instances, Transactions
 from zeo_clone.server.backend.database.records import Records
-from zeo_clone.server.backend.database.relstorage import IDENTIFY, Past, nearest, number_of, record_of
+from zeo_clone.server.backend.database.relstorage import IDENTIFY, MOST, Past, nearest, number_of, record_of
 from zeo_clone.steps import take_steps
 
 log = logging.getLogger(__name__)
@@ -67,6 +75,8 @@ class Statements:
                          f'ORDER BY zoid LIMIT 2')
         self.changes = 'SELECT tid, zoid FROM object_state WHERE tid > ? AND tid <= ? ORDER BY tid LIMIT ?'
         self.packed = 'SELECT packed FROM "transaction" WHERE tid = ?'
+        #: Is there a pack up to `tid` or later?  With history: its list is filled before it removes anything.
+        self.packs = 'SELECT 1 FROM pack_object WHERE keep_tid >= ? LIMIT 1'
         self.highest_oid = 'SELECT coalesce(max(zoid), 0) FROM object_state'
 
 
@@ -100,6 +110,8 @@ class Alone:
         self._stored: list[bytes] = []
         self._undone: set[bytes] = set()
         self._packing = False
+        self._packs = runtime.lock()  # held by a pack, or by a transaction from its first undo to its end
+        self._keeps_packs_off = False
         #: Since the vote: the tid that the transaction will get; None where nothing would tell of it.
         self.coming_tid: bytes | None = None
         self._has_blobs = interfaces.IBlobStorage.providedBy(storage)
@@ -305,16 +317,17 @@ class Alone:
     # ---- packing: a thread for packs ------------------------------------------------------------------
 
     def pack(self, time: float, references: Any) -> None:
-        """Pack, beside commits."""
-        instance = self._instances.borrow()
-        self._packing = True
-        try:
-            with self._translating():
-                instance.pack(time, references)
-        finally:
-            self._instances.drop(instance)
-            with self._looking:
-                self._packing, self._seen = False, min(self._seen, self._last())
+        """Pack, beside commits; not beside an undo, for RelStorage has no lock for that on SQLite."""
+        with self._packs:
+            instance = self._instances.borrow()
+            self._packing = True
+            try:
+                with self._translating():
+                    instance.pack(time, references)
+            finally:
+                self._instances.drop(instance)
+                with self._looking:
+                    self._packing, self._seen = False, min(self._seen, self._last())
 
     # ---- what others wrote: any thread ----------------------------------------------------------------
 
@@ -335,8 +348,8 @@ class Alone:
                 self._wrapper.invalidateCache()
                 return True
             for tid, changes in groupby(rows, lambda row: row[0]):
-                # Without history what was written twice shows in the later transaction alone: as in `feed`.
-                written = changes if self.keeps_history or tid != rows[0][0] else rows
+                # What was written twice may show in the later one alone: as in `feed`.
+                written = changes if tid != rows[0][0] else rows
                 self._wrapper.invalidate(p64(tid), [p64(oid) for _, oid in written])
             if not rows or rows[-1][0] != last:
                 self._wrapper.invalidate(p64(last), [])
@@ -461,10 +474,13 @@ class Alone:
 
     def tpc_finish(self, transaction: Any, _: object = None) -> bytes:
         """Commit; the tid."""
-        with self._translating(), self._looking:
-            tid: bytes = self._storage.tpc_finish(transaction)
-            if self.coming_tid is not None:
-                self._seen = u64(tid)
+        try:
+            with self._translating(), self._looking:
+                tid: bytes = self._storage.tpc_finish(transaction)
+                if self.coming_tid is not None:
+                    self._seen = u64(tid)
+        finally:
+            self._let_packs()
         self._transaction = self._state = None
         self._replaced.changed(tid, self._stored)
         return tid
@@ -479,6 +495,12 @@ class Alone:
             self._storage.tpc_abort(transaction, _force=True)
         finally:
             self._transaction = None
+            self._let_packs()
+
+    def _let_packs(self) -> None:
+        if self._keeps_packs_off:
+            self._keeps_packs_off = False
+            self._packs.release()
 
 
 @implementer(interfaces.IStorageUndoable)
@@ -498,7 +520,17 @@ class AloneWithHistory(Alone):
     def undo(self, transaction_id: bytes, transaction: Any) -> tuple[None, list[bytes]]:
         """Undo a transaction; the oids that it changed.  Raises UndoError."""
         self._does('undo')
+        if not self._keeps_packs_off:
+            self._keeps_packs_off = self._packs.acquire(blocking=False)
+        if not self._keeps_packs_off:
+            raise UndoError('the storage is being packed; try again when that is done')
         with self._translating():
+            cursor = self._state.store_connection.cursor
+            self._storage._tpc_phase._obtain_commit_lock(cursor)  # what is found is so until the end
+            undone = int.from_bytes(base64.decodebytes(transaction_id + b'\n'), 'big')
+            cursor.execute(self._statements.packs, (min(undone, MOST),))
+            if cursor.fetchone():
+                raise UndoError('the transaction is being packed, or the pack that was at it has failed')
             self._storage.undo(transaction_id, transaction)
         oids = set(self._storage._tpc_phase.invalidated_oids) - self._undone
         self._undone |= oids
