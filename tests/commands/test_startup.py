@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -40,6 +41,16 @@ def test_if_one_storage_cannot_be_opened_none_stays_open(error):
     with pytest.raises((StartError, SystemExit)):
         open_storages([StorageSource('a', 'A.fs', lambda: storage), refuse(error)])
     assert storage.closed
+
+
+@pytest.mark.parametrize(('number', 'advice'), [
+    (errno.ENOSPC, 'make room on the disk'),
+    (errno.EDQUOT, 'make room on the disk'),
+    (errno.EACCES, 'check that the path is right and that this user may write there')])
+def test_what_to_do_depends_on_the_error_of_the_disk(number, advice):
+    """C14"""
+    with pytest.raises(StartError, match=f'; {advice}$'):
+        open_storages([refuse(OSError(number, os.strerror(number)))])
 
 
 def lock_error(tmp_path, content):

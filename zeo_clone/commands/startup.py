@@ -41,6 +41,9 @@ EXTENSION_S = 60
 #: In a FileStorage the root object is of 1970, before all other databases: a copy of one can follow (C25).
 ROOT_TID: bytes = TimeStamp(1970, 1, 1, 0, 0, 0.0).raw()
 
+#: Errors that say that the disk, or what the user may have of it, is full.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
 logger = logging.getLogger('zeo_clone')
 
 
@@ -181,8 +184,9 @@ def _open_storage(source: StorageSource) -> Any:
         raise StartError(f'{what}: {error.strerror}: {error.filename}; make the directory, or name '
                          'another one') from error
     except OSError as error:
-        raise StartError(f'{what}: {error}; check that the path is right and that this user may write '
-                         'there') from error
+        advice = ('make room on the disk' if error.errno in NO_SPACE else
+                  'check that the path is right and that this user may write there')
+        raise StartError(f'{what}: {error}; {advice}') from error
     except Exception as error:  # any storage class may be configured, with errors of its own
         advice = ('check its section, and that the database runs and lets this user in'
                   if type(error).__module__.startswith('psycopg2') else
