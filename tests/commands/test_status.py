@@ -86,6 +86,14 @@ def test_watch_writes_over_itself_on_a_terminal(server):
     assert re.search(r'server at \S+, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, every 0.01 s\r\n', shown)
 
 
+@pytest.mark.parametrize('more', [['--watch'], ['--top', '--watch']])
+def test_address_may_follow_watch(server, show, monkeypatch, more):
+    """N9"""
+    monkeypatch.setattr(zeo_status, 'WATCH_S', 0.01)
+    code, out, _ = show('--count', '2', *more, format_address(server.addr))
+    assert (code, out.count(', every 0.01 s')) == (0, 2)
+
+
 def test_unix_socket_and_tls(new_server, tls_server, tls_options, tmp_path):
     """T1"""
     server = new_server(addr=str(tmp_path / 'zeo.sock'))

@@ -102,6 +102,23 @@ class Watcher:
         return self._present(title, now, before)
 
 
+def with_interval(args: Sequence[str]) -> list[str]:
+    """`args` with a number after each ``--watch`` that is followed by something else, an address mostly:
+    argparse would take that for the number."""
+    found: list[str] = []
+    for word, following in zip(args, [*args, ''][1:], strict=True):
+        found.append(f'{word}={WATCH_S}' if word == '--watch' and not _is_number(following) else word)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def clock() -> str:
     """The time of day, for people."""
     return datetime.datetime.fromtimestamp(REAL.time()).isoformat(' ', 'seconds')
@@ -183,7 +200,7 @@ def complain_of_options(parser: argparse.ArgumentParser, given: argparse.Namespa
 def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     """Report; the exit code.  `args` defaults to the command line, `prog` is its name in messages."""
     parser = command_line(prog)
-    given = parser.parse_args(args)
+    given = parser.parse_args(with_interval(sys.argv[1:] if args is None else args))
     try:
         tls = tls_from(given)
     except ValueError as error:
