@@ -52,6 +52,11 @@ def format_bytes(size: float) -> str:
     return f'{size:.0f} B' if unit == 'B' else f'{size:.1f} {unit}'
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 client``, ``2 clients``."""
+    return f'{number:,} {noun}' if number == 1 else f'{number:,} {noun}s'
+
+
 def clean(line: str) -> str:
     """`line` without what a terminal could take for a command."""
     return ''.join(char if char.isprintable() else '?' for char in line)

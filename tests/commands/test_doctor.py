@@ -89,7 +89,7 @@ def test_healthy_server_is_0_and_says_what_was_looked_at(server, see):
     zeo_clone.DB(server.addr).close()
     code, out, err = see(format_address(server.addr))
     assert (code, err) == (0, '')
-    assert out.startswith('nothing found at 1 storages with 0 clients. Looked at: storages, commit lock, ')
+    assert out.startswith('nothing found at 1 storage with 0 clients. Looked at: storages, commit lock, ')
 
 
 def test_each_finding_is_a_line_with_what_to_do_and_the_exit_code_is_4(server, see):

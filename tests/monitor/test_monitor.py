@@ -144,7 +144,7 @@ def test_status_is_what_zeo_status_is_told_and_more(ask, measured, client):
 
 def test_healthy_server_says_so(ask):
     assert ask('/healthz')[::2] == (200, 'ok\n')
-    assert ask('/readyz')[::2] == (200, 'ok: 1 storages\n')
+    assert ask('/readyz')[::2] == (200, 'ok: 1 storage\n')
 
 
 def test_server_whose_loop_is_stuck_is_not_healthy(ask, measured, monkeypatch):

@@ -24,7 +24,7 @@ from zeo_clone.commands.statustable import Loud, Sample, table
 from zeo_clone.commands.tlsoptions import TLS, add_tls_options, tls_from
 from zeo_clone.commands.top import busiest
 from zeo_clone.loop.runtime import REAL
-from zeo_clone.wording import clean
+from zeo_clone.wording import clean, counted
 
 PROGRAM = 'zeo-status'
 NO_ANSWER, NOBODY_DISCONNECTED, FOUND = 1, 3, 4  # exit codes
@@ -157,7 +157,8 @@ def see_the_doctor(prog: str, given: argparse.Namespace, tls: TLS | None) -> int
         Screen(watching=False).show([
             *(Loud(clean(f'{"ALARM" if trouble.bad else "warning"}: {trouble}. To do: {trouble.advice}'),
                    trouble.bad) for trouble in found),
-            f'{len(found) or "nothing"} found at {len(status)} storages with {clients} clients. Looked at: '
+            f'{len(found) or "nothing"} found at {counted(len(status), "storage")} with '
+            f'{counted(clients, "client")}. Looked at: '
             f'{doctor.CHECKED}'])
     return FOUND if found else 0
 

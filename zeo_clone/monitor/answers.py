@@ -26,7 +26,7 @@ from zeo_clone.monitor.web import Request, Response, text
 from zeo_clone.server.clients.operator import NotDone, Wish
 from zeo_clone.troubles import failure, find
 from zeo_clone.version import __version__
-from zeo_clone.wording import format_seconds
+from zeo_clone.wording import counted, format_seconds
 
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'
@@ -172,7 +172,7 @@ def _readiness(_: Any, report: Report) -> Response:
               for name, status in sorted(report.storages.items()) if status['failed']]
     if failed:
         return text(HTTPStatus.SERVICE_UNAVAILABLE, '\n'.join(failed))
-    return text(HTTPStatus.OK, f'ok: {len(report.storages)} storages')
+    return text(HTTPStatus.OK, f'ok: {counted(len(report.storages), "storage")}')
 
 
 def _no_description(word: str, reason: str) -> Response:
