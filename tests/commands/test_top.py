@@ -54,11 +54,20 @@ def test_objects_and_conflicts_are_told_with_their_classes():
 
 @pytest.mark.parametrize(('status', 'line'), [
     ({}, 'no client is connected, and nothing has been loaded'),
-    ({'1': {'connections': 0}}, 'no client is connected, and nothing has been loaded'),
+    ({'1': {'connections': 0, 'hot': {'loads': 0, 'objects': []}}},
+     'no client is connected, and nothing has been loaded'),
+    ({'1': {'connections': 0, 'loads': 7}},  # ZEO's
+     'no client is connected, and this server does not tell what has been loaded'),
     ({'1': {'connections': 3}}, 'storage 1: this server does not tell what each client does'),
 ])
 def test_server_that_has_nothing_to_tell(status, line):
     assert top.busiest('', Sample(status, 1.0), Sample(status, 0.0))[-1] == line
+
+
+def test_server_without_clients_tells_what_they_have_loaded():
+    hot = {'loads': 4096, 'objects': [['01', 2, 'a.B']]}
+    lines = top.busiest('', Sample(values(hot=hot), 1.0), Sample(values(hot=hot), 0.0))
+    assert lines[2:4] == ['storage 1: no client is connected', '  of the last 4,096 loads:']
 
 
 def test_trouble_comes_first_here_too():

@@ -27,11 +27,17 @@ def busiest(title: str, now: Sample, before: Sample | None) -> list[str]:
             then = before.status.get(name, {}) if before is not None else {}
             lines += map(clean, ['', *_clients(name, values, then, elapsed_s), *_objects(hot),
                                  *_conflicts(values.get('conflict_classes') or {})])
-    return lines if len(lines) > 1 else [*lines, '', 'no client is connected, and nothing has been loaded']
+    if len(lines) > 1:
+        return lines
+    ours = all('hot' in values for values in now.status.values())
+    return [*lines, '', 'no client is connected, and ' + (
+        'nothing has been loaded' if ours else 'this server does not tell what has been loaded')]
 
 
 def _clients(name: str, values: dict[str, Any], then: dict[str, Any], elapsed_s: float) -> list[str]:
     described = values.get('clients') or []
+    if not values.get('connections'):
+        return [f'storage {name}: no client is connected']
     if not described or 'loads' not in described[0]:
         return [f'storage {name}: this server does not tell what each client does']
     if elapsed_s <= 0:
