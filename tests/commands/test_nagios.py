@@ -14,7 +14,7 @@ import zeo_clone
 from tests.support.certificates import revocation_list
 from tests.support.tool_process import run_tool
 from zeo_clone.addresses import format_address
-from zeo_clone.commands import nagios
+from zeo_clone.commands import health, nagios
 
 
 def commit(address, storage='1'):
@@ -56,7 +56,7 @@ def test_mute_server_is_critical_after_the_timeout(mute_server):
     """T2"""
     code, out, _ = run_tool('nagios', '--timeout', '0.3', mute_server)
     assert code == 2
-    assert out == f"Can't connect {mute_server}: no answer within 0.3 s\n"
+    assert out == f"Can't connect {mute_server}: no answer within 0.3 s{health.MUTE}\n"
 
 
 @pytest.mark.parametrize('arguments', [[], ['localhost'], ['-u', 'weeks', '9100'], ['--timeout', '0', '1']])
@@ -105,7 +105,7 @@ def test_certificate_for_another_host_is_critical_unless_any_will_do(tls_server,
 
 def test_mute_server_is_critical_with_tls_too(mute_server, check):
     code, out = check('--timeout', '0.2', '--ssl', mute_server)
-    assert (code, out) == (2, f"Can't connect {mute_server}: no answer within 0.2 s\n")
+    assert (code, out) == (2, f"Can't connect {mute_server}: no answer within 0.2 s{health.NO_HANDSHAKE}\n")
 
 
 @pytest.mark.parametrize(('options', 'message'), [

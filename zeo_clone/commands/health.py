@@ -27,6 +27,9 @@ MAX_ANSWER = 64 << 20
 #: A server says its protocol first, a letter and digits.
 MAX_GREETING = 16
 
+MUTE = ': connected, but it says nothing; perhaps it expects TLS, or is no ZEO server'
+NO_HANDSHAKE = ': connected, but the TLS handshake does not end; does a server with TLS listen there?'
+
 Status = dict[str, dict[str, Any]]
 
 
@@ -52,13 +55,14 @@ class _Deadline:
     def __init__(self, timeout_s: float, runtime: Runtime) -> None:
         self._runtime = runtime
         self._timeout_s = timeout_s
+        self.doing = ''  # what is waited for, for the complaint
         self._end = runtime.monotonic() + timeout_s
 
     def left(self) -> float:
         """Seconds left, more than 0.  Raises `NoAnswer` when there are none."""
         left = self._end - self._runtime.monotonic()
         if left <= 0:
-            raise NoAnswer(f'no answer within {format_seconds(self._timeout_s)}')
+            raise NoAnswer(f'no answer within {format_seconds(self._timeout_s)}{self.doing}')
         return left
 
 
@@ -143,6 +147,7 @@ def _endpoints(address: Address, deadline: _Deadline, runtime: Runtime) -> list[
 
 def _ask_one(question: _Question, endpoint: Endpoint, host: str | None, tls: TLS | None, deadline: _Deadline,
              runtime: Runtime) -> Any:
+    deadline.doing = ''
     with contextlib.closing(runtime.socket(endpoint.family)) as sock:
         code = sock.connect_ex(endpoint.sockaddr)
         if code in IN_PROGRESS:
@@ -164,6 +169,7 @@ def _converse(question: _Question, transport: Transport, deadline: _Deadline, ru
     while len(contents) < 2:
         data = transport.receive()
         if data is None:
+            deadline.doing = '' if contents else MUTE if transport.established else NO_HANDSHAKE
             _wait(transport.socket.fileno(), True, bool(transport.queued), deadline, runtime)
             transport.flush()
             continue
