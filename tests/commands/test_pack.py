@@ -111,6 +111,23 @@ def test_mute_server_is_given_up(mute_server):
     assert err.startswith(f'zeopack: cannot reach {mute_server}: no answer within ')
 
 
+def test_ctrl_c_ends_it_with_a_line(closed_port, monkeypatch, capsys):
+    """T2"""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(zeopack.Packer, 'pack', interrupt)
+    assert zeopack.main(['--timeout', '0.1', closed_port]) == 130
+    assert capsys.readouterr().err == (
+        'zeopack: interrupted; zeo-clone status tells whether a server goes on packing\n')
+
+
+def test_a_certificate_without_its_key_is_named(capsys, certificates):
+    """T2"""
+    with pytest.raises(SystemExit):
+        zeopack.main(['--ssl-cert', str(certificates / 'ca.pem'), '9100'])
+    assert 'ca.pem holds no private key: name its file with --ssl-key' in capsys.readouterr().err
+
+
 def test_unix_socket_with_a_name(new_server, tmp_path):
     storage = PackRecorder()
     server = new_server({'main': storage}, addr=str(tmp_path / 'zeo.sock'))

@@ -1,8 +1,9 @@
 """zeopack: pack storages of one or several servers.
 
-In: a command line.  Out: an exit code, 0 if every storage was packed, else 1, and 2 for mistakes on the
-command line; complaints on stderr, and progress, if that is a terminal.  One server after another is
-packed; all are connected to at once, so that servers that cannot be reached cost the time-out once.
+In: a command line.  Out: an exit code, 0 if every storage was packed, else 1, 2 for mistakes on the
+command line, and 130 after Ctrl-C; complaints on stderr, and progress, if that is a terminal.  One server
+after another is packed; all are connected to at once, so that servers that cannot be reached cost the
+time-out once.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from zeo_clone.loop.runtime import REAL
 
 PROGRAM = 'zeopack'
 TIMEOUT_S = 60.0
+INTERRUPTED = 130  # exit code, as of shells after Ctrl-C
 DEFAULT_STORAGE = '1'
 DEFAULT_HOST, DEFAULT_PORT = 'localhost', 9100
 DAY_S = 86400
@@ -60,7 +62,8 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
         prog=prog, add_help=False,
         description='Pack storages: remove what is not needed to show the database as it was at a time, or '
                     'later.',
-        epilog='Exit codes: 0 everything was packed; 1 something was not; 2 the command line is wrong.')
+        epilog='Exit codes: 0 everything was packed; 1 something was not; 2 the command line is wrong; 130 '
+               'it was interrupted.')
     parser.add_argument('servers', metavar='HOST:PORT[:NAME]', nargs='*', type=argument(server),
                         help='server and name of a storage; the default is 1')
     parser.add_argument('-u', '--unix', metavar='PATH[:NAME]', action='append', type=argument(unix),
@@ -147,8 +150,12 @@ def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     except ValueError as error:
         parser.error(str(error))
     time, terminal = pack_time(given.days, given.time, REAL.time()), Terminal()
-    packers = [Packer(target, given.timeout, tls) for target in found]
-    packed = [pack(packer, time, terminal, prog) for packer in packers]
+    try:
+        packers = [Packer(target, given.timeout, tls) for target in found]
+        packed = [pack(packer, time, terminal, prog) for packer in packers]
+    except KeyboardInterrupt:
+        terminal.complain(f'{prog}: interrupted; zeo-clone status tells whether a server goes on packing')
+        return INTERRUPTED
     return 0 if all(packed) else 1
 
 

@@ -66,4 +66,15 @@ def tls_from(given: argparse.Namespace) -> TLS | None:
     section = SimpleNamespace(
         certificate=given.ssl_cert, key=given.ssl_key, password_function=password,
         authenticate=given.ssl_ca, crl=given.ssl_crl, check_hostname=not given.ssl_no_hostname_check)
-    return TLS(zconfig.client_context(section), given.ssl_hostname)
+    try:
+        return TLS(zconfig.client_context(section), given.ssl_hostname)
+    except ValueError as error:
+        if given.ssl_cert and not given.ssl_key and not _holds_key(given.ssl_cert):
+            raise ValueError(f'{given.ssl_cert} holds no private key: name its file with '
+                             f'--ssl-key') from error
+        raise
+
+
+def _holds_key(path: str) -> bool:
+    with open(path, encoding='latin-1') as file:
+        return ' PRIVATE KEY-----' in file.read()
