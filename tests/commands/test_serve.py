@@ -735,6 +735,45 @@ def test_a_message_that_may_have_less_than_a_megabyte_is_told_in_kilobytes(tmp_p
     assert '; 1 MB may wait for all together, a message may have 512 KB, half of memory-limit' in output
 
 
+def test_check_names_servers_and_databases_as_people_do(tmp_path):
+    """T2: no class, no address in memory, no password."""
+    (tmp_path / 'zeo.conf').write_text(f'''
+        %import zeo_clone
+        %import relstorage
+        <zeo>
+          address 9100
+        </zeo>
+        <clientstorage main>
+          server localhost:9200
+          server ./zeo.sock
+        </clientstorage>
+        <relstorage site>
+          <sqlite3>
+            data-dir {tmp_path}/sqlite
+          </sqlite3>
+        </relstorage>
+        ''')
+    code, output, _ = run('--check', '-C', 'zeo.conf', cwd=tmp_path)
+    assert code == 0
+    assert "storage 'main' (of the server at localhost:9200 or ./zeo.sock) at 9100\n" in output
+    assert f"storage 'site' (RelStorage on SQLite in {tmp_path}/sqlite) at 9100\n" in output
+
+
+def test_a_port_that_the_system_has_picked_is_told(start):
+    """T2"""
+    server = start('-a', ANY_PORT, '-f', 'Data.fs').ready()
+    place = format_address(server.address)
+    assert f'WARNING zeo_clone: no port is configured: the system has picked that of {place}, ' in server.log
+
+
+def test_configuration_of_a_client_is_told_from_a_servers(tmp_path):
+    """T2"""
+    (tmp_path / 'zodb.conf').write_text('<zodb>\n</zodb>')
+    code, _, log = run('--check', '-C', 'zodb.conf', cwd=tmp_path)
+    assert code == 2
+    assert '; this is the configuration of a client: a server has <zeo>, and a section for each st' in log
+
+
 def test_check_finds_mistakes(tmp_path):
     (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 9100\nadress 1\n</zeo>')
     code, output, log = run('--check', '-C', 'zeo.conf', cwd=tmp_path)

@@ -41,7 +41,7 @@ from zeo_clone.commands.tlsoptions import add_tls_options, tls_from
 from zeo_clone.configuration import relay, zconfig
 from zeo_clone.configuration.filestorage import open_file
 from zeo_clone.configuration.places import Place, find_clash, places_of
-from zeo_clone.server.backend.database.relstorage import is_section, try_section
+from zeo_clone.server.backend.database.relstorage import describe_section, is_section, try_section
 
 PROGRAM = 'runzeo'
 DEFAULT_ADDRESS = ('localhost', 9100)
@@ -202,6 +202,11 @@ def _relay_sources(given: argparse.Namespace) -> list[StorageSource]:
 
 
 def _place(factory: Any) -> str:
+    if isinstance(factory, zconfig.ClientStorageSection):
+        return f'of the server at {" or ".join(map(format_address, factory.addresses))}'
+    database = describe_section(factory)
+    if database is not None:
+        return database
     config = getattr(factory, 'config', None)
     return getattr(config, 'path', None) or type(factory).__name__.removesuffix('Factory')
 
@@ -241,8 +246,14 @@ def serve_with(server: Any, storages: dict[str, Any], monitor: Any, settings: Se
         signals.stop_with(server.stop)
         place = format_address(server.addr)
         logger.info('%s', describe_limits(server.limits, settings.options, len(storages)))
-        for name, storage in storages.items():
-            logger.info('serving storage %r (%s) at %s', name, storage.getName(), place)
+        if not isinstance(settings.address, str) and not settings.address[1]:
+            logger.warning('no port is configured: the system has picked that of %s, and picks another one '
+                           'at the next start', place)
+        for source in settings.sources:
+            # What RelStorage calls itself is for its developers.
+            name = storages[source.name].getName()
+            shown = source.place if name.startswith('RelStorage: ') else name
+            logger.info('serving storage %r (%s) at %s', source.name, shown, place)
         monitor.begin(server)
         tune_process()
         notify('READY=1')

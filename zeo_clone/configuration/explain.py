@@ -42,6 +42,8 @@ def _allowed(schema: Any, message: str, text: str, line: int) -> str:
         return f"; allowed in <{section}>: {', '.join(keys)}" if keys else ''
     if message.startswith(UNKNOWN_TYPE) and section is None:
         return f"; allowed: {', '.join(_sections(schema))}, and what packages named with %import define"
+    if message.startswith(f"{MISPLACED}'zodb"):  # and Zope's zodb_db
+        return '; this is the configuration of a client: a server has <zeo>, and a section for each storage'
     if message.startswith(MISPLACED) and section is not None:
         return f'; it does not belong within <{section}>: is </{section}> missing before it?'
     return ''

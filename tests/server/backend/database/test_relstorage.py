@@ -40,7 +40,7 @@ def refusal(configured, capsys):
 def test_a_relstorage_on_another_database_is_refused_with_what_to_do(refusal):
     """X4: one snapshot for all, conflicts that nobody tries again, and not a word of other processes."""
     said = refusal('<mysql>\ndb nowhere\n</mysql>', '--check')
-    assert re.search(rf"cannot serve storage 'main' \(RelStorage\): this server {OTHERS}", said), said
+    assert re.search(rf"\(RelStorage on MySQLAdapter\): this server {OTHERS}", said), said
 
 
 @pytest.mark.parametrize(('section', 'expected'), [
@@ -49,14 +49,14 @@ def test_a_relstorage_on_another_database_is_refused_with_what_to_do(refusal):
 def test_another_driver_is_told_before_anything_is_asked(section, expected, refusal):
     """X4: by the check, too."""
     said = refusal(section, '--check')
-    expected = rf"cannot serve storage 'main' \(RelStorage\): this server {expected}"
+    expected = rf"cannot serve storage 'main' \(RelStorage on [^)]+\): this server {expected}"
     assert re.search(expected, said), said
 
 
 def test_shared_blobs_are_told_before_anything_is_asked(refusal):
     """X4: by the check, too."""
     said = refusal('shared-blob-dir true\n<postgresql>\ndsn host=nowhere.invalid\n</postgresql>', '--check')
-    assert re.search(r"'main' \(RelStorage\): its blobs are in a directory that is shared ", said), said
+    assert re.search(r"\(RelStorage on PostgreSQL\): its blobs are in a directory that is shared", said), said
 
 
 def test_a_check_says_what_is_in_the_file_and_makes_nothing(configured, tmp_path, capsys):

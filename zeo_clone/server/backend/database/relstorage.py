@@ -222,6 +222,15 @@ def _adapter_of_section(factory: Any) -> str | None:
     return type(factory.config.adapter).__qualname__.removesuffix('Factory')
 
 
+def describe_section(factory: Any) -> str | None:
+    """What RelStorage's section stands for, for people, without passwords; None if it is another section."""
+    adapter = _adapter_of_section(factory)
+    if adapter is None:
+        return None
+    where = f' in {factory.config.adapter.config.data_dir}' if adapter == SQLITE else ''
+    return f'RelStorage on {DRIVERS[adapter][0] if adapter in DRIVERS else adapter}{where}'
+
+
 def _check_blobs(are_shared: bool) -> None:
     """Raises ValueError if blobs of a database that has other servers beside are not in it."""
     if are_shared:
