@@ -53,6 +53,7 @@ def test_other_keys_are_for_the_database():
 @pytest.mark.parametrize(('text', 'message'), [
     ('zeo://h:1', 'it must begin with zeo-clone://'),
     ('zeo-clone://', 'name zeo-clone://HOST:PORT or zeo-clone:///PATH'),
+    ('zeo-clone://h:abc', "'zeo-clone://h:abc': the port is a number from 0 to 65535"),
     ('zeo-clone://h:1/?wait=perhaps', "wait: 'perhaps' is neither a whole number nor true, yes, on, false,"),
     ('zeo-clone://h:1/?cache_size=big', "cache_size: 'big' is not a size: "),
     ('zeo-clone://h:1/?ssl_ca=/no/ca.pem', 'cannot use the TLS files: '),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from zeo_clone.addresses import MAX_PORT
 from zeo_clone.configuration import zconfig
 
 SCHEME = 'zeo-clone'
@@ -75,7 +76,11 @@ def _address(uri: str, parts: Any) -> Any:
         if not parts.path.strip('/'):
             raise ValueError(f'bad URI {uri!r}: name {SCHEME}://HOST:PORT or {SCHEME}:///PATH')
         return unquote(parts.path)
-    return parts.hostname or 'localhost', DEFAULT_PORT if parts.port is None else parts.port
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f'bad URI {uri!r}: the port is a number from 0 to {MAX_PORT}') from None
+    return parts.hostname or 'localhost', DEFAULT_PORT if port is None else port
 
 
 def _take(uri: str, query: dict[str, str], keys: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
