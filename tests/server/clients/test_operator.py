@@ -84,6 +84,14 @@ def test_if_several_fit_they_are_listed_and_nothing_is_done(desk):
     assert tell(desk, disconnect='same', storage='other') == {'disconnected': '10.0.0.2:1 (same)'}
 
 
+def test_who_cannot_be_told_apart_is_to_have_a_label(desk):
+    """Processes that share a label and a unix socket, and clients of one process."""
+    for label in ('same', 'same', 'other'):
+        connect(desk, 'unix socket, pid 7', label)
+    error = tell(desk, disconnect='unix socket, pid 7')['error']
+    assert error.endswith('; give those that look alike labels of their own (client_label)')
+
+
 def test_holders_of_two_locks_are_told_apart_by_the_storage(desk):
     clients = [connect(desk, '10.0.0.1:1'), connect(desk, '10.0.0.1:2', storage='other')]
     for client in clients:

@@ -60,6 +60,8 @@ def find(served: Mapping[str, ServedStorage], wish: Wish) -> Member:
     if len(found) > 1:
         listed = ', '.join(f'{session.name} (storage {name!r})' for name, session in found[:MAX_LISTED])
         more = f' and {len(found) - MAX_LISTED} more' if len(found) > MAX_LISTED else ''
+        if len({session.name for _, session in found}) < len(found):
+            more += '; give those that look alike labels of their own (client_label)'
         raise NotDone(f'{len(found)} clients fit {wish.client!r}, and nothing was done: {listed}{more}')
     member: Member = found[0][1]
     return member
