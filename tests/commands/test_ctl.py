@@ -105,6 +105,34 @@ def test_without_a_runner_section_the_program_is_runzeo_with_the_same_configurat
     assert re.search(r'program: +(.*)', out)[1] == repr(program)
 
 
+@pytest.mark.parametrize(('name', 'script', 'ours'), [
+    ('runzeo', '#!/usr/bin/python\nfrom zeo_clone.commands.serve import main\n', True),
+    ('runzeo', '#!/usr/bin/python\nfrom ZEO.runzeo import main\n', False),
+    ('absent', None, False)])
+def test_a_program_that_is_none_of_ours_is_named(tmp_path, capsys, name, script, ours):
+    """T2: a zeo.conf that comes from ZEO may name its runzeo."""
+    path = tmp_path / name
+    if script is not None:
+        path.write_text(script)
+        path.chmod(0o755)
+    (tmp_path / 'zeo.conf').write_text(
+        f'<zeo>\naddress 1\n</zeo>\n<runner>\nprogram {path}\ntranscript log\n</runner>')
+    ctl.Options('zeoctl').realize(['-C', str(tmp_path / 'zeo.conf'), 'start'])
+    assert capsys.readouterr().err == (
+        '' if ours else f'zeoctl: what is started is none of our programs: {path}\n')
+
+
+@pytest.mark.parametrize(('arguments', 'eventlog', 'lost'), [
+    (['start'], '', True), (['-t', 'log', 'start'], '', False), (['stop'], '', False), (['fg'], '', False),
+    (['start'], '<eventlog>\n</eventlog>', False)])
+def test_a_log_that_nobody_will_see_is_told(tmp_path, capsys, arguments, eventlog, lost):
+    """T2"""
+    (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 1\n</zeo>\n{eventlog}')
+    ctl.Options('zeoctl').realize(['-C', str(tmp_path / 'zeo.conf'), *arguments])
+    line = 'zeoctl: the log is lost: have an <eventlog> with a file, or a transcript (-t FILE)\n'
+    assert capsys.readouterr().err == (line if lost else '')
+
+
 def test_without_a_configuration_it_says_what_to_give(tmp_path):
     code, out, err = run_tool('zeoctl', 'status', cwd=tmp_path)
     assert (code, out) == (2, '')

@@ -42,6 +42,7 @@ def test_ctl_starts_and_stops_a_server(tmp_path):
     (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress {tmp_path}/zeo.sock\n</zeo>\n<mappingstorage/>\n'
                                        f'<runner>\nprogram {sys.executable} -m zeo_clone serve -C zeo.conf\n'
                                        f'directory {tmp_path}\nsocket-name {tmp_path}/zdsock\n'
+                                       f'transcript {tmp_path}/log\n'
                                        f'start-test-program test -S {tmp_path}/zeo.sock\n</runner>\n')
     control = ['ctl', '-C', str(tmp_path / 'zeo.conf')]
     code, out, err = zeo_clone(*control, 'start')

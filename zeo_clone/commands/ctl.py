@@ -12,6 +12,7 @@ import argparse
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,9 @@ ACTIONS = ('start', 'stop', 'restart', 'status', 'fg', 'foreground', 'kill', 'wa
            'logreopen', 'reopen_transcript', 'help')
 #: What concerns a process that runs already.
 OF_RUNNING = ('stop', 'status', 'kill', 'wait')
+#: What starts one; of these, what keeps nothing of its output.
+IN_BACKGROUND = ('start', 'restart')
+STARTING = (*IN_BACKGROUND, 'fg', 'foreground')
 RUNNER = re.compile(r'^\s*<runner\b.*?^\s*</runner>', re.MULTILINE | re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r'^\s*%define\s.*$', re.MULTILINE | re.IGNORECASE)
 #: Options that zdaemon knows and that have a place in its sections: what they take, what they say.
@@ -118,6 +122,29 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
                 self.usage('name a configuration with -C, or a program with -p')
             place = self.configfile if '://' in self.configfile else os.path.abspath(self.configfile)
             self.program = [sys.executable, '-m', 'zeo_clone', 'serve', '-C', place]
+        if self.args[0] in STARTING:
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say what may surprise who starts a server, in a line each."""
+        if not _is_ours(self.program or []):
+            print(f'{self._prog}: what is started is none of our programs: {" ".join(self.program or [])}',
+                  file=sys.stderr)
+        if (self.daemon and self.transcript == os.devnull and self.configroot is not None
+                and self.configroot.eventlog is None and self.args[0] in IN_BACKGROUND):
+            print(f'{self._prog}: the log is lost: have an <eventlog> with a file, or a transcript (-t FILE)',
+                  file=sys.stderr)
+
+
+def _is_ours(program: Sequence[str]) -> bool:
+    """Is it one of our commands, as far as one can see?  Those that pip has made name the package."""
+    if any(re.match(r'zeo_clone\b', word) for word in program):
+        return True
+    try:
+        with open(shutil.which(program[0]) or '', 'rb') as file:
+            return b'zeo_clone' in file.read(4096)
+    except (OSError, IndexError):
+        return False
 
 
 def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> Any:
