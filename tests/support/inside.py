@@ -53,3 +53,38 @@ def book(cache):
 def role(channel):
     """Who reads on a ClientChannel."""
     return channel._role
+
+
+def adapter(storage):
+    """RelStorage's adapter, of one of its storages or of one on SQLite as it is served."""
+    return storage._adapter
+
+
+def wrapper(storage):
+    """Who a storage of RelStorage on SQLite, as it is served, tells what others wrote."""
+    return storage._wrapper
+
+
+def writing(storage):
+    """Of the same: SQLite's connection of the transaction under way."""
+    return storage._state.store_connection.connection
+
+
+def pooled(storage):
+    """Of the same: connections that the next commits use."""
+    return storage._storage._store_connection_pool._connections
+
+
+def swap_lock_of_packs(storage, lock):
+    """Of the same: `lock` in place of the lock of packs and undos, which is returned."""
+    before, storage._packs = storage._packs, lock
+    return before
+
+
+def is_packing(storage):
+    """Of the same: is a pack under way?"""
+    return storage._packing
+
+
+#: RelStorage's method that packs one transaction.
+PACK_ONE = '_pack_transaction'

@@ -5,6 +5,7 @@ import base64
 import os
 import pickle
 import signal
+import sqlite3
 import threading
 import time
 
@@ -19,6 +20,7 @@ from ZODB.tests.StorageTestBase import zodb_pickle
 from ZODB.utils import maxtid, p64, u64, z64
 
 from tests.server.test_server import Wire
+from tests.support import inside
 from tests.support.cleaning import Cleaning, store_blob
 from tests.support.runzeo_process import Runzeo
 from tests.support.server_process import reserved_port
@@ -247,13 +249,13 @@ def refuse_writing(storage, read, begun):
 
 def fail_to_resolve(storage, read, begun):
     """An error in its resolution."""
-    storage._wrapper.untransform_record_data = None
+    inside.wrapper(storage).untransform_record_data = None
     refuse_writing(storage, read, begun)
 
 
 def fill_the_disk(storage, read, begun):
     """SQLite has no room for it."""
-    storage._state.store_connection.connection.execute('PRAGMA max_page_count = 1')
+    inside.writing(storage).execute('PRAGMA max_page_count = 1')
     storage.store(OTHER, z64, b'large' * 100_000, '', begun)
 
 
@@ -266,11 +268,12 @@ def write_beside(storage, read, begun):
 def fail_to_commit(storage, read, begun):
     """The disk fails; SQLite rolls back itself."""
     def commit_phase2(connection, *_):
-        del storage._adapter.txncontrol.commit_phase2
+        del txncontrol.commit_phase2
         connection.connection.execute('ROLLBACK')
-        raise storage._error('disk I/O error')
+        raise sqlite3.OperationalError('disk I/O error')
 
-    storage._adapter.txncontrol.commit_phase2 = commit_phase2
+    txncontrol = inside.adapter(storage).txncontrol
+    txncontrol.commit_phase2 = commit_phase2
 
 
 def give_up(storage, read, begun):
@@ -352,10 +355,10 @@ def references(record, oids=None):
 
 
 @pytest.fixture
-def at_pack_of(monkeypatch):
+def at_pack_of():
     """Have a pack call `function` when it has removed and committed all before `tid`: ``(tid, function)``."""
     from relstorage.adapters.packundo import HistoryPreservingPackUndo
-    pack_transaction = HistoryPreservingPackUndo._pack_transaction
+    pack_transaction = getattr(HistoryPreservingPackUndo, inside.PACK_ONE)
 
     def patch(tid, function):
         def pack(self, cursor, pack_tid, packed, *rest):
@@ -363,9 +366,10 @@ def at_pack_of(monkeypatch):
                 function()
             pack_transaction(self, cursor, pack_tid, packed, *rest)
 
-        monkeypatch.setattr(HistoryPreservingPackUndo, '_pack_transaction', pack)
+        setattr(HistoryPreservingPackUndo, inside.PACK_ONE, pack)
 
-    return patch
+    yield patch
+    setattr(HistoryPreservingPackUndo, inside.PACK_ONE, pack_transaction)
 
 
 @pytest.mark.parametrize('keep_history', [True])
@@ -416,15 +420,15 @@ def test_a_pack_waits_for_the_end_of_an_undo(end, twice_written):
         def __exit__(self, *_):
             lock.release()
 
-    asked, lock = threading.Event(), storage._packs
+    asked = threading.Event()
     begun = undo(storage, second)
-    storage._packs = Lock()
+    lock = inside.swap_lock_of_packs(storage, Lock())
     pack = threading.Thread(target=storage.pack, args=(time.time() + 10, references), daemon=True)
     pack.start()
     assert asked.wait(LIMIT_S)
-    storage._packs = lock
+    inside.swap_lock_of_packs(storage, lock)
     storage.tpc_vote(begun)
-    assert pack.is_alive() and not storage._packing
+    assert pack.is_alive() and not inside.is_packing(storage)
     getattr(storage, end)(begun)
     pack.join(LIMIT_S)
     assert not pack.is_alive()
@@ -434,7 +438,7 @@ def test_a_pack_waits_for_the_end_of_an_undo(end, twice_written):
 def test_a_transaction_that_ends_before_its_vote_costs_no_connection(storage):
     """The connection of the commit before is used again."""
     first = commit(storage, OID)
-    connection, = storage._storage._store_connection_pool._connections
+    connection, = inside.pooled(storage)
     opened = connection.connection
     begun = TransactionMetaData()
     storage.tpc_begin(begun)
@@ -586,9 +590,10 @@ def test_oids_are_not_given_out_again_when_their_file_is_lost(new_storage, tmp_p
 def test_commits_wait_for_the_disk_unless_the_configuration_says_otherwise(pragmas, expected, new_storage):
     """D2: RelStorage has SQLite not wait for it."""
     raw = new_storage()
-    raw._adapter.connmanager.pragmas.update(pragmas)
+    connmanager = inside.adapter(raw).connmanager
+    connmanager.pragmas.update(pragmas)
     storage = alone(raw, REAL)
-    connection, cursor = raw._adapter.connmanager.open()
+    connection, cursor = connmanager.open()
     assert cursor.execute('PRAGMA synchronous').fetchone() == (expected,)
     connection.close()
     storage.close()
