@@ -25,6 +25,11 @@ def descriptors():
     return len(os.listdir('/proc/self/fd'))
 
 
+def assert_nothing_more(after, before):
+    """Of what is counted there is not more; a server that begins may have had a file open for a moment."""
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (after, before)
+
+
 def begin(storage, number):
     meta = TransactionMetaData()
     storage.tpc_begin(meta)
@@ -70,7 +75,7 @@ def test_connects_aborts_and_closes_leave_nothing(quiet):
         if number % 3 == 2:
             storage.tpc_abort(meta)
         storage.close()
-    assert state() == before
+    assert_nothing_more(state(), before)
     status = server.server_status('1')
     assert (status['active_txns'], status['waiting'], status['lock_time']) == (0, 0, None)
 
@@ -91,7 +96,7 @@ def test_cuts_leave_nothing(quiet):
             storage.ping()
         storage.close()
         assert proxy.cuts_made == CYCLES // 4
-    assert state() == before
+    assert_nothing_more(state(), before)
 
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='counts descriptors in /proc')
@@ -105,4 +110,4 @@ def test_servers_that_are_not_there_leave_nothing(client):
         if 'name resolution' in thread.name:
             thread.join(20)
     gc.collect()
-    assert (descriptors(), threading.active_count()) == before
+    assert_nothing_more((descriptors(), threading.active_count()), before)
