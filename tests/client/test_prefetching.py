@@ -67,7 +67,16 @@ def test_a_prefetch_asks_nothing_twice(fake, opened, serve):
 
 @BOTH
 def test_a_load_waits_for_the_prefetch_that_is_under_way(fake, opened, serve):
-    begun, go_on = threading.Event(), threading.Event()
+    class Pending(dict):
+        """Loads under way; says that somebody has found his among them."""
+
+        def get(self, key, default=None):
+            load = super().get(key, default)
+            if load is not None:
+                joined.release()
+            return load
+
+    begun, go_on, joined = threading.Event(), threading.Event(), threading.Semaphore(0)
 
     def slow(oid):
         begun.set()
@@ -76,6 +85,7 @@ def test_a_load_waits_for_the_prefetch_that_is_under_way(fake, opened, serve):
 
     serve(fake, slow)
     storage = opened()
+    inside.loader(storage).prefetcher.pending = Pending()
     storage.prefetch([OID], maxtid)
     assert begun.wait(20)
     found = []
@@ -83,6 +93,7 @@ def test_a_load_waits_for_the_prefetch_that_is_under_way(fake, opened, serve):
                for _ in range(3)]
     for thread in threads:
         thread.start()
+    assert all(joined.acquire(timeout=20) for _ in threads)
     go_on.set()
     for thread in threads:
         thread.join()
