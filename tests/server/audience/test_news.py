@@ -99,6 +99,21 @@ def test_commits_that_come_no_faster_than_they_are_told_do_not_wait(desk):
         desk.loop.advance(2 * SENDING_S + 0.0001)
 
 
+def test_a_storm_lasts_until_a_rest_brings_no_more_than_one_commit(desk):
+    """C1: where those who are told take the processor from the committer, its next commit comes late."""
+    committer, listener, tids = commit_in_a_storm(desk)
+    desk.loop.advance(REST * 2 * SENDING_S + 0.0001)
+    assert heard(listener) == tids[1:]
+    desk.loop.advance(2 * SENDING_S + 0.0001)
+    late = committer.commit(OIDS[3])
+    assert heard(listener) == []
+    desk.loop.advance(REST * 2 * SENDING_S)
+    assert heard(listener) == [late]
+    desk.loop.advance(2 * SENDING_S + 0.0001)
+    last = committer.commit(OIDS[4])
+    assert heard(listener) == [last]
+
+
 def test_the_rest_has_a_bound(desk):
     clients = [desk.connect() for _ in range(20)]
     tids = [clients[0].commit(oid) for oid in OIDS[:2]]

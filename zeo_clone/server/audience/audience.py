@@ -3,7 +3,8 @@
 All are told of a commit at once, before its client has the answer, unless commits come faster than clients
 can be told: sooner after all were told than that took, which for 200 is longer than a few commits.  Then
 everybody rests `REST` times as long as that took, `LONGEST_REST_S` at most, and is told of several commits in
-one piece.  Whatever else a client hears, the answer to a call above all, comes after its news.
+one piece; and so on until a rest brings no more than one commit.  Whatever else a client hears, the answer
+to a call above all, comes after its news.
 
 In: attendees that come and go; commits of ours; from a storage that is a client itself, what others changed,
 in any thread.  Out: messages to attendees.  It knows no storage: what happened it is told, and where the
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 #: Later than any tid.
 AFTER_ALL = b'\xff' * 9
 #: So many times as long as it took to tell all nobody is told: to hear it takes the clients longer.
-REST = 3
+REST = 5
 #: Nobody waits longer for news.
 LONGEST_REST_S = 0.01
 #: More bytes of news do not wait.
@@ -127,6 +128,7 @@ class Audience:
         self._news = News()
         self._storm_until = self._rest_until = -math.inf  # a commit before the one is told at the other
         self._waiting = False  # all will be, then
+        self._told = 0  # the place in the news up to which all have been
         self._attendees: dict[Attendee, None] = {}  # in the order in which they came
         self._elsewhere: deque[tuple[bytes, list[bytes]]] = deque()  # append and popleft are atomic
         self._resetting = False  # set in any thread: the storage has lost track of changes
@@ -232,14 +234,18 @@ class Audience:
 
     def _tell_news(self) -> None:
         began, end = self._clock(), self._news.end
+        several = end - self._told > 1
+        self._told = end
         attendees = list(self._attendees)
         for attendee in attendees:  # if one goes because of it, the next commit may begin and bring more news
             self._tell(attendee, attendee.tell_news)
         self._news.forget(end)
         ended = self._clock()
         took = max(ended - began, self._sending_s * len(attendees))
-        self._storm_until = ended + min(took, LONGEST_REST_S)
+        # Those who are told may take the processor from the committer: in a storm, too, the commit that comes
+        # next comes late.  Who waits until all were told before he commits again never makes two wait.
         self._rest_until = ended + min(REST * took, LONGEST_REST_S)
+        self._storm_until = self._rest_until if several else ended + min(took, LONGEST_REST_S)
 
     def _tell(self, attendee: Attendee, tell: Callable[[], object]) -> None:
         try:
