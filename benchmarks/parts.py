@@ -19,7 +19,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import maxtid, p64
 
-from tests.server.desk import Desk
+from tests.server.desk import ClockRuntime, Desk
 from zeo_clone.cache import ClientCache
 from zeo_clone.client.effects import Effects
 from zeo_clone.client.notices import check_revision
@@ -117,10 +117,17 @@ def fill(storage, objects=1000):
     return storage.tpc_finish(meta)
 
 
+class Runtime(ClockRuntime):
+    """With the clock by which FileStorage makes its tids."""
+
+    def time(self):
+        return time.time()
+
+
 def server_load(storage):
     """Of a server that answers a load."""
     fill(storage)
-    client = Desk({'1': storage}).connect()
+    client = Desk({'1': storage}, runtime=Runtime()).connect()
     core, session, out = client.channel.core, client.session, client.channel.out
     request = frame(messages.encode_load(7, p64(1), maxtid))
     oids = [p64(number % 1000) for number in range(10 * TIMES)]
@@ -145,7 +152,7 @@ def server_load(storage):
 def server_commit(storage):
     """Of a server in a commit of one object."""
     serials = [fill(storage, 1)]
-    client = Desk({'1': storage}).connect()
+    client = Desk({'1': storage}, runtime=Runtime()).connect()
     core, session, loop, out = client.channel.core, client.session, client.desk.loop, client.channel.out
     begin = frame(messages.encode_oneway('tpc_begin', (7, b'', b'', {}, None, ' ')))
     vote, finish = (frame(messages.encode_call(7, name, (7,))) for name in ('vote', 'tpc_finish'))
