@@ -18,7 +18,7 @@ from zeo_clone.thresholds import (
 HOLDER = {'client': '10.0.0.1:5 (instance 1)', 'seconds': 39.0, 'user': 'jane', 'description': '/site/edit',
           'phase': 'voted'}
 BIG, SMALL = 4e12, 1e9
-CLIENT = {'address': '10.0.0.1:5', 'label': 'slow', 'queued': 2_000_000, 'stalled': 7.0}
+CLIENT = {'address': '10.0.0.1:5', 'label': 'slow', 'queued': 2 << 20, 'stalled': 7.0}
 
 
 def disk(free, size):

@@ -44,11 +44,11 @@ def format_age(seconds: float) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """A number of bytes for people: ``999 B``, ``1.5 KB``."""
+    """A number of bytes for people: ``999 B``, ``1.5 KB``.  A KB has 1,024, as in the options."""
     for unit in ('B', 'KB', 'MB', 'GB'):
-        if size < 1000 or unit == 'GB':
+        if size < 1024 or unit == 'GB':
             break
-        size /= 1000
+        size /= 1024
     return f'{size:.0f} B' if unit == 'B' else f'{size:.1f} {unit}'
 
 

@@ -117,7 +117,7 @@ def test_start_error_is_one_line():
 def test_size_of_a_file_is_told_before_it_is_opened(tmp_path, caplog):
     caplog.set_level('INFO')
     path = tmp_path / 'Data.fs'
-    path.write_bytes(b'x' * 2500)
+    path.write_bytes(b'x' * 2560)
     source = StorageSource('1', str(path), Storage)
     open_storages([source])
     (tmp_path / 'Data.fs.index').write_text('')

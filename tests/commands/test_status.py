@@ -56,7 +56,7 @@ def test_table_shows_storages_and_clients(server, client):
     assert '  clients: 1\n' in out
     assert 'instance 1' in out
     assert f'\nconnections: 2 of {server.limits.connections}, not registered: 1 of ' in out
-    assert '\nwaiting for all: 0 B of 1.1 GB, closed because of it: 0\n' in out
+    assert '\nwaiting for all: 0 B of 1.0 GB, closed because of it: 0\n' in out
 
 
 def test_json_is_the_answer_of_the_server(server):
@@ -281,8 +281,8 @@ def test_durations_are_told_for_people(seconds, text):
     assert statustable.format_age(seconds) == text
 
 
-@pytest.mark.parametrize(('size', 'text'), [(0, '0 B'), (999, '999 B'), (1000, '1.0 KB'),
-                                            (2_500_000, '2.5 MB'), (5e12, '5000.0 GB')])
+@pytest.mark.parametrize(('size', 'text'), [(0, '0 B'), (1023, '1023 B'), (1024, '1.0 KB'),
+                                            (5 << 19, '2.5 MB'), (5 << 40, '5120.0 GB')])
 def test_sizes_are_told_for_people(size, text):
     assert statustable.format_bytes(size) == text
 

@@ -41,7 +41,7 @@ function age(seconds) {
 }
 function bytes(size) {
   let unit = 0;
-  for (; size >= 1000 && unit < 3; unit++) size /= 1000;
+  for (; size >= 1024 && unit < 3; unit++) size /= 1024;
   return `${unit ? size.toFixed(1) : size} ${['B', 'KB', 'MB', 'GB'][unit]}`;
 }
 function transactionTime(tid) {  // minutes since 1900, as if all months had 31 days, and 2**-32 minutes
