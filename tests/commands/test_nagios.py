@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 from ZODB.Connection import TransactionMetaData
@@ -38,6 +40,15 @@ def age(path, seconds):
 
 
 # -- as a process -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('tool', ['nagios', 'status'])
+def test_a_probe_reads_no_configuration_and_opens_no_storage(tool):
+    """T2: it is started every few seconds, so it loads neither what parses one nor what opens one."""
+    program = (f'import sys, zeo_clone.commands.{tool}; '
+               'print([name for name in ("ZConfig", "ZODB.FileStorage") if name in sys.modules])')
+    loaded = subprocess.run([sys.executable, '-c', program], check=True, capture_output=True, text=True)
+    assert loaded.stdout == '[]\n'
+
 
 def test_server_with_data_is_ok(server):
     commit(server.addr)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from zeo_clone.configuration import zconfig
+from zeo_clone.configuration.tlsfiles import TLSFiles
+from zeo_clone.loop.certificates import RenewedContext
 
 #: What an argparse namespace has of them.
 NAMES = ('ssl', 'ssl_ca', 'ssl_crl', 'ssl_cert', 'ssl_key', 'ssl_password_file', 'ssl_hostname',
@@ -63,11 +63,10 @@ def tls_from(given: argparse.Namespace) -> TLS | None:
         except OSError as error:
             raise ValueError(f'cannot read the password: {error}') from error
         password = lambda: text  # noqa: E731
-    section = SimpleNamespace(
-        certificate=given.ssl_cert, key=given.ssl_key, password_function=password,
-        authenticate=given.ssl_ca, crl=given.ssl_crl, check_hostname=not given.ssl_no_hostname_check)
+    files = TLSFiles(False, given.ssl_cert, given.ssl_key, password, given.ssl_ca, given.ssl_crl,
+                     not given.ssl_no_hostname_check)
     try:
-        return TLS(zconfig.client_context(section), given.ssl_hostname)
+        return TLS(RenewedContext(files), given.ssl_hostname)
     except ValueError as error:
         if given.ssl_cert and not given.ssl_key and not _holds_key(given.ssl_cert):
             raise ValueError(f'{given.ssl_cert} holds no private key: name its file with '
