@@ -10,6 +10,7 @@ from ZODB.utils import maxtid, p64
 
 from tests.postgresql.counting import PATIENCE_S as LIMIT_S
 from tests.postgresql.test_servers import FAILING, FAILS, OID, OTHER, store
+from tests.support import inside
 
 pytestmark = pytest.mark.long
 
@@ -186,6 +187,24 @@ def test_another_undo_or_a_pack_is_named(servers, wire, history, query):
     query('SELECT pg_advisory_unlock(-2)')
     begin(here, 10, undo=[history[1]])
     assert sorted(here.call('vote', 10)) == [OID, OTHER]
+
+
+def test_what_a_pack_was_at_when_it_failed_is_not_undone(servers, wire, history, new_storage):
+    """X1, D4: what was before it is gone by then; objects without a record would be committed."""
+    def fail():
+        raise OSError('the pack fails')
+
+    here, storage = wire(servers[0]), new_storage(pack_batch_timeout=0)
+    with inside.pack_calls(fail, history[1]), pytest.raises(OSError, match='the pack fails'):
+        storage.pack(time.time() + 10, lambda record, oids=None: [OID, OTHER])
+    begin(here, 9, undo=[history[1]])
+    with pytest.raises(AssertionError, match='UndoError.*the pack that was at it has failed'):
+        here.call('vote', 9)
+    here.call('tpc_abort', 9)
+    assert current(here, OID, OTHER) == [b'changed', b'changed']
+    last = here.commit(OID, serial=history[1])
+    begin(here, 10, undo=[last])
+    assert here.call('vote', 10) == [OID]
 
 
 def test_an_undo_for_which_there_is_no_room_stands_in_nobodys_way(servers, wire, history, query):

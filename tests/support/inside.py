@@ -3,6 +3,9 @@
 Whoever wants more of the inside asks here, so that a change of the house is told here and not in forty files.
 `tests/test_reach.py` counts who goes by another way.
 """
+import contextlib
+
+from ZODB.utils import u64
 
 
 def manager(storage):
@@ -86,5 +89,19 @@ def is_packing(storage):
     return storage._packing
 
 
-#: RelStorage's method that packs one transaction.
-PACK_ONE = '_pack_transaction'
+@contextlib.contextmanager
+def pack_calls(function, tid):
+    """RelStorage's packs call `function` when they have removed and committed all before `tid`."""
+    from relstorage.adapters.packundo import HistoryPreservingPackUndo
+    pack_transaction = HistoryPreservingPackUndo._pack_transaction
+
+    def pack(self, cursor, pack_tid, packed, *rest):
+        if packed == u64(tid):
+            function()
+        pack_transaction(self, cursor, pack_tid, packed, *rest)
+
+    HistoryPreservingPackUndo._pack_transaction = pack
+    try:
+        yield
+    finally:
+        HistoryPreservingPackUndo._pack_transaction = pack_transaction

@@ -354,27 +354,9 @@ def references(record, oids=None):
     return [OID]
 
 
-@pytest.fixture
-def at_pack_of():
-    """Have a pack call `function` when it has removed and committed all before `tid`: ``(tid, function)``."""
-    from relstorage.adapters.packundo import HistoryPreservingPackUndo
-    pack_transaction = getattr(HistoryPreservingPackUndo, inside.PACK_ONE)
-
-    def patch(tid, function):
-        def pack(self, cursor, pack_tid, packed, *rest):
-            if packed == u64(tid):
-                function()
-            pack_transaction(self, cursor, pack_tid, packed, *rest)
-
-        setattr(HistoryPreservingPackUndo, inside.PACK_ONE, pack)
-
-    yield patch
-    setattr(HistoryPreservingPackUndo, inside.PACK_ONE, pack_transaction)
-
-
 @pytest.mark.parametrize('keep_history', [True])
 @pytest.mark.parametrize('packs', ['the server', 'another process', 'nobody any more'])
-def test_what_is_being_packed_is_not_undone(packs, twice_written, new_storage, at_pack_of):
+def test_what_is_being_packed_is_not_undone(packs, twice_written, new_storage):
     """C2: what was before it is gone by then, and an object without a record would be committed."""
     storage, second = twice_written
     refused = []
@@ -386,16 +368,16 @@ def test_what_is_being_packed_is_not_undone(packs, twice_written, new_storage, a
             undo(storage, second)
         refused.append(caught.value)
 
-    at_pack_of(second, try_to_undo)
-    if packs == 'another process':
-        new_storage(pack_batch_timeout=0).pack(time.time() + 10, references)
-    elif packs == 'the server':
-        storage.pack(time.time() + 10, references)
-    else:
-        with pytest.raises(OSError, match='the pack fails'):
+    with inside.pack_calls(try_to_undo, second):
+        if packs == 'another process':
+            new_storage(pack_batch_timeout=0).pack(time.time() + 10, references)
+        elif packs == 'the server':
             storage.pack(time.time() + 10, references)
-        with pytest.raises(UndoError, match='the pack that was at it has failed'):
-            undo(storage, second)
+        else:
+            with pytest.raises(OSError, match='the pack fails'):
+                storage.pack(time.time() + 10, references)
+            with pytest.raises(UndoError, match='the pack that was at it has failed'):
+                undo(storage, second)
     assert storage.load(OID) == (b'later', second)
     assert len(refused) == (packs != 'nobody any more')
     third = commit(storage, OID, serial=second, data=b'third')

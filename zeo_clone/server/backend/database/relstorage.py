@@ -22,7 +22,13 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import quote
 
-from ZODB.POSException import ConflictError, ReadConflictError, StorageError, StorageTransactionError
+from ZODB.POSException import (
+    ConflictError,
+    ReadConflictError,
+    StorageError,
+    StorageTransactionError,
+    UndoError,
+)
 from ZODB.utils import p64, u64, z64
 
 from zeo_clone.loop.runtime import REAL, Runtime
@@ -84,6 +90,9 @@ SELECT count(pg_advisory_xact_lock(zoid)) FROM (
     SELECT zoid FROM object_state WHERE tid = ANY(%s::bigint[])
     UNION SELECT zoid FROM current_object WHERE zoid = ANY(%s::bigint[]) ORDER BY zoid) AS wanted
 '''
+#: Is there a pack of the time of one of these tids, or later?  Its list is filled before it removes anything,
+#: and emptied when it has removed all.
+PACKS_AT = 'SELECT 1 FROM pack_object WHERE keep_tid >= ANY(%s::bigint[]) LIMIT 1'
 HOLD = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 TRY = '''
 SELECT current_setting('server_version'), current_database(), to_regclass('object_state') IS NOT NULL,
@@ -416,7 +425,7 @@ class Database:
 
     def lock_for_undo(self, instance: Any, undo_ids: Iterable[bytes], oids: Iterable[bytes]) -> None:
         """After `begin`: nobody else can change what the transactions `undo_ids` wrote, nor `oids`, which are
-        stored besides.
+        stored besides.  Raises UndoError where a pack has not been finished.
 
         RelStorage's undo compares, and then waits for those who are choosing their tids; it does not see what
         a transaction that has voted will have changed when it is committed.  Here that is waited for, as a
@@ -430,6 +439,10 @@ class Database:
         cursor.execute('SELECT pg_advisory_xact_lock(%s)', (UNDO_LOCK,))
         tids = [tid for tid in map(_undone_tid, undo_ids) if tid is not None]
         cursor.execute(LOCK_OBJECTS, (tids, array_of(oids)))
+        cursor.execute(PACKS_AT, (tids,))
+        if cursor.fetchone():  # what was before them may be gone: they would take the objects away
+            raise UndoError('a transaction that is to be undone is being packed, or the pack that was at it '
+                            'has failed; pack again, to its end')
 
     def undo_failed(self, instance: Any, error: Exception) -> Exception:
         """Why, if `error` says only that something has failed before.
