@@ -440,9 +440,9 @@ class Database:
         tids = [tid for tid in map(_undone_tid, undo_ids) if tid is not None]
         cursor.execute(LOCK_OBJECTS, (tids, array_of(oids)))
         cursor.execute(PACKS_AT, (tids,))
-        if cursor.fetchone():  # what was before them may be gone: they would take the objects away
+        if cursor.fetchone():  # its undo would take objects away
             raise UndoError('a transaction that is to be undone is being packed, or the pack that was at it '
-                            'has failed; pack again, to its end')
+                            'has failed: what was before it may be gone')
 
     def undo_failed(self, instance: Any, error: Exception) -> Exception:
         """Why, if `error` says only that something has failed before.
