@@ -41,7 +41,7 @@ from zeo_clone.commands.tlsoptions import add_tls_options, tls_from
 from zeo_clone.configuration import relay, zconfig
 from zeo_clone.configuration.filestorage import open_file
 from zeo_clone.configuration.places import Place, find_clash, places_of
-from zeo_clone.server.backend.database.relstorage import describe_section, is_section, try_section
+from zeo_clone.server.backend.database.kinds import describe_section, is_section, try_section
 
 PROGRAM = 'runzeo'
 DEFAULT_ADDRESS = ('localhost', 9100)

@@ -26,7 +26,7 @@ from zeo_clone.server.aside import ServedAside
 from zeo_clone.server.backend.abilities import is_quick
 from zeo_clone.server.backend.aside.relay import is_relayed
 from zeo_clone.server.backend.database.backend import Tuning
-from zeo_clone.server.backend.database.relstorage import is_alone, is_database
+from zeo_clone.server.backend.database.kinds import is_alone, is_database
 from zeo_clone.server.backend.resolvable import Resolvable
 from zeo_clone.server.backend.workers import Workers
 from zeo_clone.server.clients.heartbeat import INTERVAL_S, Heartbeat

@@ -20,7 +20,7 @@ from ZODB.utils import load_current, z64
 from zope.interface import providedBy
 
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.database.relstorage import is_alone, is_database
+from zeo_clone.server.backend.database.kinds import is_alone, is_database
 
 #: Methods that not every storage has.
 OPTIONAL = ('deleteObject', 'getExtensionMethods', 'getTid', 'is_connected', 'iterator', 'lastInvalidations',

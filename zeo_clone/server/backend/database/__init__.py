@@ -5,5 +5,6 @@
     the database -> feed -> records, flights, audience, and the committer's reply: all in the order of tids
 
 The database is the one source of order: nothing that it has committed is told before the feed has seen it.
-Only `relstorage` knows a driver, SQL, and names of RelStorage.
+`kinds` says which RelStorages can be served; else only `relstorage`, and `alone` on SQLite, know a driver,
+SQL, and names of RelStorage.
 """

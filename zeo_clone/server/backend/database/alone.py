@@ -10,7 +10,7 @@ their own.
                 records of the database; all is written, under the tid that the transaction will have
     tpc_finish  COMMIT
 
-What is private in RelStorage is used with the versions that `relstorage` knows.  SQLite serves one machine,
+What is private in RelStorage is used with the versions that `kinds` knows.  SQLite serves one machine,
 and a lock file one server; another process is noticed by the last tid.
 """
 from __future__ import annotations
