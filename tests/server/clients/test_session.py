@@ -304,6 +304,23 @@ def test_new_oids_are_not_those_of_objects_stored_before_a_restart(tmp_path):
     storage.close()
 
 
+def test_new_oids_are_not_those_that_clients_have_from_before_a_restart(tmp_path):
+    """C13: ZEO's clients keep those that they have over a reconnect, and all of them new objects."""
+    path = str(tmp_path / 'Data.fs')
+    storage = FileStorage(path)
+    client = Desk({'1': storage}).connect()
+    seen = client.call('new_oids')
+    client.commit(seen[0])
+    for _ in range(3):
+        storage.close()
+        storage = FileStorage(path)
+        client = Desk({'1': storage}).connect()
+        seen += client.call('new_oids')
+        client.commit(seen[-1])
+    storage.close()
+    assert len(seen) == len(set(seen)) == 400
+
+
 @pytest.mark.parametrize('asked, given', [(1, 1), (100, 100), (101, 100), (1 << 30, 100), (0, 0), (-5, 0)])
 def test_new_oids_are_at_most_a_hundred(client, asked, given):
     assert len(client.call('new_oids', asked)) == given

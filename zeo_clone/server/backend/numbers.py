@@ -22,6 +22,8 @@ AHEAD_S = 86_400.0
 #: The first transaction of a server comes so long after the last one at most if that is in the future, in
 #: units of tids: some 4 s.
 LEAP = 1 << 28
+#: A server that begins passes over so many oids: clients have some left from the one before it.
+PASSED_OIDS = 1 << 20
 #: With fewer oids left the log has a word about it at the start.
 FEW_OIDS = 1 << 32
 
@@ -69,6 +71,19 @@ def first_tid(last_tid: bytes, now: float, random: Callable[[], float]) -> bytes
         return None
     tid: bytes = p64(min(u64(last_tid) + 1 + int(random() * LEAP), u64(maxtid)))
     return tid
+
+
+def pass_over_oids(storage: Any, highest_oid: bytes | None) -> None:
+    """At start, with the highest oid that is stored: do not hand out those that a server before this one may
+    have (C13).
+
+    Clients have got some that are in no transaction yet: ZEO's keep theirs over a reconnect, and new objects
+    of transactions that go on have some.  Nothing is passed over in a database of nothing but a root, or
+    where few oids are left.
+    """
+    highest = u64(highest_oid or z64)
+    if 0 < highest < (1 << 63) - FEW_OIDS:
+        storage.set_max_oid(p64(highest + PASSED_OIDS))
 
 
 def new_oids(storage: Any, count: int) -> list[bytes]:
