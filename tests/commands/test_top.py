@@ -25,7 +25,7 @@ def values(*clients, **more):
 
 def test_busiest_client_comes_first_with_what_it_did_in_a_second():
     before = Sample(values(client('a', 100, 0), client('b', 0, 10)), 10.0)
-    now = Sample(values(client('a', 120, 0), client('b', 400, 20, 0, 4_000_000)), 12.0)
+    now = Sample(values(client('a', 120, 0), client('b', 400, 20, 0, 4 << 20)), 12.0)
     lines = top.busiest('server', now, before)
     assert lines[:3] == ['server', '', 'storage 1: 210.0 loads/s, 5.0 commits/s']
     assert [line.split() for line in lines[4:]] == [

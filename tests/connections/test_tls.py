@@ -101,11 +101,12 @@ def test_a_client_that_is_not_trusted_learns_it(tls_server, client, contexts, ca
 
 def test_plain_text_to_a_tls_port(new_server, client, contexts, caplog):
     """N13: both sides say what may be wrong."""
-    server = new_server(ssl=contexts.server(), handshake_timeout_s=0.2)
-    with pytest.raises(ClientDisconnected, match='perhaps it expects TLS|lost: .*closed'):
-        client(server.addr, wait_timeout=0.1)
+    patient = new_server(ssl=contexts.server())
+    with pytest.raises(ClientDisconnected, match='perhaps it expects TLS'):
+        client(patient.addr, wait_timeout=1)  # long enough to be connected, on a busy machine too
+    server = new_server(ssl=contexts.server(), handshake_timeout_s=0.1)
     with pytest.raises(ClientDisconnected):
-        client(server.addr, wait_timeout=0.6)
+        client(server.addr, wait_timeout=1)
     assert 'perhaps the client does not use TLS' in caplog.text
 
 
