@@ -4,6 +4,8 @@ from __future__ import annotations
 import contextlib
 import socket
 
+import pytest
+
 import zeo_clone
 from tests.server.desk import Desk
 from zeo_clone import troubles
@@ -32,6 +34,28 @@ def test_clients_that_held_the_lock_for_too_long_are_counted():
     status = desk.served['1'].status()
     assert status['latest'] == {'timeouts': 601.0}
     assert kinds(status) == set()
+
+
+@pytest.mark.parametrize('step_s', [-3e6, 3e6])
+def test_a_clock_that_is_set_changes_no_time_span(step_s):
+    """C20: or troubles would be told for weeks, or never, and a lock be held for ages."""
+    desk = Desk(timeout_s=30.0)
+    slow = desk.connect()
+    slow.begin()
+    slow.call('vote', 7)
+    for _ in range(3):
+        desk.loop.advance(10)
+    holder = desk.connect()
+    holder.begin()
+    holder.call('vote', 7)
+    served = desk.served['1']
+    served.backend.packing.start('somebody')
+    desk.loop.advance(2)
+    desk.runtime.set_by_s = step_s
+    status = served.status()
+    assert (status['uptime'], status['latest'], status['packing']) == (32.0, {'timeouts': 2.0}, 2.0)
+    assert (status['lock_holder']['seconds'], status['lock_time']) == (2.0, 1030.0 + step_s)
+    assert kinds(status) == {'timeout'}
 
 
 def test_cache_that_was_too_old_is_trouble_for_a_while():

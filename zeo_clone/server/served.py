@@ -57,7 +57,7 @@ class ServedStorage:
         self.name = name
         self._of_server = of_server  # what the status says of the server as a whole
         self._by_clients = client_conflict_resolution
-        self.stats = Stats(loop.runtime.time())
+        self.stats = Stats(loop.runtime.monotonic(), loop.runtime.time())
         self.slow = SlowLog(loop, name, slow_commit_s, slow_load_s)
         measure = measure or slow_commit_s is not None or slow_load_s is not None
         self.latency = Latency(loop.runtime.monotonic) if measure else None
@@ -301,9 +301,9 @@ class ServedStorage:
             last_tid = self._last_shown()
         except Exception:
             last_tid = self.audience.history.last_tid
-        now, locked = self.loop.runtime.time(), self.stats.lock_time
+        now, locked = self.loop.runtime.monotonic(), self.stats.lock_time
         status = self.stats.as_dict(len(self.audience), self.lock.waiting, last_tid,
-                                    self.backend.failures.latest, now)
+                                    self.backend.failures.latest, now, self.loop.runtime.time())
         status['lock_holder'] = overview.lock_holder(self.lock.holder, now - (locked or now))
         status['waiting_clients'] = overview.waiting_clients(self.lock.in_line())
         present, stats = self.audience.present(), self.stats

@@ -279,12 +279,12 @@ class StorageServer:
 
     def _status(self) -> dict[str, Any]:
         """What the status of each storage says of the server as a whole."""
-        limits, now = self.limits, self.runtime.time()
+        limits, now = self.limits, self.runtime.monotonic()
         expires = getattr(self._ssl, 'expires', None)  # of a context from a configuration
         return {'version': __version__, 'python': platform.python_version(),
                 'latest': {key: round(now - then, 3) for key, then in list(self._latest.items())},
                 'handshake_timeouts': self._strangers.timed_out,
-                'tls_expires': None if expires is None else round(expires - now, 3),
+                'tls_expires': None if expires is None else round(expires - self.runtime.time(), 3),
                 'all_connections': len(self._sessions), 'max_connections': limits.connections,
                 'strangers': len(self._strangers), 'max_strangers': limits.strangers,
                 'turned_away': self._turned_away, 'memory': self._memory.used, 'memory_limit': limits.memory,
@@ -319,7 +319,7 @@ class StorageServer:
     def _connected(self, sock: Socket, peer: str) -> None:
         if not self._has_room(sock.fileno()):
             self._turned_away += 1
-            self._latest['turned_away'] = self.runtime.time()
+            self._latest['turned_away'] = self.runtime.monotonic()
             self.throttle.report(
                 log, logging.WARNING, 'refused', origin(peer),
                 '%s: refused: there are %d connections already, %d of them not registered, and room for %d '
@@ -368,7 +368,7 @@ class StorageServer:
             if used <= enough or not waiting:
                 break
             self._relieved += 1
-            self._latest['memory_closed'] = self.runtime.time()
+            self._latest['memory_closed'] = self.runtime.monotonic()
             more = self.throttle.admits('memory')
             session.disconnect(f'{waiting} bytes wait for it or came from it, the most of all; together '
                                f'they have {used}, and may have {memory.limit} (memory-limit){more or ""}',

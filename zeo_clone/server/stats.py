@@ -1,7 +1,8 @@
 """Counters of one storage, under the names that monitoring tools have known for twenty years.
 
 In: events, from the loop thread.  Out: the dict of ``server_status``, in any thread; reading an int that
-another thread changes is harmless here.  Knows no session.
+another thread changes is harmless here.  Moments are those of a monotonic clock: the other one may be set, by
+years even.  Knows no session.
 """
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ MAX_CLASSES = 50
 
 
 class Stats:
-    """What has happened to one storage since `start_time` (seconds since the epoch)."""
+    """What has happened to one storage since `now`, which was `start_time` in seconds since the epoch."""
 
-    def __init__(self, start_time: float) -> None:
-        self._start_time = start_time
+    def __init__(self, now: float, start_time: float) -> None:
+        self._since = now
         self._start = datetime.datetime.fromtimestamp(start_time).ctime()
         self.loads = 0
         self.stores = 0
@@ -49,8 +50,10 @@ class Stats:
         self.latest[key] = now
 
     def as_dict(self, connections: int, waiting: int, last_tid: bytes,
-                failure: str | None, now: float) -> dict[str, Any]:
-        """The counters of ``server_status``; `failure` is the text of a storage's failure, or None."""
+                failure: str | None, now: float, time: float) -> dict[str, Any]:
+        """The counters of ``server_status``; `failure` is the text of a storage's failure, or None.  `now`
+        is `time` in seconds since the epoch."""
+        locked, packing = self.lock_time, self.packing_time
         return {
             'connections': connections,
             'loads': self.loads,
@@ -58,7 +61,7 @@ class Stats:
             'commits': self.commits,
             'aborts': self.aborts,
             'active_txns': self.active_txns,
-            'lock_time': self.lock_time,
+            'lock_time': None if locked is None else time - (now - locked),
             'conflicts': self.conflicts,
             'conflicts_resolved': self.conflicts_resolved,
             'start': self._start,
@@ -66,8 +69,8 @@ class Stats:
             'timeout-thread-is-alive': True,  # the loop itself watches over time-outs
             'last-transaction': last_tid.hex(),
             'failed': failure,
-            'uptime': round(now - self._start_time, 3),
-            'packing': None if self.packing_time is None else round(now - self.packing_time, 3),
+            'uptime': round(now - self._since, 3),
+            'packing': None if packing is None else round(now - packing, 3),
             'invalidations': self.invalidations,
             'verifications': self.verifications,
             'verifications_failed': self.verifications_failed,

@@ -124,7 +124,7 @@ class Verification:
         """The cache of `asker`, at `tid`, was brought up to date, or could not be."""
         self._stats.verifications += 1
         if not found:
-            self._stats.count_trouble('verifications_failed', self._loop.runtime.time())
+            self._stats.count_trouble('verifications_failed', self._loop.runtime.monotonic())
             why = 'is older than what is remembered (invalidation-queue-size)'
             if tid > self._audience.history.last_tid:
                 why = 'is newer than the storage'

@@ -50,10 +50,11 @@ class Packing:
         """
         since = self._stats.packing_time
         if since is not None:
+            then = self._runtime.time() - (self._runtime.monotonic() - since)
             raise StorageTransactionError(
-                f'already packing since {format_moment(since)}, asked for by {self._client}: storage '
+                f'already packing since {format_moment(then)}, asked for by {self._client}: storage '
                 f'{self._name!r} is packed once at a time; ask again when that has ended')
-        self._stats.packing_time, self._client = self._runtime.time(), client
+        self._stats.packing_time, self._client = self._runtime.monotonic(), client
         self._files.pack_begins()
         self._sizes.packing(True)
 

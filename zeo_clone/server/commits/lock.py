@@ -287,7 +287,7 @@ class CommitLock:
 
     def _locked(self, transactor: Transactor) -> None:
         watchdog = self._idle.pop()
-        self._watched[transactor] = watchdog, self._loop.runtime.time()
+        self._watched[transactor] = watchdog, self._loop.runtime.monotonic()
         self._note_time()
         watchdog.start(transactor)
 

@@ -319,7 +319,7 @@ class Transactor:
             log.warning('%s: the storage %r has not voted on its transaction (%s) in %s: it is refused',
                         self.client.name, self.served.name, self.meta, format_seconds(timeout_s))
             return
-        self.served.stats.count_trouble('timeouts', self.runtime.time())
+        self.served.stats.count_trouble('timeouts', self.runtime.monotonic())
         self.loop.throttle.report(
             log, logging.CRITICAL, 'timeout', self.served.name,
             'Transaction timeout: %s held the commit lock of storage %r for %s (%s) and is disconnected',
