@@ -123,6 +123,18 @@ def test_clients_that_keep_files_open_leave_some_for_the_storage(small, client):
     commit(other, p64(30))
 
 
+def test_who_is_refused_for_want_of_descriptors_is_told_so(tmp_path, client):
+    """S13: and not that seventeen are too many for twenty-eight."""
+    arguments = '-a', '127.0.0.1:0', '-f', tmp_path / 'Data.fs'
+    with Runzeo(*arguments, command=with_descriptors(64, 64)) as server:
+        address = server.ready().address
+        for _ in range(28):
+            client(address, wait=False)
+        line = server.read_until('refused: there are')
+        assert server.stop() == 0
+    assert 'and room for 28 and 7; too many files are open for so many: the limit is 64 desc' in line
+
+
 def test_the_limit_is_raised_as_far_as_it_may_be(tmp_path):
     """S13."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -323,8 +323,8 @@ class StorageServer:
             self.throttle.report(
                 log, logging.WARNING, 'refused', origin(peer),
                 '%s: refused: there are %d connections already, %d of them not registered, and room for %d '
-                'and %d', peer, len(self._sessions), len(self._strangers), self.limits.connections,
-                self.limits.strangers)
+                'and %d%s', peer, len(self._sessions), len(self._strangers), self.limits.connections,
+                self.limits.strangers, self.limits.excuse(sock.fileno()))
             sock.close()
             return
         core = ServerCore(self.limits.frame, int(self.limits.memory * RELIEVED))

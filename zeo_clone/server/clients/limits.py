@@ -48,6 +48,12 @@ class Limits(NamedTuple):
         are in use, by whomever."""
         return fd < self.descriptors - self.files
 
+    def excuse(self, fd: int) -> str:
+        """What a log line adds if it may not: there is less room than `connections` says."""
+        return '' if self.admits(fd) else (
+            f'; too many files are open for so many: the limit is {self.descriptors} descriptors, '
+            f'{self.files} of them kept for files: raise it (ulimit -n, LimitNOFILE)')
+
 
 def check_least(size: int, least: int, told: str) -> int:
     """`size`, of which a message says `told`.  Raises ValueError if it is less than `least` bytes."""
