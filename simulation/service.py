@@ -256,11 +256,10 @@ class Service:
         """Before it is closed."""
 
     def look_at_lock(self) -> None:
-        """Has anybody held it for too long (L10)?  A server that was paused may not know yet, and after its
-        clock was set nobody can tell here."""
+        """Has anybody held it for too long (L10)?  A server that was paused may not know yet."""
         plan = self.world.plan
-        if self.running and self is self.world.service and not {'pause_server', 'clock'} & set(plan.faults):
-            now = self.machine.wall_clock()
+        if self.running and self is self.world.service and 'pause_server' not in plan.faults:
+            now = self.world.kernel.now * self.machine.rate  # as the server counts
             for _, since in self.server.served['1'].lock._watched.values():
                 if now - since > plan.transaction_timeout_s + SLACK_S:
                     self.world.book.blame(f'a client has held the commit lock for {now - since:.1f} s (L10)')
