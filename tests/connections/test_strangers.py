@@ -14,6 +14,7 @@ from tests.client.fake_server import p64
 from tests.connections.test_finding import commit
 from tests.support.runzeo_process import MODULE, Runzeo, run
 from zeo_clone.client.storage import ClientStorage
+from zeo_clone.Exceptions import ClientDisconnected
 
 FEW = 256
 
@@ -128,8 +129,9 @@ def test_who_is_refused_for_want_of_descriptors_is_told_so(tmp_path, client):
     arguments = '-a', '127.0.0.1:0', '-f', tmp_path / 'Data.fs'
     with Runzeo(*arguments, command=with_descriptors(64, 64)) as server:
         address = server.ready().address
-        for _ in range(28):
-            client(address, wait=False)
+        with pytest.raises(ClientDisconnected):
+            for _ in range(28):  # one by one: never more than one that is not registered
+                client(address, wait_timeout=5)
         line = server.read_until('refused: there are')
         assert server.stop() == 0
     assert 'and room for 28 and 7; too many files are open for so many: the limit is 64 desc' in line
