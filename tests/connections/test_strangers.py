@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 import socket
 import sys
 
 import pytest
 from ZODB.Connection import TransactionMetaData
-from ZODB.utils import maxtid
+from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import p64
 from tests.connections.test_finding import commit
@@ -124,17 +125,33 @@ def test_clients_that_keep_files_open_leave_some_for_the_storage(small, client):
     commit(other, p64(30))
 
 
+def test_as_many_connections_as_the_start_promises_fit(tmp_path, client):
+    """S13: of few descriptors, too, many of which the process has in use when they come."""
+    arguments = '-a', 'localhost:0', '-f', tmp_path / 'one.fs', '-f', tmp_path / 'two.fs'
+    with Runzeo(*arguments, command=with_descriptors(80, 80)) as server:
+        promised = int(re.search(r'room for (\d+) connections', server.read_until('room for '))[1])
+        address = server.ready().address
+        clients = [client(address, storage=f'{number % 2 + 1}') for number in range(promised)]  # one by one
+        for one in clients:
+            one.load(z64)
+        assert server.stop() == 0
+    assert promised > 10
+
+
 def test_who_is_refused_for_want_of_descriptors_is_told_so(tmp_path, client):
-    """S13: and not that seventeen are too many for twenty-eight."""
+    """S13: and not that so many are too many, when others have the descriptors, iterators for instance."""
     arguments = '-a', '127.0.0.1:0', '-f', tmp_path / 'Data.fs'
     with Runzeo(*arguments, command=with_descriptors(64, 64)) as server:
         address = server.ready().address
+        greedy = client(address)
+        iterators = [greedy.iterator() for _ in range(10)]
         with pytest.raises(ClientDisconnected):
-            for _ in range(28):  # one by one: never more than one that is not registered
+            for _ in range(15):  # one by one: never more than one that is not registered
                 client(address, wait_timeout=5)
         line = server.read_until('refused: there are')
+        del iterators
         assert server.stop() == 0
-    assert 'and room for 28 and 7; too many files are open for so many: the limit is 64 desc' in line
+    assert 'and room for 15 and 3; too many files are open for so many: the limit is 64 desc' in line
 
 
 def test_the_limit_is_raised_as_far_as_it_may_be(tmp_path):

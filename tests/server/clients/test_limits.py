@@ -27,7 +27,8 @@ class Small(Runtime):
 
 
 @pytest.mark.parametrize(('descriptors', 'storages', 'connections', 'files'), [
-    (1_000_000, 1, 10_000, 48), (256, 1, 182, 48), (256, 4, 140, 96), (64, 1, 28, 32), (8, 1, 3, 4)])
+    (1_000_000, 1, 10_000, 48), (256, 1, 182, 48), (256, 4, 134, 96), (100, 1, 35, 48), (64, 1, 15, 32),
+    (64, 3, 9, 32), (8, 1, 1, 4)])
 def test_connections_are_cut_to_descriptors(descriptors, storages, connections, files):
     """S13: less those that are kept for files."""
     limits = find_limits(Small(descriptors), storages, 10_000, 256 * MB)

@@ -20,6 +20,9 @@ FILES_PER_STORAGE = 16
 OTHER_FILES = 32
 #: Of the rest one part in so many is for files that clients cause: spooled transactions, blobs, iterators.
 CLIENT_FILES = 8
+#: It is no less than what is open before the first client comes, by the process and for each storage: a new
+#: connection's number (`Limits.admits`) counts that too.
+OPEN_AT_ONCE, OPEN_PER_STORAGE = 14, 3
 #: One connection in so many may be a stranger's, who has not named a storage yet.
 STRANGERS = 4
 #: What may wait for all clients together, or twice the largest message, so that one can come in while another
@@ -70,7 +73,9 @@ def find_limits(runtime: Runtime, storages: int, max_connections: int, frame_lim
     if descriptors is None:
         descriptors = runtime.descriptor_limits()[0]
     files = min(_kept(storages), descriptors // 2)
-    connections = max(1, min(max_connections, (descriptors - files) * (CLIENT_FILES - 1) // CLIENT_FILES))
+    others = descriptors - files
+    connections = max(1, min(max_connections, others * (CLIENT_FILES - 1) // CLIENT_FILES,
+                             others - _open(storages)))
     if memory_limit is None:
         memory_limit = max(DEFAULT_MEMORY, 2 * frame_limit)
         size = runtime.memory_size()
@@ -82,7 +87,12 @@ def find_limits(runtime: Runtime, storages: int, max_connections: int, frame_lim
 
 def wanted_descriptors(storages: int, max_connections: int) -> int:
     """How many are needed for `max_connections`."""
-    return max_connections * CLIENT_FILES // (CLIENT_FILES - 1) + 1 + _kept(storages)
+    return max(max_connections * CLIENT_FILES // (CLIENT_FILES - 1) + 1,
+               max_connections + _open(storages)) + _kept(storages)
+
+
+def _open(storages: int) -> int:
+    return OPEN_AT_ONCE + OPEN_PER_STORAGE * storages
 
 
 def _kept(storages: int) -> int:
