@@ -49,6 +49,24 @@ def test_stop_before_there_is_a_server_ends_the_process(signals, number, code):
     assert caught.value.code == code == signals.exit_code
 
 
+def test_stop_ends_what_opens_a_storage_though_it_swallows_it(signals):
+    """T3: FileStorage does while it reads its index."""
+    def open_storage():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        threading.Event().wait(LIMIT_S)
+
+    with pytest.raises(SystemExit), signals.opening():
+        open_storage()
+        pytest.fail('it was not ended')
+
+
+def test_stop_that_opening_a_storage_swallows_ends_the_start(signals):
+    """T3"""
+    with pytest.raises(SystemExit), signals.opening(), contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_stop_that_came_just_before_the_server_stops_it(signals):
     """T3"""
     with pytest.raises(SystemExit):

@@ -19,6 +19,7 @@ from ZConfig.components.logger.loghandler import reopenFiles
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Socket
 
 BAD_PLACE = 2  # exit code, as for everything that is wrong in a configuration
+INSIST_S = 1  # between two stops of a storage that is being opened
 LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SOCK_DGRAM = 2  # of the socket module, which only the runtime imports
@@ -58,6 +59,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._main = REAL.get_ident()
         self._stop_server: Callable[[], object] | None = None
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._write_fd, False)
@@ -71,6 +73,26 @@ class Signals:
     @property
     def exit_code(self) -> int:
         return 1 if self.received == signal.SIGHUP else 0
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """A storage is opened in this block, and a stop ends that, though the storage may swallow what the
+        stop raises: FileStorage does while it reads its index, and then reads all of its file instead."""
+        over = REAL.event()
+
+        def insist() -> None:
+            while not over.wait(INSIST_S):
+                if self.received is not None:
+                    signal.pthread_kill(self._main, self.received)
+
+        thread = REAL.start_thread(insist, 'zeo_clone stop')
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if self.received is not None:
+            raise SystemExit(self.exit_code)
 
     def stop_with(self, stop_server: Callable[[], object]) -> None:
         """Have a stop call `stop_server`, once or twice, in any thread."""

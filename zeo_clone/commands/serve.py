@@ -228,7 +228,7 @@ def serve(settings: Settings, signals: Signals) -> None:
     check_pid_file(settings.pid_file)
     raise_descriptor_limit(settings.options, len(settings.sources))
     with start_monitor(settings.metrics_address, settings.monitor) as monitor:
-        storages = open_storages(settings.sources)
+        storages = open_storages(settings.sources, signals.opening)
         try:
             if settings.create_root and not settings.options.get('read_only'):
                 create_roots(storages)

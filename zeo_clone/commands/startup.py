@@ -67,14 +67,17 @@ class AddressInUse(StartError):
 
 # -- storages -------------------------------------------------------------------------------------
 
-def open_storages(sources: Sequence[StorageSource]) -> dict[str, Any]:
-    """Open all storages, by name.  Raises `StartError`; then none is left open."""
+def open_storages(sources: Sequence[StorageSource],
+                  opening: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+                  ) -> dict[str, Any]:
+    """Open all storages, by name, each in a block of `opening`.  Raises `StartError`; then none is left
+    open."""
     storages: dict[str, Any] = {}
     try:
         for source in sources:
             what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
             logger.info('%s', what)
-            with patience(what, PATIENCE_S):
+            with patience(what, PATIENCE_S), opening():
                 storages[source.name] = storage = _open_storage(source)
             try:
                 check_safe(storage)
