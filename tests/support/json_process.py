@@ -54,18 +54,26 @@ class JsonProcess:
         self._buffer = b''
         self._log = tempfile.TemporaryFile('a+b', prefix='zeo-clone-child-')  # both only append
         self._final_log = ''
+        (its_stdin, stdin), (stdout, its_stdout) = os.pipe(), os.pipe()
+        self._stdin, self._stdout = open(stdin, 'wb'), open(stdout, 'rb')
         try:
             if spawner is not None:
-                self._process = spawner.spawn(arguments, child_environment(path), self._log)
+                self._process = spawner.spawn(arguments, child_environment(path), its_stdin, its_stdout,
+                                              self._log.fileno())
             else:
                 self._process = subprocess.Popen(
                     [python, *(STRICT if strict else DUMPS), str(script), *arguments], stderr=self._log,
-                    env=child_environment(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                    env=child_environment(path), stdin=its_stdin, stdout=its_stdout)
         except BaseException:
-            self._log.close()  # else the collector complains later, in a test that has nothing to do with it
+            # Else the collector complains later, in a test that has nothing to do with it.
+            for file in (self._log, self._stdin, self._stdout):
+                file.close()
             raise
+        finally:
+            os.close(its_stdin)
+            os.close(its_stdout)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._selector.register(self._stdout, selectors.EVENT_READ)
 
     def __repr__(self):
         return f'<{self._name} pid {self.pid}, exit status {self._process.returncode}>'
@@ -94,8 +102,8 @@ class JsonProcess:
     def send(self, request):
         """Send `request`; `receive` fetches its reply, so that several children can work at once."""
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b'\n')
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(request).encode() + b'\n')
+            self._stdin.flush()
         except OSError as error:
             raise self._error(f'does not listen any more ({error})') from error
 
@@ -106,7 +114,7 @@ class JsonProcess:
                 self._process.send_signal(signal.SIGABRT)  # faulthandler writes all stacks
                 self._process.wait(STOP_LIMIT_S)
                 raise self._error(f'gave no answer in {REPLY_LIMIT_S} s')
-            chunk = os.read(self._process.stdout.fileno(), 65536)
+            chunk = os.read(self._stdout.fileno(), 65536)
             if not chunk:
                 self._process.wait(STOP_LIMIT_S)
                 raise self._error('ended')
@@ -148,12 +156,12 @@ class JsonProcess:
             self._final_log = self.log()
             self._log.close()
         self._selector.close()
-        self._process.stdout.close()
+        self._stdout.close()
         self._close_stdin()
 
     def _close_stdin(self):
         with contextlib.suppress(OSError):  # what it did not read before its end is lost anyway
-            self._process.stdin.close()
+            self._stdin.close()
 
     def _error(self, what):
         return ChildError(f'{self!r} {what}; its log:\n{self.log()[-SHOWN_LOG_CHARACTERS:]}')

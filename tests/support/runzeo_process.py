@@ -9,16 +9,17 @@ Belongs to one thread of the test, apart from a timer that ends a process that h
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
+import tempfile
 import threading
 
-from tests.support.json_process import UNCAUGHT, child_environment
-from tests.support.server_process import package_path
+from tests.support.json_process import UNCAUGHT
+from tests.support.tool_process import start_tool
 from zeo_clone.addresses import parse_address
 
 LIMIT_S = 600  # only a process that hangs meets it
@@ -29,17 +30,25 @@ MODULE = (sys.executable, '-X', 'faulthandler', '-W', 'error', '-m', 'zeo_clone.
 class Runzeo:
     """A running runzeo.  A context manager; runs when made; `ready` waits until it serves.
 
-    `command` is what to run, `cwd` where; `environment` adds to our own.
+    `command` is what to run in place of a runzeo that begins with its imports done, `cwd` where;
+    `environment` adds to our own.
     """
 
-    def __init__(self, *arguments, command=MODULE, cwd=None, path=None, limit_s=LIMIT_S, **environment):
+    def __init__(self, *arguments, command=None, cwd=None, path=None, limit_s=LIMIT_S, **environment):
         self.storages = {}  # {name: what getName() said}, in the order served
         self.address = None
         self._lines = []
-        self._process = subprocess.Popen(
-            [*command, *map(str, arguments)], cwd=cwd, text=True,
-            env={**child_environment(path or package_path()), **environment},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._stdout = tempfile.TemporaryFile('w+')
+        stderr, its_stderr = os.pipe()
+        self._stderr = open(stderr)
+        try:
+            with open(its_stderr, 'w') as its_own:
+                self._process = start_tool('runzeo', arguments, self._stdout, its_own, cwd=cwd,
+                                           command=command, path=path, environment=environment)
+        except BaseException:
+            self._stdout.close()
+            self._stderr.close()
+            raise
         self._limit = threading.Timer(limit_s, self._process.kill)
         self._limit.daemon = True
         self._limit.start()
@@ -63,7 +72,7 @@ class Runzeo:
 
     def read_until(self, text):
         """Read stderr up to the first line with `text`, which is returned."""
-        for line in self._process.stderr:
+        for line in self._stderr:
             self._lines.append(line)
             if found := SERVING.search(line):
                 self.storages[found['name']] = found['storage']
@@ -87,13 +96,17 @@ class Runzeo:
 
     def result(self):
         """Wait for the end: (exit code, stdout, all of stderr)."""
-        output, rest = self._process.communicate()
-        self._limit.cancel()
-        self._limit.join()
-        self._lines.append(rest)
+        if not self._stderr.closed:
+            with self._stdout, self._stderr:
+                self._lines.append(self._stderr.read())
+                self._process.wait()
+                self._stdout.seek(0)
+                self._output = self._stdout.read()
+            self._limit.cancel()
+            self._limit.join()
         for complaint in UNCAUGHT:
             assert complaint not in self.log, self.log
-        return self._process.returncode, output, self.log
+        return self._process.returncode, self._output, self.log
 
     def ruok(self):
         """What the server says about its health: ``{storage: {...}}``."""

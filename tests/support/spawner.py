@@ -1,28 +1,33 @@
-"""Processes of servers that begin with their imports done: forked from one that has done nothing else.
+"""Processes of servers and commands that begin with their imports done: forked from one that has done nothing
+else.
 
 To start Python and import a server takes a processor a third of a second, a fork a hundredth.  In all else
 they are processes as others are: a memory, a log and an end of their own.  Linux only; without a `spawner`,
-and for other packages and Pythons, there is `subprocess`.
+and for other packages, Pythons and command lines, there is `subprocess`.
 
 In: requests with descriptors, through a socket, from any thread of the tests.  Out: a `Spawned` each.
 """
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 
-#: What a server may need, before it is asked for.
+#: What a server or a command may need, before it is asked for.
 MODULES = ['zeo_clone.StorageServer', 'zeo_clone.ClientStorage', 'zeo_clone.commands.serve',
-           'zeo_clone.configuration.filestorage', 'ZODB.FileStorage', 'ZODB.MappingStorage',
+           'zeo_clone.commands.status', 'zeo_clone.configuration.filestorage',
+           'zeo_clone.configuration.zconfig', 'ZODB.FileStorage', 'ZODB.MappingStorage',
            'ZODB.DemoStorage', 'ZODB.blob', 'serve']
 MAX_REQUEST = 1 << 20
 
@@ -30,10 +35,9 @@ MAX_REQUEST = 1 << 20
 class Spawned:
     """A process, as ``subprocess.Popen`` has it."""
 
-    def __init__(self, pid, handle, stdin, stdout, news):
+    def __init__(self, pid, handle, news):
         self.pid = pid
         self.returncode = None
-        self.stdin, self.stdout = open(stdin, 'wb'), open(stdout, 'rb')
         self._handle = handle  # of the process, whoever has its number by then
         self._news = open(news, 'rb')  # how it ended
         self._lock = threading.Lock()  # protects the end
@@ -44,10 +48,11 @@ class Spawned:
         return self.returncode
 
     def wait(self, timeout=None):
+        with contextlib.suppress(ValueError):  # somebody else has seen its end meanwhile
+            if self.returncode is None and not select.select([self._news], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f'process {self.pid}', timeout)
         with self._lock:
             if self.returncode is None:
-                if not select.select([self._news], [], [], timeout)[0]:
-                    raise subprocess.TimeoutExpired(f'server {self.pid}', timeout)
                 # Nothing is read if the spawner has been killed.
                 self.returncode = int(self._news.read() or -signal.SIGKILL)
                 self._news.close()
@@ -55,8 +60,8 @@ class Spawned:
             return self.returncode
 
     def send_signal(self, number):
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
+        with self._lock, contextlib.suppress(ProcessLookupError):  # it has ended
+            if self.returncode is None:
                 signal.pidfd_send_signal(self._handle, number)
 
     def terminate(self):
@@ -78,23 +83,24 @@ class Spawner:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self.pid = self._process.pid
 
-    def spawn(self, arguments, environment, stderr):
-        """A server with the command line `arguments` of ``serve.py``."""
-        request = {'arguments': arguments, 'environment': environment, 'directory': os.getcwd()}
+    def spawn(self, arguments, environment, stdin, stdout, stderr, *, module=None, filters=(),
+              directory=None):
+        """A server with the command line `arguments` of ``serve.py``, or ``python -m module arguments`` with
+        the `filters` of ``-W``.  It gets copies of the three descriptors."""
+        request = {'module': module, 'arguments': arguments, 'filters': filters, 'environment': environment,
+                   'directory': directory or os.getcwd()}
+        news, its_news = os.pipe()
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as in_vain:
-            (its_stdin, stdin), (stdout, its_stdout), (news, its_news) = (os.pipe() for _ in range(3))
-            for descriptor in (its_stdin, its_stdout, its_news):
-                stack.callback(os.close, descriptor)
-            for descriptor in (stdin, stdout, news):
-                in_vain.callback(os.close, descriptor)
+            stack.callback(os.close, its_news)
+            in_vain.callback(os.close, news)
             with self._lock:
                 socket.send_fds(self._door, [json.dumps(request).encode()],
-                                [its_stdin, its_stdout, stderr.fileno(), its_news])
+                                [stdin, stdout, stderr, its_news])
                 pid, handles, _, _ = socket.recv_fds(self._door, 100, 1)
             if not pid:
                 raise RuntimeError('the process that servers are forked from has ended; stderr has why')
             in_vain.pop_all()
-        return Spawned(int(pid), *handles, stdin, stdout, news)
+        return Spawned(int(pid), *handles, news)
 
     def close(self):
         self._door.close()
@@ -128,7 +134,7 @@ class Parent:
                 pid = os.fork()
                 if not pid:
                     self._become(request, descriptors[:3])
-                    return request['arguments']
+                    return request
                 self._answer(pid, descriptors)
 
     def _answer(self, pid, descriptors):
@@ -151,6 +157,7 @@ class Parent:
     def _become(self, request, descriptors):
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self._door.detach()
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
@@ -165,9 +172,20 @@ def main(descriptor):
         importlib.import_module(name)
     gc.freeze()
     with socket.socket(fileno=int(descriptor)) as door:
-        arguments = Parent(door).run()
-    if arguments is not None:
-        sys.modules['serve'].main(*arguments)
+        request = Parent(door).run()
+    if request is None:
+        return
+    if not request['module']:
+        sys.modules['serve'].main(*request['arguments'])
+        return
+    for option in request['filters']:
+        action, _, category = option.partition('::')
+        warnings.simplefilter(action, getattr(builtins, category or 'Warning'))
+    sys.warnoptions[:] = request['filters']
+    sys.argv[1:] = request['arguments']
+    sys.path[0] = os.getcwd()
+    sys.modules.pop(request['module'], None)  # it is not imported, but run
+    runpy.run_module(request['module'], run_name='__main__', alter_sys=True)
 
 
 #: The one of this process, once it was needed.

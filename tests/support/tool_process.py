@@ -11,9 +11,11 @@ import os
 import pty
 import subprocess
 import sys
+import tempfile
 
-from tests.support.json_process import UNCAUGHT, child_environment
+from tests.support.json_process import STRICT, UNCAUGHT, child_environment
 from tests.support.server_process import package_path
+from tests.support.spawner import spawner
 
 LIMIT_S = 240  # only a process that hangs meets it
 CALL_LIMIT_S = 1200  # the same for commands that do much: a build, a part of the suite
@@ -24,15 +26,41 @@ def tool_command(module):
     return [sys.executable, '-X', 'faulthandler', '-W', 'error', '-m', f'zeo_clone.{module}']
 
 
+def start_tool(module, arguments, stdout, stderr, *, cwd=None, command=None, path=None, environment=()):
+    """A running command, writing to files: the module of zeo_clone, or `command` in its place.
+
+    The module begins with its imports done where that can be, unless it imports from a `path` of its own.
+    """
+    environment = {**child_environment(path or package_path()), **dict(environment)}
+    arguments = list(map(str, arguments))
+    with open(os.devnull) as nothing:
+        if command is None and path is None:
+            parent = spawner(STRICT, child_environment(package_path()))
+            if parent is not None:
+                files = (nothing.fileno(), stdout.fileno(), stderr.fileno())
+                return parent.spawn(arguments, environment, *files, module=f'zeo_clone.{module}',
+                                    filters=['error'], directory=cwd and str(cwd))
+        return subprocess.Popen([*(command or tool_command(module)), *arguments], env=environment, cwd=cwd,
+                                stdin=nothing, stdout=stdout, stderr=stderr)
+
+
 def run_tool(module, *arguments, cwd=None, command=None, path=None, **environment):
     """Run a command to its end: (exit code, stdout, stderr).  `command` is run in place of the module."""
-    done = subprocess.run(
-        [*(command or tool_command(module)), *map(str, arguments)], cwd=cwd, text=True,
-        env={**child_environment(path or package_path()), **environment}, stdin=subprocess.DEVNULL,
-        capture_output=True, timeout=LIMIT_S)
+    with tempfile.TemporaryFile('w+') as stdout, tempfile.TemporaryFile('w+') as stderr:
+        process = start_tool(module, arguments, stdout, stderr, cwd=cwd, command=command, path=path,
+                             environment=environment)
+        try:
+            code = process.wait(LIMIT_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        for file in (stdout, stderr):
+            file.seek(0)
+        out, complaints = stdout.read(), stderr.read()
     for complaint in UNCAUGHT:
-        assert complaint not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
+        assert complaint not in complaints, complaints
+    return code, out, complaints
 
 
 def call(*command, cwd=None, path=None, **environment):

@@ -22,7 +22,7 @@ from ZODB.utils import maxtid, p64, u64, z64
 from tests.server.test_server import Wire
 from tests.support import inside
 from tests.support.cleaning import Cleaning, store_blob
-from tests.support.runzeo_process import Runzeo
+from tests.support.runzeo_process import MODULE, Runzeo
 from tests.support.server_process import reserved_port
 from zeo_clone.addresses import format_address
 from zeo_clone.ClientStorage import ClientStorage
@@ -678,7 +678,7 @@ def configuration(tmp_path):
 @pytest.mark.long
 def test_a_killed_server_starts_again_and_a_second_one_does_not(configuration, client):
     """X4, C11, C22: one server has the database; its clients' caches stay."""
-    with Runzeo('-C', configuration, limit_s=LIMIT_S) as server:
+    with Runzeo('-C', configuration, command=MODULE, limit_s=LIMIT_S) as server:
         server.ready('main')
         database = DB(client(server.address, storage='main'))
         with database.transaction() as connection:
