@@ -21,6 +21,7 @@ from zeo_clone.cache.format import block_size
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 #: Seeds that are tried in every day's run, too; the others take long.
 QUICK = 4
+SLOW = [pytest.mark.long, pytest.mark.once]
 PATH = 'c.zec'
 OIDS = [p64(n) for n in range(40)] + [p64(1 << 40)]
 SIZES = (6000, 12000, 40000)
@@ -223,7 +224,7 @@ def run(seed, images):
     return found
 
 
-@pytest.mark.parametrize('seed', [seed if seed < QUICK else pytest.param(seed, marks=pytest.mark.long)
+@pytest.mark.parametrize('seed', [seed if seed < QUICK else pytest.param(seed, marks=SLOW)
                                   for seed in range(500 if HEAVY else 60)])
 def test_no_crash_image_shows_an_untrue_entry(seed, monkeypatch):
     """C10: killed at any write, torn, the disk full, or the system died; several lives of one file.  In half

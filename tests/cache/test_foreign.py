@@ -122,6 +122,7 @@ print(json.dumps([found, lines]))
 
 
 @pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize('how', ['empty', 'halve', 'empty grow', 'halve grow', 'scribble'])
 @pytest.mark.parametrize('moment', ['filled', 'opened', 'loading', 'thread', 'reopening', 'closing'])
 def test_a_file_that_somebody_spoils_while_it_is_used_costs_the_cache_at_most(tmp_path, how, moment):
@@ -208,6 +209,7 @@ def calls_of(name):
     return disk.calls
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('always', [False, True])
 @pytest.mark.parametrize('name', ['read', 'write', 'sync'])
 def test_a_disk_that_fails_costs_the_cache_at_most(name, always, caplog):

@@ -14,7 +14,7 @@ from tests.cache.memory import Disk
 from tests.cache.truth import Truth, audit, p64
 from zeo_clone.cache import ClientCache
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 ROUNDS = 1000 if HEAVY else 30

@@ -18,7 +18,7 @@ from tests.support import inside
 from zeo_clone.cache import ClientCache
 from zeo_clone.cache import cache as cache_module
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 STEPS = 50

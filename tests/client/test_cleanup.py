@@ -26,7 +26,7 @@ from zeo_clone.ClientStorage import ClientStorage
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 from zeo_clone.loop.runtime import REAL, Runtime
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 #: How to make an error, and whether it comes after the work has been done.
 ERRORS = [(partial(OSError, errno.EIO, 'the disk does not answer'), False),

@@ -284,6 +284,7 @@ def audit(path, storage):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_kills_at_any_moment_leave_true_caches(server_process, client, tmp_path):
     """C10: clients are killed with -9 while another one commits; no cache ever shows an untrue record."""
     path = str(tmp_path / 'victim.zec')

@@ -35,7 +35,7 @@ from tests.support.json_process import ChildError
 from tests.support.server_process import ServerHost, reserved_port
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 HEAVY = bool(os.environ.get('ZEO_CLONE_HEAVY'))
 #: What a server process may be told before it dies.

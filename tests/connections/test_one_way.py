@@ -21,7 +21,7 @@ from tests.support import inside
 from zeo_clone.client import search
 from zeo_clone.Exceptions import ClientDisconnected
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 KINDS = ['tcp', 'unix', 'tls', 'unix with tls']
 #: The bytes of a transaction are cut at each place, or where TLS makes it long, in steps of so many.

@@ -95,6 +95,7 @@ class WebServer:
                 connection.close()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('name', SERVERS)
 def test_each_worker_has_a_connection_of_its_own(name, server_process, tmp_path):
     """N10: no worker sees what another one asked for, and no request is lost or counted twice."""

@@ -22,9 +22,9 @@ resolution and transformed records get the mixins on which they could have an ef
     Mapping   TCP      server      hex       revisions, pack, iteration
     Demo      TCP      server      hex       revisions, pack, iteration, conflicts
 
-Over a unix socket, with conflicts resolved or records transformed by clients, and with transformed records of
-other storages than files, the mixins do what they do over TCP with a server that resolves and transforms:
-these are marked ``once``, for one Python.
+Of other storages than files, over a unix socket, with conflicts resolved or records transformed by clients,
+the mixins do what they do over TCP with a FileStorage and a server that resolves: these are marked ``once``,
+for one Python.
 
 Blobs and external garbage collection are in ``test_blob_suite.py``.
 """
@@ -62,11 +62,11 @@ from tests.mixins.base import (
 )
 
 RACE_ROUNDS = 3
-#: It takes as long as all the others of its class: one round in each of six classes, or in four.
+#: It takes as long as all the others of its class: one round in each of those that have it, unless heavy.
 DISCONNECT = '_race_external_invalidate_vs_disconnect'
 LONG_RACES = [] if os.environ.get('ZEO_CLONE_HEAVY') else [DISCONNECT]
 SEEN_ELSEWHERE = dict.fromkeys(
-    LONG_RACES, 'it runs over a unix socket with a FileStorage, over TCP with this one, and if heavy here')
+    LONG_RACES, 'it runs with a FileStorage over TCP and a unix socket, with a MappingStorage over TCP')
 
 #: ZODB runs these under a faked clock; they compare times of this process with the server's.
 PACK_TIMES = ['PackWhileWriting', 'PackNowWhileWriting', 'PackLotsWhileWriting']
@@ -94,6 +94,7 @@ class TestFileStorageRecovery(WithDestination, OverFileStorage, RecoveryStorage)
     pass
 
 
+@pytest.mark.once
 @collected(left_out=WITHOUT_UNDO, real_clock=PACK_TIMES, race_rounds=RACE_ROUNDS, one_round=LONG_RACES)
 class TestMappingStorage(
     OverMappingStorage, BasicStorage, MTStorage, SynchronizedStorage, RevisionStorage,
@@ -103,7 +104,8 @@ class TestMappingStorage(
     """Without the mixins of undo, recovery and conflict resolution, which MappingStorage does not know."""
 
 
-@collected(left_out=WITHOUT_UNDO, real_clock=PACK_TIMES)
+@pytest.mark.once
+@collected(left_out={**WITHOUT_UNDO, **SEEN_ELSEWHERE}, real_clock=PACK_TIMES)
 class TestDemoStorage(
     OverDemoStorage, BasicStorage, MTStorage, SynchronizedStorage, RevisionStorage, HistoryStorage,
     ConflictResolvingStorage, PackableStorage, IteratorStorage, ExtendedIteratorStorage,

@@ -43,6 +43,7 @@ def prompts(combination, hosts, path, console):
     host.stop(served)
 
 
+@pytest.mark.once
 def test_all_of_it_is_all_of_it_for_everybody(prompts):
     """L11: who asks for more than there is gets what there is."""
     for prompt in prompts:

@@ -11,7 +11,7 @@ from benchmarks.postgres import Cluster
 from tests.postgresql.counting import PATIENCE_S, Counting
 from zeo_clone.ClientStorage import ClientStorage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 CLIENTS = 3
 

@@ -15,7 +15,7 @@ from tests.docs.pages import blocks
 from tests.support.tool_process import call
 from zeo_clone.ClientStorage import ClientStorage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 LIMIT_S = 120  # only what hangs meets it
 

@@ -8,7 +8,7 @@ import pytest
 from tests.peers import test_interplay as interplay
 from tests.support.peer_env import OLD_ZEO, ZEO
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 
 @pytest.fixture

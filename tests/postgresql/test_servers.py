@@ -26,7 +26,7 @@ from zeo_clone.monitor.reporter import Report
 from zeo_clone.server.backend.database.relstorage import Database, Statements
 from zeo_clone.troubles import find
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 OID, OTHER = p64(1), p64(2)
 

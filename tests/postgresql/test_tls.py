@@ -17,7 +17,7 @@ from tests.server.test_server import Wire
 from tests.support.certificates import make_certificates
 from tests.support.tool_process import run_tool
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 LIMIT_S = 120  # only what hangs meets it
 CONFIGURATION = '''

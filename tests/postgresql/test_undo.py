@@ -12,7 +12,7 @@ from tests.postgresql.counting import PATIENCE_S as LIMIT_S
 from tests.postgresql.test_servers import FAILING, FAILS, OID, OTHER, store
 from tests.support import inside
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 WAITS = '''SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())'''

@@ -248,6 +248,7 @@ def check_that_the_others_go_on(world):
     listener.hang_up()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('after', [False, True], ids=['instead', 'afterwards'])
 @pytest.mark.parametrize('error', ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize('moment', MOMENTS)

@@ -18,6 +18,7 @@ def command(*arguments):
                           capture_output=True)
 
 
+@pytest.mark.once
 def test_seeds_are_shared_among_processes():
     """The same runs, told in the same order; the end is waited for."""
     bug = '--planted', 'conflict-overlooked'

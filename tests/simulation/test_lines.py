@@ -10,7 +10,7 @@ import pytest
 
 from simulation.lines import NAME, Statements
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SOURCE = '''

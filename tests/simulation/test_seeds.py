@@ -25,6 +25,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 SEEDS = range(1, 9)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('seed', SEEDS)
 def test_nothing_is_wrong_whatever_fails(seed):
     """C1 to C24, L2, L10, N12, D2, D4: see `simulation.oracles`."""
@@ -32,6 +33,7 @@ def test_nothing_is_wrong_whatever_fails(seed):
     assert not result.faults, f'{result.line}; repeat it: python -m simulation --seed {seed} --verbose'
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('connections', [0, 3])
 def test_nothing_is_wrong_with_blobs_after_a_backup_was_restored(connections):
     """B11, C22, K3: by raw storages and by ZODB's connections; clients keep their cache files."""
@@ -45,6 +47,7 @@ def test_nothing_is_wrong_with_blobs_after_a_backup_was_restored(connections):
     assert any(note.endswith(' restored') for note in notes)
 
 
+@pytest.mark.once
 def test_nothing_is_wrong_with_packs_by_a_process_of_their_own():
     """L12, D2: it is killed, has errors, and outlives its server."""
     wishes = Wishes((*PACKS.items(), ('clients', 2), ('transactions', 80),
@@ -66,6 +69,7 @@ class BreaksAtRest(World):
         return super()._rest()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('relay', [False, True])
 @pytest.mark.parametrize('io_thread', [False, True])
 def test_a_connection_that_ends_at_rest_is_replaced(io_thread, relay):
@@ -98,6 +102,7 @@ def test_a_seed_is_the_same_run_again():
     assert run(5).trace_hash != one.trace_hash
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('hash_seed', ['0', '12345'])
 def test_a_run_does_not_depend_on_the_hash_seed(hash_seed):
     told = subprocess.run([sys.executable, '-c', 'from simulation.runs import run; print(run(6).line)'],

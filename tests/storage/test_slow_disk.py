@@ -19,7 +19,7 @@ from zeo_clone.addresses import format_address
 from zeo_clone.Exceptions import ClientDisconnected, CommitOutcomeUnknown
 
 CHECKOUT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 OID = p64(1)
 COMMITTERS = 4
