@@ -97,7 +97,7 @@ class Backend:
     def start(self, heard: Callable[[bytes, list[bytes]], object], lost_track: Callable[[], object]) -> None:
         """Have the storage tell what others change, in whatever thread it uses."""
         if self.abilities.file is not None:  # another storage knows what it gave out, or begins anew itself
-            numbers.pass_over_oids(self._storage, self.abilities.highest_oid)
+            numbers.pass_over_oids(self._storage, self.abilities.highest_oid, self._runtime.random)
         self._storage.registerDB(StorageWrapper(self._guard, partial(self._heard, heard), lost_track))
 
     def _heard(self, heard: Callable[[bytes, list[bytes]], object], tid: bytes, oids: list[bytes]) -> None:

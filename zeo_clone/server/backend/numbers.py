@@ -22,8 +22,10 @@ AHEAD_S = 86_400.0
 #: The first transaction of a server comes so long after the last one at most if that is in the future, in
 #: units of tids: some 4 s.
 LEAP = 1 << 28
-#: A server that begins passes over so many oids: clients have some left from the one before it.
+#: A server that begins passes over so many oids, some times: clients have some left from the one before it.
 PASSED_OIDS = 1 << 20
+#: ... at most so many times, by chance: the one before it may have begun at the same highest oid.
+PASSES = 1 << 20
 #: With fewer oids left the log has a word about it at the start.
 FEW_OIDS = 1 << 32
 
@@ -73,7 +75,7 @@ def first_tid(last_tid: bytes, now: float, random: Callable[[], float]) -> bytes
     return tid
 
 
-def pass_over_oids(storage: Any, highest_oid: bytes | None) -> None:
+def pass_over_oids(storage: Any, highest_oid: bytes | None, random: Callable[[], float]) -> None:
     """At start, with the highest oid that is stored: do not hand out those that a server before this one may
     have (C13).
 
@@ -82,8 +84,9 @@ def pass_over_oids(storage: Any, highest_oid: bytes | None) -> None:
     where few oids are left.
     """
     highest = u64(highest_oid or z64)
-    if 0 < highest < (1 << 63) - FEW_OIDS:
-        storage.set_max_oid(p64(highest + PASSED_OIDS))
+    passed = PASSED_OIDS * (1 + int(random() * PASSES))
+    if 0 < highest < (1 << 63) - FEW_OIDS - passed:
+        storage.set_max_oid(p64(highest + passed))
 
 
 def new_oids(storage: Any, count: int) -> list[bytes]:
