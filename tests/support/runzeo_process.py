@@ -38,6 +38,7 @@ class Runzeo:
         self.storages = {}  # {name: what getName() said}, in the order served
         self.address = None
         self._lines = []
+        self._output = ''  # all of it, at the end
         self._stdout = tempfile.TemporaryFile('w+')
         stderr, its_stderr = os.pipe()
         self._stderr = open(stderr)
