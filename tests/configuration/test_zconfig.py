@@ -151,14 +151,18 @@ def test_the_least_and_the_most_of_a_limit_are_taken(load, key, option, value):
     ('<zeo>\naddress 1\n<filestorage>\npath x\n</filestorage>\n</zeo>',
      "type='filestorage', name='None'; it does not belong within <zeo>: is </zeo> missing before it?", 3),
     ('<zeo>\naddress 1\naddress 2\n</zeo>', "'address' does not support multiple values", 3),
-    ('<zeo>\n</zeo>', "no values for 'address'; 1 required", 2),
+    ('<zeo>\n</zeo>', "'address' is missing in <zeo>", 2),
+    ('<zeo>\naddress 1\n</zeo>\n<runner>\ntranscript x\n</runner>', "'program' is missing in <runner>", 6),
+    ('%import zeo_clone\n<zeo>\naddress 1\n</zeo>\n<clientstorage>\n</clientstorage>',
+     "'server' is missing in <clientstorage>", 6),
     ('<zeo>\naddress 1\nread-only perhaps\n</zeo>',
-     "'perhaps' is neither yes nor no, true nor false, on nor off", 3),
+     "read-only: 'perhaps' is neither yes nor no, true nor false, on nor off", 3),
+    ('<zeo>\naddress 1\n</zeo>\n<eventlog>\n  level inf\n</eventlog>', "level: invalid literal for int()", 5),
     ('<zeo>\naddress 1\ntransaction-timeout soon\n</zeo>', "'soon' is not a time: a whole number", 3),
     ('<zeo>\naddress 1\ntransaction-timeout -1\n</zeo>', "'-1' is not a time: a whole number", 3),
     ('<zeo>\naddress 1\ninvalidation-age -1s\n</zeo>', "'-1s' is not a time", 3),
     ('<zeo>\naddress 1\ninvalidation-queue-size -1\n</zeo>', '-1 is less than 0', 3),
-    ('<zeo>\naddress 1\nread-connections 0\n</zeo>', '0 is less than 1', 3),
+    ('<zeo>\naddress 1\nread-connections 0\n</zeo>', 'read-connections: 0 is less than 1', 3),
     ('<zeo>\naddress 1\ncommit-connections 0\n</zeo>', '0 is less than 1', 3),
     ('<zeo>\naddress 1\nmemory-limit 10\n</zeo>',
      "'10' is less than the least, 1MB: give a whole number of bytes, or one with a suffix KB, MB or GB", 3),
@@ -195,6 +199,18 @@ def test_mistake_is_reported_in_one_line_with_file_and_line(load, tmp_path, text
     assert message in report
     assert report.endswith(f'(file://{tmp_path}/zeo.conf, line {line})')
     assert '\n' not in report
+
+
+def test_a_missing_section_is_told(load, tmp_path):
+    with pytest.raises(ZConfig.ConfigurationError) as caught:
+        load('<filestorage>\npath x\n</filestorage>')
+    assert str(caught.value) == f'a section <zeo> is missing ({tmp_path}/zeo.conf)'
+
+
+def test_an_empty_path_is_refused(load, tmp_path):
+    """Else files named .lock and .tmp would be made."""
+    with pytest.raises(ZConfig.ConfigurationError, match="^the 'path' of a <filestorage> is empty: "):
+        load('<zeo>\naddress 1\n</zeo>\n<filestorage>\npath\n</filestorage>')
 
 
 @pytest.mark.parametrize(('text', 'address'), [

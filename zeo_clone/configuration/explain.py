@@ -10,6 +10,8 @@ import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import ZConfig
+
 #: A line that opens a section, or closes one.
 OPENING = re.compile(r'\s*<\s*([^/\s>]+)[^>]*?(/?)>\s*')
 CLOSING = re.compile(r'\s*</\s*([^\s>]+)\s*>\s*')
@@ -17,6 +19,8 @@ UNKNOWN_KEY = ' is not a known key name'
 BYTE_ORDER_MARK = '\ufeff'
 UNKNOWN_TYPE = 'unknown type name: '
 MISPLACED = 'no matching section defined for type='
+MISSING_KEY = re.compile(r"(?:no|not enough) values for '(.+?)'; (?:0 found, )?1 required")
+MISSING_SECTION = re.compile(r"no values for section type '(.+)'; 1 required")
 
 
 def explain(schema: Any, error: Exception, place: str, text: str | None = None) -> str:
@@ -29,8 +33,13 @@ def explain(schema: Any, error: Exception, place: str, text: str | None = None) 
         text = _read(place) if text is None else text
         if text.startswith(BYTE_ORDER_MARK):
             message = 'the file begins with a byte order mark: save it as UTF-8 without one'
+        elif isinstance(error, ZConfig.DataConversionError):  # it may tell no more than the value
+            key = _key_at(text, line)
+            message = message if key in message else f'{key}: {message}'
         message += _allowed(schema, message, text, line)
+        message = MISSING_KEY.sub(rf"'\1' is missing in <{_section_at(text, line)}>", message)
         return f'{message} ({place}, line {line})'
+    message = MISSING_SECTION.sub(r'a section <\1> is missing', message)
     return message if _path(place) in message else f'{message} ({place})'
 
 
@@ -58,6 +67,12 @@ def _section_at(text: str, line: int) -> str | None:
         elif (found := OPENING.fullmatch(content)) and not found[2]:
             opened.append(found[1].lower())
     return opened[-1] if opened else None
+
+
+def _key_at(text: str, line: int) -> str:
+    """What a line gives a value to; nothing if it is another line."""
+    words = ''.join(text.splitlines()[line - 1:line]).split(None, 1)
+    return words[0] if words and words[0][0].isalpha() else ''
 
 
 def _keys(schema: Any, section: str) -> list[str]:

@@ -31,6 +31,8 @@ class FileStorageSection:
 
     def __init__(self, factory: ZODB.config.FileStorage) -> None:
         self.config = factory.config
+        if not self.config.path:
+            raise ValueError("the 'path' of a <filestorage> is empty: name a file")
         self.name: str | None = factory.name
 
     def open(self) -> Any:
