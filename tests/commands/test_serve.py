@@ -356,6 +356,15 @@ def test_usr2_without_log_files_does_no_harm(start):
     assert server.stop() == 0
 
 
+def test_usr1_ends_no_server(start):
+    """T3: other programs reopen their log files then."""
+    server = start('-a', ANY_PORT).ready()
+    server.send(signal.SIGUSR1)
+    server.read_until('SIGUSR1 means nothing to this server: USR2 reopens log files')
+    assert list(server.ruok()) == ['1']
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize('read_only', ['false', 'true'])
 def test_pid_file_is_there_while_serving(start, configuration, tmp_path, read_only):
     path = configuration(f'read-only {read_only}\npid-filename {tmp_path}/zeo.pid')

@@ -50,7 +50,7 @@ class Signals:
     """What signals do while a server starts and runs.  Made and closed in the main thread.
 
     TERM, INT and HUP stop the server: before there is one they raise ``SystemExit`` in the main thread,
-    afterwards they have it return from its loop.  USR2 reopens log files.
+    afterwards they have it return from its loop.  USR2 reopens log files; USR1 only has a line there.
 
     Python runs signal handlers between two steps of the main thread.  They must not touch log files,
     which that thread may be writing, and come late if it begins to wait for the network at that very
@@ -64,7 +64,7 @@ class Signals:
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._write_fd, False)
         self._handlers = {number: signal.signal(number, self._handle)
-                          for number in (*STOP_SIGNALS, signal.SIGUSR2)}
+                          for number in (*STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)}
         self._wakeup_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         self._thread = REAL.start_thread(self._watch, 'zeo_clone signals')
 
@@ -121,6 +121,8 @@ class Signals:
             for number in numbers:
                 if number == signal.SIGUSR2:
                     _reopen_log_files()
+                elif number == signal.SIGUSR1:  # of other servers it is the one that reopens log files
+                    logger.warning('SIGUSR1 means nothing to this server: USR2 reopens log files')
                 elif number in STOP_SIGNALS and self.received is None:
                     self.received = signal.Signals(number)
                     if self._stop_server is not None:
