@@ -1,6 +1,7 @@
 """zeoctl: T1, and the watching process that it starts."""
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -11,6 +12,7 @@ from tests.support.runzeo_process import ruok
 from tests.support.tool_process import run_tool
 from zeo_clone import __version__
 from zeo_clone.commands import ctl
+from zeo_clone.configuration import zconfig
 
 
 @pytest.fixture
@@ -78,6 +80,20 @@ def test_without_a_runner_section_that_can_be_read_nothing_is_stopped(tmp_path, 
     assert err.startswith('Error: ') and 'zeo.conf' in err
 
 
+def test_without_a_runner_section_what_runs_here_can_be_stopped(tmp_path, capsys, monkeypatch):
+    """T2: as the watching process has the socket that it has without one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 1\n</zeo>\n<mistake>\n</mistake>\n')
+    with pytest.raises(SystemExit):
+        ctl.Options('zeoctl').realize(['-C', 'zeo.conf', 'stop'])
+    assert "Error: unknown type name: 'mistake'" in capsys.readouterr().err
+    (tmp_path / 'zdsock').touch()
+    options = ctl.Options('zeoctl')
+    options.realize(['-C', 'zeo.conf', 'stop'])
+    assert os.path.samefile(options.sockname, tmp_path / 'zdsock')
+    assert "Warning: unknown type name: 'mistake'" in capsys.readouterr().err
+
+
 def test_unknown_action_exits_with_2_and_names_those_there_are(zeoctl):
     """T2"""
     code, out, err = zeoctl('sotp')
@@ -131,6 +147,28 @@ def test_a_log_that_nobody_will_see_is_told(tmp_path, capsys, arguments, eventlo
     ctl.Options('zeoctl').realize(['-C', str(tmp_path / 'zeo.conf'), *arguments])
     line = 'zeoctl: the log is lost: have an <eventlog> with a file, or a transcript (-t FILE)\n'
     assert capsys.readouterr().err == (line if lost else '')
+
+
+def test_a_transcript_that_cannot_be_written_is_told_before_the_start(tmp_path, capsys):
+    """T2: the watching process would end without a word."""
+    (tmp_path / 'zeo.conf').write_text('<zeo>\naddress 1\n</zeo>\n')
+    transcript = f'{tmp_path}/no/zeo.out'
+    with pytest.raises(SystemExit):
+        ctl.Options('zeoctl').realize(['-C', f'{tmp_path}/zeo.conf', '-t', transcript, 'start'])
+    assert capsys.readouterr().err.startswith(
+        f'Error: cannot write the transcript {transcript}: there is no directory {tmp_path}/no; name')
+
+
+def test_a_log_that_the_watching_process_cannot_write_is_a_line(tmp_path):
+    """T2"""
+    (tmp_path / 'zeo.conf').write_text(
+        '<zeo>\naddress 1\n</zeo>\n'
+        f'<eventlog>\n<logfile>\npath {tmp_path}\n</logfile>\n</eventlog>\n')
+    code, out, err = run_tool('zeoctl', '-S', zconfig.SCHEMA, '-C', 'zeo.conf', sys.executable, cwd=tmp_path,
+                              DAEMON_MANAGER_MODE='1')
+    assert (code, out) == (1, '')
+    assert err.startswith('zeoctl: cannot watch a server: [Errno 21] Is a directory: ')
+    assert err.count('\n') == 1
 
 
 def test_without_a_configuration_it_says_what_to_give(tmp_path):

@@ -34,6 +34,8 @@ OF_RUNNING = ('stop', 'status', 'kill', 'wait')
 #: What starts one; of these, what keeps nothing of its output.
 IN_BACKGROUND = ('start', 'restart')
 STARTING = (*IN_BACKGROUND, 'fg', 'foreground')
+#: Of the watching process, in the directory where it was started, unless it is said.
+DEFAULT_SOCKET = 'zdsock'
 RUNNER = re.compile(r'^\s*<runner\b.*?^\s*</runner>', re.MULTILINE | re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r'^\s*%define\s.*$', re.MULTILINE | re.IGNORECASE)
 #: Options that zdaemon knows and that have a place in its sections: what they take, what they say.
@@ -88,16 +90,19 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
             complaint = explain(self.schema, error, self.configfile)
             if self.args[:1] not in [[action] for action in OF_RUNNING] or not self._load_runner():
                 self.usage(complaint)
-            print(f'Warning: {complaint}; only the <runner> section counts for {self.args[0]}',
-                  file=sys.stderr)
+            print(f'Warning: {complaint}; only the <runner> section, if there is one, counts for '
+                  f'{self.args[0]}', file=sys.stderr)
 
     def _load_runner(self) -> bool:
-        """Read the <runner> section alone, with the definitions that it may use; whether that was done."""
+        """Read the <runner> section alone, with the definitions that it may use; whether that was done.
+
+        Without one the watching process listens here, if there is one.
+        """
         try:
             with open(self.configfile, encoding='utf-8') as file:
                 text = file.read()
             section = RUNNER.search(text)
-            if section is None and not self.sockname:
+            if section is None and not self.sockname and not os.path.exists(DEFAULT_SOCKET):
                 return False  # who knows where the watching process listens
             kept = [*DEFINITION.findall(text), '<zeo>\naddress 0\n</zeo>', section[0] if section else '']
             self.configroot, self.confighandlers = ZConfig.loadConfigFile(
@@ -124,6 +129,15 @@ class Options(zdctl.ZDCtlOptions):  # type: ignore[misc]
             self.program = [sys.executable, '-m', 'zeo_clone', 'serve', '-C', place]
         if self.args[0] in STARTING:
             self._warn()
+        if self.args[0] in IN_BACKGROUND and not self.directory:  # that may have to be made
+            self._check_transcript()
+
+    def _check_transcript(self) -> None:
+        """End with a line if it could not be written: the watching process would end, heard by nobody."""
+        directory = os.path.dirname(os.path.abspath(self.transcript))
+        if not os.access(self.transcript if os.path.exists(self.transcript) else directory, os.W_OK):
+            what = 'no permission to write in' if os.path.isdir(directory) else 'there is no directory'
+            self.usage(f'cannot write the transcript {self.transcript}: {what} {directory}; name another one')
 
     def _warn(self) -> None:
         """Say what may surprise who starts a server, in a line each."""
@@ -153,5 +167,11 @@ def main(args: Sequence[str] | None = None, prog: str = PROGRAM) -> Any:
     `prog` is the command's name in messages.
     """
     given = list(sys.argv[1:] if args is None else args)
-    manages = os.environ.get('DAEMON_MANAGER_MODE')
-    return zdctl.main(given) if manages else zdctl.main(given, Options(prog))
+    if not os.environ.get('DAEMON_MANAGER_MODE'):
+        return zdctl.main(given, Options(prog))
+    try:
+        return zdctl.main(given)
+    except OSError as error:  # its log, above all
+        print(f'{prog}: cannot watch a server: {error}; see the <eventlog> and <runner> sections',
+              file=sys.stderr)
+        sys.exit(1)
