@@ -216,7 +216,7 @@ def test_key_with_a_password_nobody_knows_is_refused_without_asking(server_conte
     ({'certificate': None}, "the server's <ssl> section needs a certificate"),
     ({'check_hostname': 'true'}, 'check-hostname is for clients'),
     ({'server_hostname': 'localhost'}, 'server-hostname is for clients'),
-    ({'certificate': 'ca.pem'}, 'cannot use the TLS files: certificate'),
+    ({'certificate': 'ca.pem'}, "/ca.pem holds no private key: name its file as 'key'"),
     ({'key': 'client.pem'}, 'cannot use the TLS files: certificate'),
     ({'authenticate': 'empty'}, 'the directory empty holds no certificates'),
     ({'authenticate': 'keys'}, 'the directory keys holds no certificates'),

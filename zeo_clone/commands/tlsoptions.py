@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any, NamedTuple
 
-from zeo_clone.configuration.tlsfiles import TLSFiles
+from zeo_clone.configuration.tlsfiles import TLSFiles, holds_key
 from zeo_clone.loop.certificates import RenewedContext
 
 #: What an argparse namespace has of them.
@@ -68,12 +68,7 @@ def tls_from(given: argparse.Namespace) -> TLS | None:
     try:
         return TLS(RenewedContext(files), given.ssl_hostname)
     except ValueError as error:
-        if given.ssl_cert and not given.ssl_key and not _holds_key(given.ssl_cert):
+        if given.ssl_cert and not given.ssl_key and not holds_key(given.ssl_cert):
             raise ValueError(f'{given.ssl_cert} holds no private key: name its file with '
                              f'--ssl-key') from error
         raise
-
-
-def _holds_key(path: str) -> bool:
-    with open(path, encoding='latin-1') as file:
-        return ' PRIVATE KEY-----' in file.read()

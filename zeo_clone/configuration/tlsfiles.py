@@ -62,6 +62,9 @@ class TLSFiles(NamedTuple):
         try:
             self._load(context)
         except OSError as error:
+            if self.certificate and not self.key and not holds_key(self.certificate):
+                raise ValueError(f'{self.certificate} holds no private key: name its file as '
+                                 "'key'") from error
             raise ValueError(f'cannot use the TLS files: certificate {self.certificate}, key {self.key}, '
                              f'authenticate {self.authenticate}, crl {self.crl}: {error}') from error
         return context
@@ -79,6 +82,12 @@ class TLSFiles(NamedTuple):
             _revoke_all(context, self.crl)
             # The whole chain: an authority below the top can be revoked, too.
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def holds_key(path: str) -> bool:
+    """Is there a private key in a PEM file?  Raises ``OSError``."""
+    with open(path, encoding='latin-1') as file:
+        return ' PRIVATE KEY-----' in file.read()
 
 
 def end_of(certificate: bytes) -> float:
