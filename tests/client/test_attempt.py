@@ -219,13 +219,21 @@ def wait_for_reason(storage, text):
 
 
 @pytest.mark.parametrize(('tls', 'doing'), [
-    (False, 'connected, but it says nothing; perhaps it expects TLS, or is no ZEO server'),
+    (False, 'connected, but it says nothing; perhaps it expects TLS, is no ZEO server, or hangs'),
     (True, 'connected, but the TLS handshake does not end; does a server with TLS listen there?')])
 def test_a_server_that_is_mute_is_described(opened, tls, doing):
     """N13."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if tls else None
     with socket.create_server(('127.0.0.1', 0)) as listener:
         wait_for_reason(opened(listener.getsockname(), wait=False, ssl=context), doing)
+
+
+def test_a_server_that_hangs_up_without_a_word_is_described(opened):
+    """N13: as one does that has no room."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        storage = opened(listener.getsockname(), wait=False)
+        listener.accept()[0].close()
+        wait_for_reason(storage, 'closed the connection before it said anything: perhaps it has no room')
 
 
 def test_what_a_server_answers_to_register_must_be_a_tid(fake, opened):

@@ -131,7 +131,7 @@ def test_bad_tls_option_is_critical_and_named(check, options, message):
 
 
 @pytest.mark.parametrize(('data', 'message'), [
-    (b'', 'it closed the connection without an answer'),
+    (b'', 'it closed the connection without an answer: perhaps it has no room for more'),
     (b'\0\0\0\2Z5', 'it closed the connection without an answer'),
     (b'HTTP/1.1 400 Bad Request\r\n\r\n', 'the peer seems to speak HTTP'),
     (b'\0\0\0\4what', "it does not speak the protocol: it began with 'what'"),

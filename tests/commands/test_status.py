@@ -75,7 +75,7 @@ def test_mute_server_exits_with_1_after_the_timeout(mute_server):
     """T2"""
     assert run_tool('commands.status', '--timeout', '0.3', mute_server) == (
         1, '', f'zeo-status: no answer from {mute_server}: no answer within 0.3 s: connected, but it says '
-        'nothing; perhaps it expects TLS, or is no ZEO server\n')
+        'nothing; perhaps it expects TLS, is no ZEO server, or hangs\n')
 
 
 def test_watch_writes_over_itself_on_a_terminal(server):

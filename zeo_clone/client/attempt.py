@@ -150,6 +150,11 @@ class _Registration:
 
     def handle_lost(self, error: Exception) -> None:
         """Called by the channel: the connection has gone."""
+        # A server that has no room says nothing, nor does a proxy with no server behind it.
+        if (self._attempt.state is AttemptState.GREETING and isinstance(error, ConnectionResetError)
+                and self.channel.transport.established):
+            error = ConnectionResetError(f'{error} before it said anything: perhaps it has no room for more '
+                                         f'connections, or is no ZEO server; look at its log')
         self._attempt.failed(error)
 
 
@@ -253,7 +258,7 @@ class Attempt:
             return 'connected, but still registering'
         if not stage.channel.transport.established:
             return 'connected, but the TLS handshake does not end; does a server with TLS listen there?'
-        return 'connected, but it says nothing; perhaps it expects TLS, or is no ZEO server'
+        return 'connected, but it says nothing; perhaps it expects TLS, is no ZEO server, or hangs'
 
     def _too_slow(self) -> None:
         self.fail(TimeoutError(f'the server is too slow: {self.doing}'))

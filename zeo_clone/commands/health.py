@@ -27,7 +27,7 @@ MAX_ANSWER = 64 << 20
 #: A server says its protocol first, a letter and digits.
 MAX_GREETING = 16
 
-MUTE = ': connected, but it says nothing; perhaps it expects TLS, or is no ZEO server'
+MUTE = ': connected, but it says nothing; perhaps it expects TLS, is no ZEO server, or hangs'
 NO_HANDSHAKE = ': connected, but the TLS handshake does not end; does a server with TLS listen there?'
 
 Status = dict[str, dict[str, Any]]
@@ -68,7 +68,8 @@ class _Deadline:
 
 def ask(address: Address, timeout_s: float, tls: TLS | None = None, runtime: Runtime = REAL) -> Status:
     """What the server at `address` says about each of its storages.  Raises `NoAnswer`."""
-    question = _Question(b'ruok', _read_status, 'it closed the connection without an answer')
+    question = _Question(b'ruok', _read_status, 'it closed the connection without an answer: perhaps it has '
+                         'no room for more connections, or is no ZEO server; look at its log')
     status: Status = _ask(question, address, timeout_s, tls, runtime)
     return status
 
