@@ -14,10 +14,15 @@ import socket
 import sys
 from contextlib import ExitStack, closing
 
-from forum.model import Forum
-from forum.worker import open_database, serve
 from zeo_clone.addresses import parse_address
 from zeo_clone.Exceptions import ClientDisconnected
+
+try:
+    from forum.model import Forum
+    from forum.worker import open_database, serve
+except ModuleNotFoundError as error:
+    sys.exit(f"forum: {error.name} is not found: it needs pip install '.[examples]', and is started in "
+             'examples/ by python -m forum.run')
 
 # Each worker is a fresh Python, not a copy of this one.
 SPAWN = multiprocessing.get_context('spawn')

@@ -221,3 +221,10 @@ def test_an_address_where_nobody_may_listen_is_one_line(urls):
     code, _, errors = run_example('forum.run', '--port', taken, cwd=EXAMPLES)
     assert code == 1
     assert re.fullmatch(r'forum: .*Address already in use.*\n', errors)
+
+
+def test_started_at_the_wrong_place_it_says_how():
+    code, output, errors = run_example('forum/run.py', 'localhost:1')
+    assert (code, output) == (1, '')
+    assert errors == ("forum: forum is not found: it needs pip install '.[examples]', and is started in "
+                      'examples/ by python -m forum.run\n')
