@@ -83,6 +83,12 @@ def test_no_address_or_a_bad_one_among_several_is_refused(given):
         parse_addresses(given)
 
 
+def test_a_port_that_is_text_is_told_in_a_pair():
+    """And not that 'localhost' has no port."""
+    with pytest.raises(ValueError, match=r"\('localhost', '9100'\): the port of a pair is a number, not"):
+        parse_addresses(('localhost', '9100'))
+
+
 @pytest.mark.parametrize('text', ['9100', 'localhost:9100', '[::1]:9100', '/run/zeo.sock'])
 def test_address_as_text_can_be_parsed_again(text):
     assert format_address(parse_address(text)) == text

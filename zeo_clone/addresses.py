@@ -45,6 +45,8 @@ def parse_addresses(value: Any) -> list[Address]:
     Raises ``ValueError``, also for an empty list.
     """
     several = isinstance(value, list) or isinstance(value, tuple) and not _is_pair(value)
+    if _is_pair_of_text(value):
+        raise _refuse(value, 'the port of a pair is a number, not text')
     found = list(dict.fromkeys(map(parse_address, value if several else [value])))
     if not found:
         raise _refuse(value, 'no address')
@@ -63,6 +65,12 @@ def format_address(address: Address) -> str:
 
 def _is_pair(value: tuple[Any, ...]) -> bool:
     return len(value) == 2 and isinstance(value[1], int) and not isinstance(value[0], (int, tuple))
+
+
+def _is_pair_of_text(value: Any) -> bool:
+    """Is it ``('localhost', '9100')``?  As two addresses it would be a host without a port, and a port."""
+    return (isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
+            and value[1].isdecimal() and not value[0].isdecimal() and not {':', '/'} & set(value[0]))
 
 
 def _parse_text(text: str) -> Address:

@@ -47,6 +47,13 @@ def test_what_ZEO_ignores_is_accepted():
     assert make_options(arguments(1, **dict.fromkeys(IGNORED, 'x'))) == make_options(arguments(1))
 
 
+@pytest.mark.parametrize('size', ['20MB', -1])
+def test_a_cache_size_that_is_no_number_of_bytes_is_told_by_its_name(size):
+    """N18"""
+    with pytest.raises(ValueError, match=f"^cache_size is '?{size}'?; it must be a whole number, 0 or more$"):
+        make_options(arguments(1, cache_size=size))
+
+
 @pytest.mark.parametrize('taking', TAKING)
 @pytest.mark.parametrize(('given', 'keywords', 'complaint'), [
     ((), {}, r"ClientStorage\(\) missing 1 required positional argument: 'addr'"),

@@ -146,6 +146,7 @@ def test_tls(tls_server, tls_options):
     ([], 'nothing to pack: name a server as HOST:PORT, or with -u as PATH'),
     (['localhost'], "bad address 'localhost': the port is missing"),
     (['-d', '-1', '9100'], "'-1' is not a number of days"),
+    (['-d', '400000', '9100'], "'400000' is not a number of days, from 0 to 20,000"),
     (['-t', '25:00', '9100'], "'25:00' is not a time of day: HH, HH:MM or HH:MM:SS"),
     (['-S', 'main'], '-S goes with -h, -p or -U'),
     (['-U', 'zeo.sock', '-p', '1'], '-U cannot be combined with -h and -p'),

@@ -222,6 +222,13 @@ def test_a_relay_that_cannot_be_is_told_in_one_line(capsys, arguments, message):
     assert message in last_line(log) and 'Traceback' not in log
 
 
+def test_a_name_of_a_file_that_is_empty_is_told(capsys):
+    """T2: of a variable of the shell that is not set, say."""
+    with pytest.raises(SystemExit, match='^2$'):
+        serve.main(['-f', ''])
+    assert 'argument -f/--filename: no file is named, the text is empty' in last_line(capsys.readouterr().err)
+
+
 def test_a_cache_that_another_relay_has_is_told(start, tmp_path):
     """K2"""
     start('-a', ANY_PORT, '--relay', './nobody.sock').ready()
@@ -490,7 +497,7 @@ def test_holder_of_a_lock_that_did_not_leave_its_name_is_another_process(tmp_pat
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['-f', 'no/Data.fs'], "cannot open storage '1' (no/Data.fs): No such file or directory"),
+    (['-f', 'no/Data.fs'], "cannot open storage '1' (no/Data.fs): No such file or directory: no/Data.fs.l"),
     (['-f', 'a.fs', '-f', 'directory'], "cannot open storage '2' (directory): [Errno 21] "),
     (['-f', 'text'], "cannot open storage '1' (text): FileStorageFormatError: "),
 ])

@@ -106,6 +106,18 @@ def test_a_database_that_is_away_is_not_called_damaged():
         open_storages([StorageSource('main', 'RelStorage', opens)])
 
 
+@pytest.mark.parametrize('error', [
+    ModuleNotFoundError("No module named 'nope'"),
+    type('UnknownDriverError', (Exception,), {'__module__': 'relstorage.adapters.interfaces'})('psycopg3')])
+def test_a_storage_that_needs_what_is_not_installed_is_not_called_damaged(error):
+    """C14: of a `packer`, or of RelStorage's `driver`."""
+    def opens():
+        raise error
+
+    with pytest.raises(StartError, match=r'(nope.|psycopg3); check its section, and that what it names is'):
+        open_storages([StorageSource('1', 'Data.fs', opens)])
+
+
 def test_start_error_is_one_line():
     with pytest.raises(StartError) as caught:
         open_storages([refuse(ValueError('first line\n\tsecond  line'))])

@@ -142,9 +142,7 @@ def check_ssl(context: Any, hostname: Any, addresses: tuple[Address, ...]) -> No
 
 def make_options(given: dict[str, Any]) -> Options:
     """Check what a ClientStorage was given, as `arguments` names it.  Raises TypeError or ValueError."""
-    size = int(_or_default(given, 'cache_size'))
-    if size < 0:
-        raise ValueError(f'cache_size is {size}; it must be 0 or more bytes')
+    size = _whole('cache_size', _or_default(given, 'cache_size'))
     timeout = _seconds('wait_timeout', _or_default(given, 'wait_timeout'))
     name_of_storage = _storage_name(given['storage'])
     blob_cache_size = given['blob_cache_size']

@@ -25,6 +25,8 @@ INTERRUPTED = 130  # exit code, as of shells after Ctrl-C
 DEFAULT_STORAGE = '1'
 DEFAULT_HOST, DEFAULT_PORT = 'localhost', 9100
 DAY_S = 86400
+#: Before that storages know no time, and they tell it in their own words.
+MAX_DAYS = 20_000
 #: An address with the name of a storage after it.
 SERVER = re.compile(r'(?P<address>(?:\[.*\]|[^:]*):\d+):(?P<name>.+)')
 TIME = re.compile(r'(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?', re.ASCII)
@@ -90,8 +92,8 @@ def _days(text: str) -> float:
         days = float(text)
     except ValueError:
         days = -1.0
-    if not 0 <= days < 1e6:
-        raise ValueError(f'{text!r} is not a number of days, 0 or more')
+    if not 0 <= days <= MAX_DAYS:
+        raise ValueError(f'{text!r} is not a number of days, from 0 to {MAX_DAYS:,}')
     return days
 
 

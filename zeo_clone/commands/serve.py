@@ -83,7 +83,7 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
     parser.add_argument('-C', '--configure', metavar='URL', help='configuration: file or URL (zeo.conf)')
     parser.add_argument('-a', '--address', type=argument(parse_address), metavar='ADDRESS',
                         help='where to listen; without -C the default is localhost:9100')
-    parser.add_argument('-f', '--filename', action='append', metavar='FILENAME',
+    parser.add_argument('-f', '--filename', action='append', metavar='FILENAME', type=argument(_filename),
                         help='FileStorage to serve, made if it is not there; may be repeated, for '
                              'storages 1, 2 and so on; without -C the default is ./Data.fs')
     parser.add_argument('--relay', action='append', metavar='ADDRESS', type=argument(_server_address),
@@ -105,6 +105,12 @@ def command_line(prog: str = PROGRAM) -> argparse.ArgumentParser:
                              'databases whether they are there')
     add_version(parser)
     return parser
+
+
+def _filename(text: str) -> str:
+    if not text:
+        raise ValueError('no file is named, the text is empty')
+    return text
 
 
 def read_settings(given: argparse.Namespace) -> Settings:

@@ -184,8 +184,9 @@ def _open_storage(source: StorageSource) -> Any:
         raise StartError(f'{what}: {_describe_lock(error)}; stop that process, or serve another '
                          'file') from error
     except FileNotFoundError as error:
-        raise StartError(f'{what}: {error.strerror}: {error.filename}; make the directory, or name '
-                         'another one') from error
+        advice = ('check the path' if os.path.isdir(os.path.dirname(error.filename or '') or '.') else
+                  'make the directory, or name another one')
+        raise StartError(f'{what}: {error.strerror}: {error.filename}; {advice}') from error
     except OSError as error:
         advice = ('make room on the disk' if error.errno in NO_SPACE else
                   'check that the path is right and that this user may write there')
@@ -193,6 +194,8 @@ def _open_storage(source: StorageSource) -> Any:
     except Exception as error:  # any storage class may be configured, with errors of its own
         advice = ('check its section, and that the database runs and lets this user in'
                   if type(error).__module__.startswith('psycopg2') else
+                  'check its section, and that what it names is installed for the server'
+                  if isinstance(error, ImportError) or type(error).__module__.startswith('relstorage') else
                   'check that this is the right storage and that it is not damaged')
         text = ' '.join(str(error).split())
         raise StartError(f'{what}: {type(error).__name__}: {text}; {advice}') from error
