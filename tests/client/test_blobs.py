@@ -138,6 +138,7 @@ def test_a_blob_that_the_server_does_not_have(fake, storage, tmp_path):
 
 
 def test_a_full_disk_fails_the_download_not_the_connection(fake, storage, monkeypatch, tmp_path):
+    """L7: and it is said whose disk."""
     class Full:
         closed = False
 
@@ -148,7 +149,7 @@ def test_a_full_disk_fails_the_download_not_the_connection(fake, storage, monkey
             pass
 
     monkeypatch.setattr(inside.blobs(storage).directory, 'open_part', lambda path: Full())
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(OSError, match=f'No space left on device: .{tmp_path}/blobs/'):
         storage.loadBlob(OID, TID)
     assert len(fake.registered) == 1
     monkeypatch.undo()

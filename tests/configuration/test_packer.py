@@ -227,13 +227,16 @@ def test_the_other_process_ends_with_the_server(storage, tmp_path):
     assert (done.stdout, done.stderr) == ('True\n', '')
 
 
-def test_an_error_of_the_disk_is_that_of_the_server(storage, tmp_path):
+@pytest.mark.parametrize('later', [False, True], ids=['of what is packed', 'of what came later'])
+def test_an_error_of_the_disk_is_that_of_the_server(storage, tmp_path, later):
     """L9: the other process may not write that much, as on a full disk."""
+    now, limit = time.time(), storage.getSize() if later else 10
+    write(storage, storage.new_oid(), RECORD + b' ' * limit)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(OSError) as raised:
-            storage.pack(time.time(), references)
+            storage.pack(now, references)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert raised.value.errno == errno.EFBIG

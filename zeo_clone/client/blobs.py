@@ -79,7 +79,7 @@ class Blobs:
             link.downloads.discard(oid, serial)
             raise
         finally:
-            download.finish()
+            download.finish(path)
         if not download.complete:
             raise POSKeyError('the server has no file of this blob', oid, serial)
 

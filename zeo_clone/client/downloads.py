@@ -41,13 +41,14 @@ class Download:
         """Reader's role: all bytes are here."""
         self.complete = True
 
-    def finish(self) -> None:
-        """The call has ended.  Raises OSError if the bytes could not be written."""
+    def finish(self, path: str) -> None:
+        """The call has ended.  Raises OSError, with `path`, if the bytes could not be written there."""
         try:
             self._file.close()
         except OSError as error:
             self._error = self._error or error
         if self._error is not None:
+            self._error.filename = path  # the server has disks, too
             raise self._error
 
 

@@ -252,13 +252,13 @@ class Long(FileStoragePacker):  # type: ignore[misc]
             reached, copied = self.copyToPacktime()
             if reached == copied:
                 return
-            with self._commit_lock:
-                while True:
-                    with open(self._path, 'rb') as self._file:  # anew: what was read ahead would be of before
-                        while reached < self._storage.getSize():
-                            reached = self.copyOne(reached)
-                    self._tfile.flush()
-                    yield reached
+            self._commit_lock.acquire()  # which nobody else wants: `copyOne` lets go of it meanwhile
+            while True:
+                with open(self._path, 'rb') as self._file:  # anew: what was read ahead would be of before
+                    while reached < self._storage.getSize():
+                        reached = self.copyOne(reached)
+                self._tfile.flush()
+                yield reached
 
 
 def main(call: dict[str, Any]) -> None:

@@ -379,7 +379,7 @@ def test_a_user_name_that_the_storage_refuses_is_told_at_the_vote(file_desk):
     assert client.commit(OID), 'the storage is not left half begun'
 
 
-@pytest.mark.parametrize('method', ['store', 'tpc_vote'])
+@pytest.mark.parametrize('method', ['tpc_begin', 'store', 'tpc_vote'])
 def test_a_full_disk_is_said_to_be_the_servers(method, monkeypatch):
     """L7: clients have disks, too."""
     def full(*args):

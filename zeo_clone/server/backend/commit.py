@@ -29,6 +29,8 @@ from zeo_clone.server.backend.guard import Guard, has_plain_class
 from zeo_clone.server.vocabulary import Meta, Operation
 from zeo_clone.wording import of_server, quoted
 
+UNWRITTEN = 'the server cannot write the transaction'
+
 
 class StorageCommit:
     """One transaction in one storage, from ``tpc_begin`` to ``tpc_finish`` or ``tpc_abort``.
@@ -68,12 +70,15 @@ class StorageCommit:
     def begin(self) -> None:
         """``tpc_begin``."""
         self._guard.begin()
-        if self.tid is None and self._status == ' ':
-            self._storage.tpc_begin(self._transaction)
-        elif self._status == ' ':
-            self._storage.tpc_begin(self._transaction, self.tid)
-        else:
-            self._storage.tpc_begin(self._transaction, self.tid, self._status)
+        try:
+            if self.tid is None and self._status == ' ':
+                self._storage.tpc_begin(self._transaction)
+            elif self._status == ' ':
+                self._storage.tpc_begin(self._transaction, self.tid)
+            else:
+                self._storage.tpc_begin(self._transaction, self.tid, self._status)
+        except OSError as error:  # it may write what the transaction before has left in buffers
+            raise of_server(error, UNWRITTEN) from error
 
     def carry_out(self, operations: Iterator[Operation], limit: int) -> bool:
         """At most `limit` of `operations`; True when there are no more.  Raises what the storage raises.
@@ -88,7 +93,7 @@ class StorageCommit:
             self._guard.describe(error)
             raise
         except OSError as error:
-            raise of_server(error, 'the server cannot write the transaction') from error
+            raise of_server(error, UNWRITTEN) from error
         finally:
             self._guard.stop()
         self.failing = None
@@ -103,7 +108,7 @@ class StorageCommit:
             self._guard.describe(error)
             raise
         except OSError as error:
-            raise of_server(error, 'the server cannot write the transaction') from error
+            raise of_server(error, UNWRITTEN) from error
         finally:
             self._guard.stop()
         for oid in self.resolved:  # a storage may write more than it was asked to, if it undoes for instance
