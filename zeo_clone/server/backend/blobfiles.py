@@ -9,10 +9,10 @@ already, and of the directories above it those are synced whose names were not s
 What a killed server has left is cleared at start (B12): uploads, and files that have got their names although
 their transaction was never finished, or a loss of power took it.  Of these there is a note until the
 transaction is on the disk, a symbolic link ``inode:path``: where the file was, or will be.  A pack that was
-killed when its new file was in place has left the files of what it removed, and their list.  An undo copies
-into a directory of its own.
+killed when its new file was in place, or met a full disk then, has left the files of what it removed, and
+their list; that is cleared before the next pack, too.  An undo copies into a directory of its own.
 
-`sync` belongs to worker threads, the rest to the loop thread.
+`sync` and `finish_pack` belong to worker threads, the rest to the loop thread.
 """
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from typing import IO, Any, NamedTuple
 
 from ZODB.blob import BLOB_SUFFIX, LAYOUT_MARKER
 from ZODB.POSException import POSKeyError
+from ZODB.utils import maxtid
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.shareddir import Scratch, left_over, make_directory
@@ -272,13 +273,7 @@ class BlobFiles:
                 self._clear(path, partial(self._clear_file, helper, path))
         for path in undoing.left_of_undos(self.runtime, helper.temp_dir):
             self._clear(path, partial(undoing.remove, self.runtime, path))
-        file, exists = self._abilities.file, self.runtime.exists
-        removed = os.path.join(helper.base_dir, REMOVED)
-        if file is not None and exists(removed) and exists(f'{file}.old') and not exists(f'{file}.pack'):
-            try:
-                self._finish_pack(helper, removed)
-            except Exception as error:
-                log.warning('the blobs that a pack of %s has removed cannot be cleared: %s', file, error)
+        self._finish_pack(helper, self._put_away, maxtid)
 
     @staticmethod
     def _clear(path: str, remove: Callable[[], object]) -> None:
@@ -317,8 +312,27 @@ class BlobFiles:
                     and not self._has(*helper.splitBlobFilename(path))):
                 self.runtime.remove(path)
 
-    def _finish_pack(self, helper: Any, path: str) -> None:
-        """Do what the list of removed blobs at `path` says, as far as the storage has no such revision."""
+    def finish_pack(self) -> None:
+        """Before a pack: clear what the one before has left, if it was cut short.
+
+        What was put away goes anyway then.  Later files than of the last transaction are of one under way.
+        """
+        if self.helper is not None:
+            self._finish_pack(self.helper, self.runtime.remove, self._storage.lastTransaction())
+
+    def _finish_pack(self, helper: Any, put_away: Callable[[str], object], last: bytes) -> None:
+        file, exists = self._abilities.file, self.runtime.exists
+        removed = os.path.join(helper.base_dir, REMOVED)
+        if file is not None and exists(removed) and exists(f'{file}.old') and not exists(f'{file}.pack'):
+            try:
+                self._clear_removed(helper, removed, put_away, last)
+            except Exception as error:
+                log.warning('the blobs that a pack of %s has removed cannot be cleared: %s', file, error)
+
+    def _clear_removed(self, helper: Any, path: str, put_away: Callable[[str], object],
+                       last: bytes) -> None:
+        """Do what the list of removed blobs at `path` says, as far as the storage has no such revision, up to
+        the transaction `last`."""
         with self.runtime.open(path, 'rb') as file:
             removed = [binascii.unhexlify(line.strip()) for line in file]
         for key in removed:  # an oid, or an oid and a tid
@@ -326,12 +340,13 @@ class BlobFiles:
             for name in self.runtime.listdir(directory) if self.runtime.is_directory(directory) else ():
                 if name.endswith(BLOB_SUFFIX):
                     oid, tid = helper.splitBlobFilename(os.path.join(directory, name))
-                    if tid.startswith(key[8:]) and not self._has(oid, tid):
-                        self._put_away(helper, os.path.join(directory, name))
+                    if tid <= last and tid.startswith(key[8:]) and not self._has(oid, tid):
+                        put_away(os.path.join(directory, name))
         self.runtime.remove(path)
         log.info('a pack was cut short: what it has removed of blobs has been cleared (%d)', len(removed))
 
-    def _put_away(self, helper: Any, path: str) -> None:
+    def _put_away(self, path: str) -> None:
+        helper = self.helper
         if not getattr(self._storage, 'pack_keep_old', True):
             self.runtime.remove(path)
             return

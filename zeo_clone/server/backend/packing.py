@@ -68,6 +68,8 @@ class Packing:
 
     def run(self, time: float) -> None:
         """Pack it to `time`, seconds since the epoch."""
+        self._files.finish_pack()
+        before = self._inode()
         try:
             self._guard.pack(partial(self._storage.pack, time, references))
         except UnreadableRecord as error:
@@ -76,7 +78,16 @@ class Packing:
                 f'what it refers ({error}); store the object anew or delete it, or pack without looking for '
                 "garbage ('pack-gc false' of the storage)") from error
         except OSError as error:
+            if self._inode() != before:
+                raise OSError(error.errno, f'storage {self._name!r} is packed, but the server could not put '
+                                           f'away all files of blobs that are removed; the next pack, or '
+                                           f'start of the server, does: {error}') from error
             raise of_server(error, 'the server cannot pack') from error
+
+    def _inode(self) -> int:
+        """A pack puts another file into the place of the storage's; 0 if it has none."""
+        file = self._abilities.file
+        return 0 if file is None else self._runtime.stat(file).st_ino
 
     def _place_of(self, record: bytes) -> str:
         """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
