@@ -291,6 +291,16 @@ def test_a_record_that_would_call_something_is_a_plain_conflict(storage, bad, pl
         assert caught.value.class_name == 'BTrees.Length.Length'
 
 
+def test_a_conflict_whose_old_revision_is_gone_is_an_ordinary_one(storage, caplog):
+    """L4, S16: packed away, or of a client's own making; ZODB would log a traceback for each."""
+    client = desk_of(storage).connect()
+    client.commit(OID, data=length(1))
+    with pytest.raises(ConflictError) as caught:
+        vote(client, length(2), p64(1))
+    assert caught.value.oid == OID
+    assert [found.getMessage() for found in caplog.records if found.levelno > logging.DEBUG] == []
+
+
 @pytest.mark.parametrize('bad', BAD)
 def test_a_storage_that_resolves_nothing_is_not_made_to_call_anything(bad):
     """S9: its exception would have named the class of the record."""

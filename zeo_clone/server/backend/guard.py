@@ -36,7 +36,7 @@ from weakref import WeakValueDictionary
 
 from ZODB._compat import PersistentPickler, _protocol
 from ZODB.ConflictResolution import persistent_id
-from ZODB.POSException import ConflictError
+from ZODB.POSException import ConflictError, POSKeyError
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.throttle import Throttle
@@ -76,6 +76,16 @@ class Envelope:
     def _p_resolveConflict(self, old: bytes, committed: bytes, new: bytes) -> bytes:
         guard = _GUARDS[new[:_TOKEN]]
         return guard.resolve(old[_TOKEN:], committed[_TOKEN:], new[_TOKEN:])
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """ZODB takes it for a fault, with a traceback each time, that the revision which a client has changed is
+    gone: a pack has removed it, or it never was.  That is an ordinary conflict (L4, S16)."""
+    error = record.exc_info[1] if record.exc_info else None
+    return record.args != (Envelope,) or not isinstance(error, POSKeyError)
+
+
+logging.getLogger('ZODB.ConflictResolution').addFilter(_is_news)
 
 
 class Guard:
