@@ -21,6 +21,7 @@ from zeo_clone.server.backend.blobfiles import BlobFiles
 from zeo_clone.server.backend.chronicle import Chronicle
 from zeo_clone.server.backend.commit import StorageCommit
 from zeo_clone.server.backend.failure import Failures
+from zeo_clone.server.backend.finished import transactions
 from zeo_clone.server.backend.groupcommit import Syncer, Turns, has_quick_reads
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.horizon import CurrentReader, Horizon
@@ -150,6 +151,8 @@ class Backend:
     def method(self, name: str) -> Any:
         """A method that not every storage has.  Raises Unsupported."""
         method = self.abilities.method(name)
+        if name == 'iterator':
+            return partial(transactions, self._shown)
         return method if self._horizon is None else getattr(self._horizon, name, method)
 
     def open_blob(self, oid: bytes, serial: bytes) -> IO[bytes]:

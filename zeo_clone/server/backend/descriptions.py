@@ -12,6 +12,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.TimeStamp import TimeStamp
 from ZODB.utils import maxtid
 
+from zeo_clone.server.backend.finished import transactions
 from zeo_clone.server.backend.iterators import end
 from zeo_clone.zrpc import extensions
 
@@ -41,9 +42,9 @@ def look_up(storage: Any, oid: bytes, size: int) -> list[dict[str, Any]]:
         sizes[before] = len(revision[0])
     found = {}
     if sizes:
-        transactions = storage.iterator(min(sizes), max(sizes))
+        written = transactions(storage, min(sizes), max(sizes))
         try:
-            for transaction in transactions:
+            for transaction in written:
                 tid = transaction.tid
                 if tid in sizes:
                     found[tid] = {
@@ -51,5 +52,5 @@ def look_up(storage: Any, oid: bytes, size: int) -> list[dict[str, Any]]:
                         'user_name': transaction.user, 'description': transaction.description, 'tid': tid,
                         'size': sizes[tid]}
         finally:
-            end(transactions)
+            end(written)
     return [found[tid] for tid in sizes if tid in found]

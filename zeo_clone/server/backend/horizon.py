@@ -13,6 +13,8 @@ from typing import IO, Any
 from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64, u64
 
+from zeo_clone.server.backend.finished import transactions
+
 #: A revision: data, serial and the tid of the next one, which is None of a current one.
 Revision = tuple[bytes, bytes, bytes | None]
 
@@ -84,7 +86,7 @@ class Horizon:
         if hidden is not None:
             last = p64(u64(hidden) - 1)
             stop = last if stop is None else min(stop, last)
-        return self._storage.iterator(start, stop)
+        return transactions(self._storage, start, stop)
 
     def record_iternext(self, next: bytes | None = None) -> tuple[bytes, bytes, bytes, bytes | None]:
         """The first object from the oid `next` on: oid, serial, data and the oid to go on with, or None.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from zeo_clone.server.backend.finished import transactions
 from zeo_clone.server.backend.iterators import end
 
 #: More oids than this are not worth to be verified: the client drops its cache.
@@ -17,9 +18,9 @@ def changed_between(storage: Any, after: bytes, until: bytes) -> list[bytes] | N
     """Worker thread: the oids of all transactions later than `after`, up to `until`; None if too many, or if
     there is no transaction `after`."""
     oids: dict[bytes, None] = {}
-    transactions = storage.iterator(after, until)
+    found = transactions(storage, after, until)
     try:
-        later = iter(transactions)
+        later = iter(found)
         first = next(later, None)
         if first is None or first.tid != after:
             return None
@@ -29,5 +30,5 @@ def changed_between(storage: Any, after: bytes, until: bytes) -> list[bytes] | N
             if len(oids) > MAX_OIDS:
                 return None
     finally:
-        end(transactions)
+        end(found)
     return list(oids)

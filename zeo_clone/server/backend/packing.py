@@ -14,6 +14,7 @@ from ZODB.POSException import StorageError, StorageTransactionError
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend.abilities import Abilities
 from zeo_clone.server.backend.blobfiles import BlobFiles
+from zeo_clone.server.backend.finished import transactions
 from zeo_clone.server.backend.guard import Guard
 from zeo_clone.server.backend.references import UnreadableRecord, references
 from zeo_clone.server.backend.sizes import Sizes
@@ -92,7 +93,7 @@ class Packing:
     def _place_of(self, record: bytes) -> str:
         """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
         if self._abilities.has('iterator'):
-            for transaction in self._storage.iterator():
+            for transaction in transactions(self._storage):
                 for found in transaction:
                     if found.data == record:
                         return f'object 0x{found.oid.hex()} of transaction 0x{found.tid.hex()}'

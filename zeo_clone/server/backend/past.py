@@ -19,6 +19,7 @@ from ZODB.utils import z64
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend.abilities import Abilities
+from zeo_clone.server.backend.finished import transactions
 from zeo_clone.server.backend.iterators import end
 
 log = logging.getLogger(__name__)
@@ -95,11 +96,11 @@ def has_transaction(storage: Any, before: bytes, tid: bytes) -> bool | None:
 
     None: it may have been one that a pack has removed.  That has not happened if `before` is as it was.
     """
-    transactions = storage.iterator(before)
+    later = transactions(storage, before)
     try:
-        found = [(transaction.tid, transaction.status) for transaction in islice(transactions, 2)]
+        found = [(transaction.tid, transaction.status) for transaction in islice(later, 2)]
     finally:
-        end(transactions)
+        end(later)
     if tid in (other for other, _ in found):
         return True
     known = bool(found) and found[0][0] == before and found[0][1] != PACKED
