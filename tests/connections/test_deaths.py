@@ -133,6 +133,7 @@ class Site:
         self.permits_unknown = False
         self.first_start, self.died_at = NEVER, None
         self.committed = {}  # description: tid, of all that were there once
+        self.newest = z64  # the object that a pack's life has made, if it came to that
 
     def put_relay(self, settings):
         """From now on clients come through another server, in front of this one."""
@@ -380,12 +381,16 @@ def a_restore(site):
 def a_pack(site):
     """While somebody commits."""
     packs, commits = site.clients[:2]
-    packs.pack(time.time(), wait=True)  # each life has as much to remove
+    # Each life has as much to keep and to remove; else there would be more steps than lives, for ever.
+    if serial_of(commits, site.newest) != z64:
+        site.commit(commits, ('deleteObject', site.newest, serial_of(commits, site.newest)))
+    packs.pack(time.time(), wait=True)
     oid = OIDS[0]
     serial = site.commit(commits, site.blob(oid, serial_of(commits, oid)))
     serial = site.commit(commits, site.blob(oid, serial))
     site.committed, site.attempts = {}, []  # these may go
     new, other = commits.new_oid(), serial_of(commits, OIDS[1])
+    site.newest = new
     site.permits_unknown = True  # a pack could have removed it
     yield
 

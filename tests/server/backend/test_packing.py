@@ -155,33 +155,46 @@ def test_the_next_start_removes_the_blobs_of_a_pack_that_was_killed(cut_short, t
         assert len(blobs_below(tmp_path / 'blobs')) == 1
 
 
-@pytest.mark.parametrize('keep_old', [True, False])
-def test_the_next_pack_removes_the_blobs_of_one_that_met_a_full_disk(tmp_path, monkeypatch, keep_old):
-    """B12, L7: the storage is packed by then, which is said; and what is being committed stays."""
-    def full():
-        raise OSError(errno.ENOSPC, 'No space left on device', 'blobs.old')
+class Full(FileStorage):
+    """The disk is full when a pack has put its file into place."""
 
-    with closing(FileStorage(str(tmp_path / 'Data.fs'), blob_dir=str(tmp_path / 'blobs'),
-                             pack_keep_old=keep_old)) as storage:
+    full = True
+    ignores_packs = False
+
+    def pack(self, *args):
+        if not self.ignores_packs:
+            super().pack(*args)
+
+    def _remove_blob_files_tagged_for_removal_during_pack(self):
+        if self.full:
+            raise OSError(errno.ENOSPC, 'No space left on device', 'blobs.old')
+        super()._remove_blob_files_tagged_for_removal_during_pack()
+
+
+@pytest.mark.parametrize('keep_old', [True, False])
+def test_the_next_pack_removes_the_blobs_of_one_that_met_a_full_disk(tmp_path, keep_old):
+    """B12, L7: the storage is packed by then, which is said; and what is being committed stays."""
+    with closing(Full(str(tmp_path / 'Data.fs'), blob_dir=str(tmp_path / 'blobs'),
+                      pack_keep_old=keep_old)) as storage:
         desk = Desk({'1': storage})
         client = desk.connect()
         client.commit(z64, data=referring(KEPT))
         kept = commit_blob(client, b'kept', oid=KEPT)
         lost = commit_blob(client, b'lost', oid=LOST)
-        with monkeypatch.context() as patch:
-            patch.setattr(storage, '_remove_blob_files_tagged_for_removal_during_pack', full)
-            with pytest.raises(OSError, match="storage '1' is packed, but .* the next pack.*No space left"):
-                client.call('pack', LATER)
+        with pytest.raises(OSError, match="storage '1' is packed, but .* the next pack.*No space left"):
+            client.call('pack', LATER)
         assert not is_there(client, LOST)
         assert blobs_below(tmp_path / 'blobs') == [kept, lost]
         client.begin()
         upload(client, b'coming', oid=LOST)
         client.call('vote', 7)
-        with monkeypatch.context() as patch:
-            patch.setattr(storage, 'pack', lambda *_: None)  # which waits for the end of the commit
-            desk.connect().call('pack', LATER)
+        storage.ignores_packs = True  # which would wait for the end of the commit
+        desk.connect().call('pack', LATER)
         coming = client.call('tpc_finish', 7)
         assert blobs_below(tmp_path / 'blobs') == [kept, coming]
+        storage.full = storage.ignores_packs = False
+        client.call('pack', LATER)
+        assert blobs_below(tmp_path / 'blobs') == [kept]
 
 
 def test_blobs_of_a_pack_that_did_not_get_there_stay(cut_short, tmp_path):

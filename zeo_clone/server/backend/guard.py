@@ -35,6 +35,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ZODB._compat import PersistentPickler, _protocol
+from ZODB.ConflictResolution import logger as zodb_log
 from ZODB.ConflictResolution import persistent_id
 from ZODB.POSException import ConflictError, POSKeyError
 
@@ -85,7 +86,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.args != (Envelope,) or not isinstance(error, POSKeyError)
 
 
-logging.getLogger('ZODB.ConflictResolution').addFilter(_is_news)
+zodb_log.addFilter(_is_news)
 
 
 class Guard:
