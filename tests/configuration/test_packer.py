@@ -21,11 +21,13 @@ from BTrees.OOBTree import OOBTree
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
+from ZODB.FileStorage.fspack import PackError
 from ZODB.POSException import StorageError, UndoError
 from ZODB.utils import p64, z64
 
 from zeo_clone.configuration import packer
 from zeo_clone.configuration.filestorage import open_file
+from zeo_clone.server.backend.groupcommit import GroupCommitStorage
 from zeo_clone.server.backend.references import UnreadableRecord, references
 
 #: A record that refers to nothing.
@@ -263,6 +265,34 @@ def test_a_record_that_cannot_be_read_ends_the_pack(storage, tmp_path):
         storage.pack(time.time(), references)
     assert raised.value.record == b'no pickle'
     assert open_bytes(tmp_path / 'Data.fs') == before
+
+
+class Undoing(GroupCommitStorage):
+    """Undoes a transaction when it is asked for its size by who has copied a part."""
+
+    asked = 0
+
+    def getSize(self):
+        self.asked += 1
+        if self.asked == 3:  # before that, `pack` and the other process, about to begin
+            metadata = TransactionMetaData()
+            self.tpc_begin(metadata)
+            self.undo(self.undoing, metadata)
+            self.tpc_vote(metadata)
+            self.tpc_finish(metadata)
+        return super().getSize()
+
+
+def test_an_undo_of_what_is_packed_ends_the_pack(monkeypatch, tmp_path):
+    """L12: it is committed while the other process copies, and goes back to what is not copied."""
+    monkeypatch.setattr(packer, 'REST', 1)
+    with closing(Undoing(str(tmp_path / 'Data.fs'), packer=packer.pack)) as storage:
+        write(storage, z64)
+        write(storage, z64, RECORD[:-1] + b' .', storage.getTid(z64))
+        storage.undoing = storage.undoLog(0, 1)[0]['id']
+        with pytest.raises(PackError):
+            storage.pack(time.time(), references, gc=False)
+        check_that_nothing_was_packed(storage, tmp_path)
 
 
 def test_a_second_pack_to_the_same_time_does_nothing(storage, tmp_path):

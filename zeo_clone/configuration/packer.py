@@ -33,7 +33,7 @@ from typing import IO, Any
 
 from ZODB.blob import is_blob_record
 from ZODB.FileStorage.FileStorage import FileStorage, RedundantPackWarning
-from ZODB.FileStorage.fspack import FileStoragePacker, PackCopier
+from ZODB.FileStorage.fspack import FileStoragePacker, PackCopier, PackError
 from ZODB.fsIndex import fsIndex
 from ZODB.POSException import StorageError
 
@@ -168,6 +168,8 @@ class Helper:
             raise RedundantPackWarning(value)
         if kind == 'unreadable':
             raise UnreadableRecord(value[0], bytes.fromhex(value[1]))
+        if kind == 'overtaken':
+            raise PackError(value)
         if kind == 'os':
             raise OSError(*value)
         raise StorageError(f'nothing was packed: {value}')
@@ -301,6 +303,8 @@ def main(call: dict[str, Any]) -> None:
         tell('redundant', str(warning))
     except UnreadableRecord as error:
         tell('unreadable', (error.why, error.record.hex()))
+    except PackError as error:
+        tell('overtaken', str(error))
     except OSError as error:
         tell('os', (error.errno, error.strerror, error.filename))
     except Exception as error:

@@ -6,6 +6,7 @@ import gc
 from contextlib import closing
 
 import pytest
+from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import POSKeyError, StorageError
@@ -100,6 +101,33 @@ def test_a_pack_does_not_take_a_record_for_that_of_a_blob_in_order_to_find_out(c
     client.commit(LOST, data=b'\x80\x03X\x09\0\0\0ZODB.blob0' + first + b'N.')
     client.call('pack', LATER)
     assert not is_there(client, LOST)
+
+
+def test_a_pack_that_an_undo_overtakes_says_so(tmp_path):
+    """L12: what the undo goes back to is not in the new file."""
+    def packer(storage, references, stop, gc):
+        def undo_and_find(record):
+            if undoing:
+                meta = TransactionMetaData()
+                storage.tpc_begin(meta)
+                storage.undo(undoing.pop(), meta)
+                storage.tpc_vote(meta)
+                storage.tpc_finish(meta)
+            return references(record)
+
+        return FileStorage.packer(storage, undo_and_find, stop, gc)
+
+    with closing(FileStorage(str(tmp_path / 'Data.fs'), packer=packer)) as storage:
+        client = Desk({'1': storage}).connect()
+        client.commit(z64, data=referring(KEPT))
+        first = client.commit(KEPT, data=EMPTY)
+        client.commit(KEPT, data=referring(z64), serial=first)
+        undoing = [storage.undoLog(0, 1)[0]['id']]
+        with pytest.raises(StorageError, match='nothing was packed: .* undone.*pack again'):
+            client.call('pack', LATER)
+        assert client.call('loadBefore', KEPT, maxtid)[0] == EMPTY
+        client.call('pack', LATER)
+        assert client.call('loadBefore', KEPT, first) is None
 
 
 # ---- a pack that was cut short ----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ZODB.FileStorage.fspack import PackError
 from ZODB.POSException import StorageError, StorageTransactionError
 
 from zeo_clone.loop.runtime import Runtime
@@ -78,6 +79,10 @@ class Packing:
                 f'nothing was packed: {self._place_of(error.record)} cannot be read, so that nobody knows to '
                 f'what it refers ({error}); store the object anew or delete it, or pack without looking for '
                 "garbage ('pack-gc false' of the storage)") from error
+        except PackError as error:
+            raise StorageError(
+                f'nothing was packed: what the pack would have removed was needed again meanwhile, by a '
+                f'transaction that was undone; pack again ({error})') from error
         except OSError as error:
             if self._inode() != before:
                 raise OSError(error.errno, f'storage {self._name!r} is packed, but the server could not put '
