@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import re
+import resource
 import stat
 import threading
 from contextlib import suppress
@@ -376,6 +377,18 @@ def failing(tmp_path, kind=BlobCache, size=None, **errors):
     blobs = kind(str(tmp_path / 'blobs'), *([size, 10] if kind is BlobCache else []), world)
     world.begin()
     return blobs, world
+
+
+def test_a_new_directory_on_a_full_disk_is_named(tmp_path):
+    """L7: to whoever opens the storage."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # nothing can be written
+    try:
+        with pytest.raises(OSError, match=f': .{tmp_path}/blobs/'):
+            BlobCache(str(tmp_path / 'blobs'), None, 10, REAL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files_in(tmp_path / 'blobs') == []
 
 
 @pytest.mark.parametrize('kind', [BlobCache, SharedBlobs])

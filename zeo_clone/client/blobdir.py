@@ -153,6 +153,9 @@ class BlobDirectory:
             self._runtime.sync_file(part)
             share(self._runtime, part, 0o666)
             self._runtime.rename(part, os.path.join(self.path, LAYOUT_MARKER))
+        except OSError as error:
+            error.filename = error.filename or part  # of a disk that is full none is told
+            raise
         finally:
             self.discard(part)
 
