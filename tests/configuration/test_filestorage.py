@@ -5,10 +5,13 @@ import contextlib
 
 import pytest
 from ZODB.FileStorage import FileStorage
+from ZODB.POSException import StorageError
 
 import zeo_clone
+from zeo_clone.commands.process import StartError
 from zeo_clone.commands.serve import command_line, read_settings
-from zeo_clone.configuration.filestorage import packer
+from zeo_clone.commands.startup import open_storages
+from zeo_clone.configuration.filestorage import open_file, packer
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
 
 
@@ -55,6 +58,35 @@ def test_a_file_below_another_storage_is_opened_by_zodb(tmp_path):
     storage, = opened(tmp_path, '', '<demostorage>\n<filestorage changes>\n'
                       f'path {tmp_path}/Data.fs\n</filestorage>\n</demostorage>\n')
     assert type(storage.changes) is FileStorage
+
+
+@pytest.mark.parametrize('section', [
+    '<filestorage>\npath {0}/Data.fs\nblob-dir {0}/blobs\n</filestorage>\n',
+    '<demostorage>\n<filestorage changes>\npath {0}/Data.fs\nblob-dir {0}/blobs\n</filestorage>\n'
+    '</demostorage>\n'], ids=['alone', 'below'])
+@pytest.mark.parametrize('key', ['group-commit true', 'group-commit false'])
+def test_blobs_outlive_a_pack_that_was_cut_short(tmp_path, section, key):
+    """D4: between its two renames.  ZODB begins a new file then, and removes all blobs."""
+    (tmp_path / 'Data.fs.old').touch()
+    (tmp_path / 'Data.fs.pack').touch()
+    (tmp_path / 'blobs').mkdir()
+    (tmp_path / 'blobs' / 'a.blob').touch()
+    (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 127.0.0.1:0\n{key}\n</zeo>\n'
+                                       + section.format(tmp_path))
+    settings = read_settings(command_line().parse_args(['-C', str(tmp_path / 'zeo.conf')]))
+    with pytest.raises(StartError, match=r'a pack was cut short .*Rename .*Data\.fs\.old'):
+        open_storages(settings.sources)
+    assert not (tmp_path / 'Data.fs').exists()
+    assert (tmp_path / 'blobs' / 'a.blob').exists()
+
+
+def test_a_program_is_refused_such_a_file_too(tmp_path):
+    """D4"""
+    (tmp_path / 'Data.fs.old').touch()
+    (tmp_path / 'Data.fs.pack').touch()
+    with pytest.raises(StorageError, match='a pack was cut short'):
+        open_file(str(tmp_path / 'Data.fs'), group_commit=False)
+    assert not (tmp_path / 'Data.fs').exists()
 
 
 def a_packer(storage, referencesf, stop, gc):

@@ -18,7 +18,7 @@ from persistent.mapping import PersistentMapping
 from persistent.TimeStamp import TimeStamp
 from zc.lockfile import LockError
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import ConflictError
+from ZODB.POSException import ConflictError, StorageError
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import z64
 
@@ -26,7 +26,7 @@ from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
 from zeo_clone.configuration.places import Place
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.abilities import check_safe, file_of
+from zeo_clone.server.backend.abilities import check_safe, check_whole, file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.server.clients.listen import try_address
 from zeo_clone.steps import take_steps
@@ -77,11 +77,13 @@ def open_storages(sources: Sequence[StorageSource],
         for source in sources:
             what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
             logger.info('%s', what)
-            with patience(what, PATIENCE_S), opening():
-                storages[source.name] = storage = _open_storage(source)
             try:
+                for place in source.places:  # also of files within, which ZODB opens
+                    check_whole(REAL, place.path)
+                with patience(what, PATIENCE_S), opening():
+                    storages[source.name] = storage = _open_storage(source)
                 check_safe(storage)
-            except ValueError as error:
+            except (StorageError, ValueError) as error:
                 raise StartError(f'cannot serve storage {source.name!r} ({source.place}): {error}') from error
     except BaseException:
         close_storages(storages)

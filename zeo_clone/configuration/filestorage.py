@@ -10,6 +10,7 @@ from typing import Any
 import ZODB.config
 
 from zeo_clone.configuration.packer import pack
+from zeo_clone.loop.runtime import REAL
 
 #: Keys of the section that FileStorage knows under the same names.
 KEYWORDS = ('blob_dir', 'create', 'read_only', 'quota', 'pack_gc', 'pack_keep_old')
@@ -23,6 +24,9 @@ def open_file(path: str, group_commit: bool = True, **keywords: Any) -> Any:
         from zeo_clone.server.backend.groupcommit import GroupCommitStorage
         return GroupCommitStorage(path, **{'packer': pack, **keywords})
     from ZODB.FileStorage import FileStorage
+
+    from zeo_clone.server.backend.abilities import check_whole
+    check_whole(REAL, path)
     return FileStorage(path, **keywords)
 
 

@@ -15,7 +15,7 @@ from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import Unsupported
+from ZODB.POSException import StorageError, Unsupported
 from ZODB.utils import load_current, z64
 from zope.interface import providedBy
 
@@ -51,6 +51,16 @@ def cut_short(runtime: Runtime, path: str) -> str | None:
         return None
     return (f'a pack was cut short while it put a new file into the place of {path}. Rename {path}.old, '
             f'which is whole, to {path}, and remove {path}.index')
+
+
+def check_whole(runtime: Runtime, path: str) -> None:
+    """Before a FileStorage is opened at `path`: raises StorageError if that is the end of such a pack.
+
+    ZODB would begin a new file, and remove all blobs at once, as left of an older one (D4).
+    """
+    advice = None if runtime.exists(path) else cut_short(runtime, path)
+    if advice is not None:
+        raise StorageError(advice)
 
 
 def check_safe(storage: Any, runtime: Runtime = REAL) -> None:

@@ -25,7 +25,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.abilities import cut_short
+from zeo_clone.server.backend.abilities import check_whole
 from zeo_clone.server.backend.horizon import CurrentRecords
 
 #: How often the file that a pack writes is synced, in seconds: commits wait for the last of these syncs.
@@ -56,7 +56,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self._packed = False  # the index is to be saved
         self._pack_lock = PackLock(runtime)
         self._current: CurrentRecords | None = None  # of an index that was the storage's
-        self._refuse_half_packed(args[0] if args else keywords['file_name'])
+        check_whole(runtime, args[0] if args else keywords['file_name'])
         super().__init__(*args, **keywords)
         self._commit_lock = lock = self._pack_lock
         self._commit_lock_acquire, self._commit_lock_release = lock.acquire, lock.release
@@ -67,12 +67,6 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                 super().close()  # nobody else can: the caller gets no storage
                 raise
         self.durable = self._ltid
-
-    def _refuse_half_packed(self, path: str) -> None:
-        """Before ZODB begins a new file."""
-        advice = None if self._runtime.exists(path) else cut_short(self._runtime, path)
-        if advice is not None:
-            raise StorageError(advice)
 
     # ---- the thread that commits ------------------------------------------------------------------
 
