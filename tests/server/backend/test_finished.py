@@ -1,6 +1,8 @@
 """L6: transactions are read in other threads, while the loop's writes one to the same file."""
 from __future__ import annotations
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -18,6 +20,7 @@ from zeo_clone.server.backend.past import has_transaction
 OIDS = [p64(number) for number in range(1, 4)]
 #: ZODB looks at files from so many bytes on in another way.
 LARGE = 1 << 20
+LIMIT_S = 20  # only a test that fails meets it
 
 
 @pytest.fixture(params=[FileStorage, GroupCommitStorage])
@@ -72,6 +75,27 @@ def test_what_is_committed_meanwhile_is_no_damage(storage, client, tids, caplog)
         client.commit(p64(9))
         assert [transaction.tid for transaction in found] == tids[1:]
     assert caplog.records == []
+
+
+def test_nobody_waits_while_the_place_to_begin_at_is_looked_for(storage, tids, caplog):
+    """D1, L6: half a large file may have to be read for that."""
+    with ThreadPoolExecutor(1) as others:
+        log = logging.getLogger('ZODB.FileStorage')
+        looking = []
+
+        def emit(record):
+            if 'looking for' in record.getMessage():
+                looking.append(others.submit(storage.new_oid).result(LIMIT_S))
+
+        handler = logging.Handler()
+        handler.emit = emit
+        log.addHandler(handler)
+        try:
+            with caplog.at_level(logging.DEBUG, log.name), closing(transactions(storage, tids[1])) as found:
+                assert next(iter(found)).tid == tids[1]
+        finally:
+            log.removeHandler(handler)
+    assert looking
 
 
 def test_an_empty_file_has_none(storage):

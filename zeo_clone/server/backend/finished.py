@@ -16,16 +16,19 @@ FIRST = 4
 
 
 class FinishedTransactions(FileIterator):  # type: ignore[misc]
-    """Those in the file at `path` up to the place `end`, from the tid `start` to `stop`."""
+    """Those in the file at `path` up to the place `end` and the tid `stop`."""
 
     _file: Any  # these three are ZODB's
     _file_size: int
     _pos: int
 
-    def __init__(self, path: str, start: bytes | None, stop: bytes | None, end: int) -> None:
+    def __init__(self, path: str, stop: bytes | None, end: int) -> None:
         super().__init__(path, None, stop)
         self._file_size = end
-        if start and end > FIRST:
+
+    def begin_at(self, start: bytes | None) -> None:
+        """Go to the first that is not before `start`; half the file is read for one in the middle."""
+        if start and self._file_size > FIRST:
             try:
                 self._skip_to_start(start)
             except BaseException:
@@ -43,4 +46,6 @@ def transactions(storage: Any, start: bytes | None = None, stop: bytes | None = 
     if getattr(type(storage), 'iterator', None) is not FileStorage.iterator:
         return storage.iterator(start, stop)
     with storage._lock:  # a pack puts another file into the place of this one
-        return FinishedTransactions(storage._file_name, start, stop, storage._pos)
+        found = FinishedTransactions(storage._file_name, stop, storage._pos)
+    found.begin_at(start)
+    return found
