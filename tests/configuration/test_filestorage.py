@@ -65,19 +65,23 @@ def test_a_file_below_another_storage_is_opened_by_zodb(tmp_path):
     '<demostorage>\n<filestorage changes>\npath {0}/Data.fs\nblob-dir {0}/blobs\n</filestorage>\n'
     '</demostorage>\n'], ids=['alone', 'below'])
 @pytest.mark.parametrize('key', ['group-commit true', 'group-commit false'])
-def test_blobs_outlive_a_pack_that_was_cut_short(tmp_path, section, key):
-    """D4: between its two renames.  ZODB begins a new file then, and removes all blobs."""
-    (tmp_path / 'Data.fs.old').touch()
-    (tmp_path / 'Data.fs.pack').touch()
-    (tmp_path / 'blobs').mkdir()
-    (tmp_path / 'blobs' / 'a.blob').touch()
+@pytest.mark.parametrize(('left', 'message'), [
+    (['Data.fs.old', 'Data.fs.pack'], r'a pack was cut short .*Rename .*Data\.fs\.old'),
+    ([], r'there is no file .*Data\.fs, but there are blobs in .*blobs, which .*mounted\?')])
+def test_blobs_outlive_a_file_that_is_missing(tmp_path, section, key, left, message):
+    """D4: between the two renames of a pack; while its disk is not mounted.  ZODB begins a new file then, and
+    removes all blobs."""
+    for name in left:
+        (tmp_path / name).touch()
+    (tmp_path / 'blobs' / '0x00').mkdir(parents=True)
+    (tmp_path / 'blobs' / '0x00' / 'a.blob').touch()
     (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 127.0.0.1:0\n{key}\n</zeo>\n'
                                        + section.format(tmp_path))
     settings = read_settings(command_line().parse_args(['-C', str(tmp_path / 'zeo.conf')]))
-    with pytest.raises(StartError, match=r'a pack was cut short .*Rename .*Data\.fs\.old'):
+    with pytest.raises(StartError, match=message):
         open_storages(settings.sources)
     assert not (tmp_path / 'Data.fs').exists()
-    assert (tmp_path / 'blobs' / 'a.blob').exists()
+    assert (tmp_path / 'blobs' / '0x00' / 'a.blob').exists()
 
 
 def test_a_program_is_refused_such_a_file_too(tmp_path):
@@ -87,6 +91,21 @@ def test_a_program_is_refused_such_a_file_too(tmp_path):
     with pytest.raises(StorageError, match='a pack was cut short'):
         open_file(str(tmp_path / 'Data.fs'), group_commit=False)
     assert not (tmp_path / 'Data.fs').exists()
+
+
+@pytest.mark.parametrize('group_commit', [True, False])
+def test_a_program_keeps_the_blobs_of_a_missing_file_unless_it_makes_a_new_one(tmp_path, group_commit):
+    """D4"""
+    path, blob_dir = str(tmp_path / 'Data.fs'), tmp_path / 'blobs'
+    open_file(path, group_commit, blob_dir=str(blob_dir)).close()
+    (tmp_path / 'Data.fs').unlink()
+    (blob_dir / '0x00').mkdir()
+    (blob_dir / '0x00' / 'a.blob').touch()
+    with pytest.raises(StorageError, match='there are blobs in '):
+        open_file(path, group_commit, blob_dir=str(blob_dir))
+    assert (blob_dir / '0x00' / 'a.blob').exists()
+    open_file(path, group_commit, blob_dir=str(blob_dir), create=True).close()
+    assert not (blob_dir / '0x00' / 'a.blob').exists()
 
 
 def a_packer(storage, referencesf, stop, gc):

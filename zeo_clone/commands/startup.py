@@ -78,8 +78,9 @@ def open_storages(sources: Sequence[StorageSource],
             what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
             logger.info('%s', what)
             try:
+                blobs = {place.section: place.path for place in source.places if place.key == 'blob-dir'}
                 for place in source.places:  # also of files within, which ZODB opens
-                    check_whole(REAL, place.path)
+                    check_whole(REAL, place.path, blobs.get(place.section) if place.key == 'path' else None)
                 with patience(what, PATIENCE_S), opening():
                     storages[source.name] = storage = _open_storage(source)
                 check_safe(storage)

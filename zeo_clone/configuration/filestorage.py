@@ -26,7 +26,8 @@ def open_file(path: str, group_commit: bool = True, **keywords: Any) -> Any:
     from ZODB.FileStorage import FileStorage
 
     from zeo_clone.server.backend.abilities import check_whole
-    check_whole(REAL, path)
+    if not keywords.get('create'):
+        check_whole(REAL, path, keywords.get('blob_dir'))
     return FileStorage(path, **keywords)
 
 

@@ -7,10 +7,12 @@ DemoStorage, when it gets its first blob.  Any thread.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable
 from typing import Any
 
 from ZODB.BaseStorage import BaseStorage
+from ZODB.blob import BLOB_SUFFIX
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCStorage
@@ -53,14 +55,28 @@ def cut_short(runtime: Runtime, path: str) -> str | None:
             f'which is whole, to {path}, and remove {path}.index')
 
 
-def check_whole(runtime: Runtime, path: str) -> None:
-    """Before a FileStorage is opened at `path`: raises StorageError if that is the end of such a pack.
+def check_whole(runtime: Runtime, path: str, blob_dir: str | None = None) -> None:
+    """Before a FileStorage is opened at `path`, with blobs in `blob_dir`: raises StorageError if the file is
+    missing that has been there, as after such a pack, or while its disk is not mounted.
 
     ZODB would begin a new file, and remove all blobs at once, as left of an older one (D4).
     """
-    advice = None if runtime.exists(path) else cut_short(runtime, path)
+    if runtime.exists(path):
+        return
+    advice = cut_short(runtime, path)
+    if advice is None and blob_dir and _has_blobs(runtime, blob_dir):
+        advice = (f'there is no file {path}, but there are blobs in {blob_dir}, which a new database would '
+                  f'remove. Bring the file back, is its disk mounted? For a new database move the blob '
+                  f'directory away')
     if advice is not None:
         raise StorageError(advice)
+
+
+def _has_blobs(runtime: Runtime, directory: str) -> bool:
+    for name in runtime.listdir(directory) if runtime.is_directory(directory) else ():
+        if name.endswith(BLOB_SUFFIX) or _has_blobs(runtime, os.path.join(directory, name)):
+            return True
+    return False
 
 
 def check_safe(storage: Any, runtime: Runtime = REAL) -> None:

@@ -44,7 +44,8 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
     _ltid: bytes
     _index_get: Callable[[bytes], int | None]
 
-    def __init__(self, *args: Any, runtime: Runtime = REAL, packer: Any = None, **keywords: Any) -> None:
+    def __init__(self, file_name: str, create: bool = False, *args: Any, blob_dir: str | None = None,
+                 runtime: Runtime = REAL, packer: Any = None, **keywords: Any) -> None:
         self._runtime = runtime
         self._pack_file = packer or FileStorage.packer
         self._later = False  # the commit that ends just now is synced by others
@@ -56,8 +57,9 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         self._packed = False  # the index is to be saved
         self._pack_lock = PackLock(runtime)
         self._current: CurrentRecords | None = None  # of an index that was the storage's
-        check_whole(runtime, args[0] if args else keywords['file_name'])
-        super().__init__(*args, **keywords)
+        if not create:
+            check_whole(runtime, file_name, blob_dir)
+        super().__init__(file_name, create, *args, blob_dir=blob_dir, **keywords)
         self._commit_lock = lock = self._pack_lock
         self._commit_lock_acquire, self._commit_lock_release = lock.acquire, lock.release
         if not self._is_read_only:
