@@ -209,6 +209,7 @@ def calls_of(name):
     return disk.calls
 
 
+@pytest.mark.long
 @pytest.mark.once
 @pytest.mark.parametrize('always', [False, True])
 @pytest.mark.parametrize('name', ['read', 'write', 'sync'])

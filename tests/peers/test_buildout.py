@@ -17,6 +17,8 @@ from tests.support.peer_env import ZEO_VERSION, environment_python
 from tests.support.server_process import package_path
 from zeo_clone.ClientStorage import ClientStorage
 
+pytestmark = pytest.mark.once
+
 RECIPE = ['zc.buildout', 'plone.recipe.zeoserver', 'setuptools', f'ZEO=={ZEO_VERSION}']
 BUILDOUT = 'import sys; from zc.buildout.buildout import main; main(sys.argv[1:])'
 CONFIGURATION = '''

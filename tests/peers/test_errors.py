@@ -9,6 +9,8 @@ from tests.storage.helpers import PackWaits
 from tests.support.console_process import RemoteError
 from tests.support.peer_env import OLD_ZEO, ZEO
 
+pytestmark = pytest.mark.once
+
 UNKNOWN_OID = b'\0\0\0\0\0\0\xff\xff'
 
 BEGIN = """

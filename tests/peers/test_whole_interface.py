@@ -6,6 +6,8 @@ import pytest
 from tests.peers.conftest import OURS
 from tests.support.console_process import RemoteError
 
+pytestmark = pytest.mark.once
+
 BLOB = """
 from ZODB.blob import Blob
 def put(name, number, size):

@@ -62,6 +62,7 @@ def test_an_iteration_that_loses_its_server_says_so(many, client):
         storage.close()
 
 
+@pytest.mark.once
 def test_a_storage_is_copied_into_a_client_and_out_of_it(many, client, tmp_path):
     """`copyTransactionsFrom` in both directions: the same transactions with the same records."""
     path, tids = many
