@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 from contextlib import closing
 
 import pytest
@@ -197,6 +198,23 @@ class Full(FileStorage):
         if self.full:
             raise OSError(errno.ENOSPC, 'No space left on device', 'blobs.old')
         super()._remove_blob_files_tagged_for_removal_during_pack()
+
+
+class Halfway(FileStorage):
+    """A pack takes its file away, and meets a full disk before there is another one."""
+
+    def pack(self, *_):
+        os.rename(self._file_name, f'{self._file_name}.old')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_a_pack_that_has_put_no_file_into_place_has_not_packed(tmp_path):
+    """L7"""
+    with closing(Halfway(str(tmp_path / 'Data.fs'))) as storage:
+        client = Desk({'1': storage}).connect()
+        with pytest.raises(OSError, match='the server cannot pack.*No space left'):
+            client.call('pack', LATER)
+        os.rename(tmp_path / 'Data.fs.old', tmp_path / 'Data.fs')
 
 
 @pytest.mark.parametrize('keep_old', [True, False])

@@ -84,16 +84,16 @@ class Packing:
                 f'nothing was packed: what the pack would have removed was needed again meanwhile, by a '
                 f'transaction that was undone; pack again ({error})') from error
         except OSError as error:
-            if self._inode() != before:
+            if self._inode() not in (before, 0):
                 raise OSError(error.errno, f'storage {self._name!r} is packed, but the server could not put '
                                            f'away all files of blobs that are removed; the next pack, or '
                                            f'start of the server, does: {error}') from error
             raise of_server(error, 'the server cannot pack') from error
 
     def _inode(self) -> int:
-        """A pack puts another file into the place of the storage's; 0 if it has none."""
+        """A pack puts another file into the place of the storage's; 0 if there is none."""
         file = self._abilities.file
-        return 0 if file is None else self._runtime.stat(file).st_ino
+        return 0 if file is None or not self._runtime.exists(file) else self._runtime.stat(file).st_ino
 
     def _place_of(self, record: bytes) -> str:
         """Which object has `record`.  It costs to read the storage once, which a pack does anyway."""
