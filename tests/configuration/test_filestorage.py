@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 
 import pytest
 from ZODB.FileStorage import FileStorage
@@ -12,6 +13,7 @@ from zeo_clone.commands.process import StartError
 from zeo_clone.commands.serve import command_line, read_settings
 from zeo_clone.commands.startup import open_storages
 from zeo_clone.configuration.filestorage import open_file, packer
+from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
 
 
@@ -82,6 +84,22 @@ def test_blobs_outlive_a_file_that_is_missing(tmp_path, section, key, left, mess
         open_storages(settings.sources)
     assert not (tmp_path / 'Data.fs').exists()
     assert (tmp_path / 'blobs' / '0x00' / 'a.blob').exists()
+
+
+class Unreadable(Runtime):
+    """Directories are another user's."""
+
+    def listdir(self, path):
+        raise PermissionError(errno.EACCES, 'Permission denied', path)
+
+
+def test_a_blob_directory_that_cannot_be_read_is_not_removed(tmp_path):
+    """D4: such as a new disk with its lost+found."""
+    (tmp_path / 'blobs').mkdir()
+    with pytest.raises(StorageError, match='Permission denied.*name another blob directory'):
+        GroupCommitStorage(str(tmp_path / 'Data.fs'), blob_dir=str(tmp_path / 'blobs'), runtime=Unreadable())
+    assert (tmp_path / 'blobs').exists()
+    assert not (tmp_path / 'Data.fs').exists()
 
 
 def test_a_program_is_refused_such_a_file_too(tmp_path):

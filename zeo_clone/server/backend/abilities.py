@@ -64,10 +64,14 @@ def check_whole(runtime: Runtime, path: str, blob_dir: str | None = None) -> Non
     if runtime.exists(path):
         return
     advice = cut_short(runtime, path)
-    if advice is None and blob_dir and _has_blobs(runtime, blob_dir):
-        advice = (f'there is no file {path}, but there are blobs in {blob_dir}, which a new database would '
-                  f'remove. Bring the file back, is its disk mounted? For a new database move the blob '
-                  f'directory away')
+    try:
+        if advice is None and blob_dir and _has_blobs(runtime, blob_dir):
+            advice = (f'there is no file {path}, but there are blobs in {blob_dir}, which a new database '
+                      f'would remove. Bring the file back, is its disk mounted? For a new database move the '
+                      f'blob directory away')
+    except OSError as error:
+        advice = (f'there is no file {path}, and a new database would remove {blob_dir}, of which nobody can '
+                  f'say whether there are blobs in it ({error}): name another blob directory')
     if advice is not None:
         raise StorageError(advice)
 
