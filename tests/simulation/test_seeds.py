@@ -21,7 +21,7 @@ from simulation.world import World
 pytestmark = pytest.mark.long
 
 CHECKOUT = Path(__file__).parent.parent.parent
-#: Seeds in this suite; `.ci/run` tries 300, and the command as many as one likes.
+#: Seeds in this suite; `.ci/run` tries 100, and the command as many as one likes.
 SEEDS = range(1, 9)
 
 
