@@ -148,6 +148,9 @@ class Site:
         self.clients = [self.connect(self.door.address) for _ in range(COMMITTERS)]
         self.bystander = self.connect(self.server.address)
         self.everybody = [*self.clients, self.bystander]
+        # Of a transaction that makes new objects only, nobody can say that it was not committed once there is
+        # a later one: it might have been packed away.
+        self.commit(self.bystander, *map(self.store, OIDS))
 
     def connect(self, address, **options):
         number = next(self._numbers)

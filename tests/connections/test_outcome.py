@@ -225,6 +225,21 @@ def test_somebody_has_written_the_same_since(server_process, client, crash, comm
             storage.tpc_finish(meta)
 
 
+def test_somebody_has_committed_since_and_all_objects_are_new(server_process, client, crash):
+    """C11: that nothing was committed cannot be proven, since a pack could have removed it."""
+    storage = client(server_process.address)
+    meta = vote(storage)
+
+    def happens():
+        crash()
+        other = client(server_process.address)
+        other.tpc_finish(vote(other, zodb_pickle(PersistentMapping()), z64))
+
+    at_finish(storage, happens, committed=False)
+    with pytest.raises(CommitOutcomeUnknown):
+        storage.tpc_finish(meta)
+
+
 @pytest.mark.parametrize('committed', [True, False])
 def test_a_transaction_of_which_only_the_server_knows_what_it_wrote(server_process, client, crash, committed):
     """C11: an undo."""
