@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import stat
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -253,9 +254,9 @@ def test_who_may_write_in_the_directory_may_use_what_is_in_it(fake, opened, tmp_
 
 @pytest.mark.skipif(os.getuid() != 0, reason='needs root, to become two others')
 @pytest.mark.parametrize('umask', [0o077, 0o027, 0o022])
-def test_two_users_of_one_group_share_a_cache(tmp_path, umask):
+def test_two_users_of_one_group_share_a_cache(shared_directory, umask):
     """B13: each downloads, each uses what the other has, each cleans up."""
-    directory = shared_directory(tmp_path, 0o2770)
+    directory = shared_directory(0o2770)
     for user in (60001, 60002, 60001):
         assert as_user(user, umask, work, directory) == 'fine'
     assert len(files_in(directory)) < 6
@@ -265,9 +266,9 @@ def test_two_users_of_one_group_share_a_cache(tmp_path, umask):
 @pytest.mark.parametrize(('permissions', 'where', 'right'), [
     (0o2750, '', 'write in'), (0o2770, 'tmp', 'write in'), (0o2770, '7', 'write in'),
     (0o2770, 'file', 'read')])
-def test_a_right_that_is_missing_is_named(tmp_path, permissions, where, right):
+def test_a_right_that_is_missing_is_named(shared_directory, tmp_path, permissions, where, right):
     """B13: with the directory, whose it is, and what to do."""
-    directory = shared_directory(tmp_path, permissions)
+    directory = shared_directory(permissions)
     path = BlobCache(directory, None, 10, REAL).find(OID, TID, lambda part: a_file(tmp_path, name=part))
     if where == 'file':
         os.chmod(path, 0o400)
@@ -283,15 +284,20 @@ def test_a_right_that_is_missing_is_named(tmp_path, permissions, where, right):
     assert 'chmod g+rwxs' in told
 
 
-def shared_directory(tmp_path, permissions):
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path('/'):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    directory = tmp_path / 'shared'
-    directory.mkdir()
-    os.chown(directory, 0, 60000)
-    directory.chmod(permissions)
-    return str(directory)
+@pytest.fixture
+def shared_directory():
+    """Makes one of the group 60000, where others get to: what is above `tmp_path` each pytest closes anew."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o711)
+
+        def make(permissions):
+            directory = os.path.join(place, 'shared')
+            os.mkdir(directory)
+            os.chown(directory, 0, 60000)
+            os.chmod(directory, permissions)
+            return directory
+
+        yield make
 
 
 def work(directory):
