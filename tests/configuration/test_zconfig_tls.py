@@ -218,6 +218,7 @@ def test_key_with_a_password_nobody_knows_is_refused_without_asking(server_conte
     ({'server_hostname': 'localhost'}, 'server-hostname is for clients'),
     ({'certificate': 'ca.pem'}, "/ca.pem holds no private key: name its file as 'key'"),
     ({'key': 'client.pem'}, 'cannot use the TLS files: certificate'),
+    ({'certificate': 'empty'}, 'cannot use the TLS files: certificate empty.*Is a directory'),
     ({'authenticate': 'empty'}, 'the directory empty holds no certificates'),
     ({'authenticate': 'keys'}, 'the directory keys holds no certificates'),
     ({'crl': 'empty'}, 'the directory empty holds no revocation lists'),

@@ -85,9 +85,12 @@ class TLSFiles(NamedTuple):
 
 
 def holds_key(path: str) -> bool:
-    """Is there a private key in a PEM file?  Raises ``OSError``."""
-    with open(path, encoding='latin-1') as file:
-        return ' PRIVATE KEY-----' in file.read()
+    """Is there a private key in a PEM file?  Perhaps, if it cannot be read."""
+    try:
+        with open(path, encoding='latin-1') as file:
+            return ' PRIVATE KEY-----' in file.read()
+    except OSError:
+        return True
 
 
 def end_of(certificate: bytes) -> float:
