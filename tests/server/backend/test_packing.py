@@ -10,7 +10,7 @@ import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import POSKeyError, StorageError
+from ZODB.POSException import POSKeyError, ReadOnlyError, StorageError
 from ZODB.utils import maxtid, p64, z64
 
 from tests.server.backend.test_references import CLASS, NESTED_KEY, SHARED_KEY
@@ -260,6 +260,17 @@ def test_a_list_of_removed_blobs_that_cannot_be_read_stops_no_start(cut_short, t
         assert is_there(Desk({'1': storage}).connect(), KEPT)
     assert blobs_below(tmp_path / 'blobs') == sorted(kept + lost)
     assert 'cannot be cleared' in caplog.text
+
+
+def test_a_pack_of_a_reader_leaves_the_blobs_to_the_server_that_writes(cut_short, tmp_path):
+    """S7: which may be about to put them away."""
+    arguments, kept, lost = cut_short
+    with closing(FileStorage(**arguments, read_only=True)) as storage:
+        client = Desk({'1': storage}).connect(read_only=True)
+        with pytest.raises(ReadOnlyError):
+            client.call('pack', LATER)
+    assert blobs_below(tmp_path / 'blobs') == sorted(kept + lost)
+    assert (tmp_path / 'blobs' / '.removed').exists()
 
 
 def test_a_full_disk_is_said_to_be_the_servers(client, storage, monkeypatch):

@@ -316,8 +316,9 @@ class BlobFiles:
         """Before a pack: clear what the one before has left, if it was cut short.
 
         What was put away goes anyway then.  Later files than of the last transaction are of one under way.
+        Where others write, it is their pack, and not cut short.
         """
-        if self.helper is not None:
+        if self.helper is not None and not self._storage.isReadOnly():
             self._finish_pack(self.helper, self.runtime.remove, self._storage.lastTransaction())
 
     def _finish_pack(self, helper: Any, put_away: Callable[[str], object], last: bytes) -> None:
