@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from zc.zlibstorage import ServerZlibStorage, ZlibStorage
+from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.utils import p64
+from ZODB.utils import maxtid, p64
 
 from tests.server.desk import Desk
 from zeo_clone.server.backend.descriptions import look_up
@@ -68,6 +70,31 @@ def test_verification_and_histories_do_not_look_at_it_either(storage, tids):
     assert changed_between(storage, tids[1], tids[2]) == OIDS[2:]
     assert has_transaction(storage, tids[1], tids[2]) is True
     assert [found['tid'] for found in look_up(storage, OIDS[2], 10)] == tids[2:]
+
+
+@pytest.mark.parametrize('around', [
+    ZlibStorage, ServerZlibStorage, lambda base: DemoStorage(base=base),
+    lambda base: DemoStorage(changes=ZlibStorage(base))], ids=['zlib', 'server', 'base', 'changes'])
+def test_nor_do_storages_around_the_file(storage, tids, around, caplog):
+    """C22: a database that is compressed, or one on top of another."""
+    outer = around(storage)
+    client = Desk({'1': outer}).connect()
+    caplog.clear()
+    write_a_part(storage)
+    assert read(client, tids[1]) == tids[1:]
+    assert changed_between(outer, tids[1], tids[2]) == OIDS[2:]
+    assert has_transaction(outer, tids[1], tids[2]) is True
+    with closing(transactions(outer, tids[1])) as found:
+        assert next(iter(found)).tid == tids[1]
+    assert caplog.records == []
+
+
+def test_what_the_storage_around_the_file_makes_of_its_records_stays_so(storage):
+    outer = ZlibStorage(storage)
+    Desk({'1': outer}).connect().commit(OIDS[0], data=b'x' * 1000)
+    with closing(transactions(outer)) as found:
+        (record,), = map(list, found)
+    assert record.data == b'x' * 1000 != storage.loadBefore(OIDS[0], maxtid)[0]
 
 
 def test_what_is_committed_meanwhile_is_no_damage(storage, client, tids, caplog):

@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 
 import pytest
+from zc.zlibstorage import ZlibStorage
 from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, p64, u64, z64
@@ -53,6 +56,38 @@ def horizon(storage):
     horizon.hidden = storage.second
     assert storage.second.hex() in repr(horizon)
     return horizon
+
+
+class Moment:
+    """A storage's lock.  Just before somebody gets it, something happens."""
+
+    def __init__(self, lock, happens):
+        self._lock = lock
+        self._happens = happens
+
+    def __enter__(self):
+        happens, self._happens = self._happens, lambda: None
+        happens()
+        return self._lock.__enter__()
+
+    def __exit__(self, *error):
+        return self._lock.__exit__(*error)
+
+
+@pytest.mark.parametrize('around', [lambda storage: storage, ZlibStorage], ids=['alone', 'around'])
+def test_what_is_finished_while_an_iterator_is_made_is_hidden(tmp_path, around):
+    """D2: a worker asks for it while the loop commits."""
+    with closing(FileStorage(str(tmp_path / 'Data.fs'))) as storage:
+        horizon = Horizon(around(storage))
+        first = commit(storage, a=(OLD, z64, b'old'))
+
+        def finish():
+            horizon.hidden = commit(storage, a=(NEW, z64, b'new'))
+
+        storage._lock = Moment(storage._lock, finish)
+        with closing(horizon.iterator()) as found:
+            assert [transaction.tid for transaction in found] == [first]
+        assert horizon.hides(storage.lastTransaction())
 
 
 def test_what_is_hidden_has_not_happened(storage, horizon):

@@ -82,11 +82,11 @@ class Horizon:
 
     def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> Any:
         """The transactions from `start` to `stop`."""
+        return transactions(self._storage, start, stop, self._last)
+
+    def _last(self) -> bytes | None:
         hidden = self.hidden
-        if hidden is not None:
-            last = p64(u64(hidden) - 1)
-            stop = last if stop is None else min(stop, last)
-        return transactions(self._storage, start, stop)
+        return None if hidden is None else p64(u64(hidden) - 1)
 
     def record_iternext(self, next: bytes | None = None) -> tuple[bytes, bytes, bytes, bytes | None]:
         """The first object from the oid `next` on: oid, serial, data and the oid to go on with, or None.
