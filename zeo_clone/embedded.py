@@ -7,6 +7,7 @@ serves until its stdin ends: it cannot outlive its parent.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import signal
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import ZConfig
 import ZODB.config
 from ZODB.MappingStorage import MappingStorage
 
@@ -22,6 +24,7 @@ from zeo_clone.addresses import parse_address
 from zeo_clone.commands.startup import close_storages, create_roots, probe_address
 from zeo_clone.configuration import zconfig
 from zeo_clone.configuration.filestorage import open_file
+from zeo_clone.configuration.places import open_section
 from zeo_clone.StorageServer import StorageServer
 
 #: What the process of `start_process` runs.
@@ -114,7 +117,8 @@ def _storage(path: str | None, blob_dir: str | None, storage_conf: str | None, g
     if storage_conf is not None:
         if path is not None or blob_dir is not None:
             raise ValueError('give storage_conf or path and blob_dir, not both')
-        return ZODB.config.storageFromString(storage_conf)
+        section, _ = ZConfig.loadConfigFile(ZODB.config.getStorageSchema(), io.StringIO(storage_conf))
+        return open_section(section.storage)
     if path is not None:
         return open_file(path, group_commit, blob_dir=blob_dir)
     if blob_dir is not None:

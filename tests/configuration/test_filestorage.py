@@ -11,7 +11,7 @@ from ZODB.POSException import StorageError
 import zeo_clone
 from zeo_clone.commands.process import StartError
 from zeo_clone.commands.serve import command_line, read_settings
-from zeo_clone.commands.startup import open_storages
+from zeo_clone.commands.startup import close_storages, open_storages
 from zeo_clone.configuration.filestorage import open_file, packer
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.server.backend.groupcommit import GroupCommitStorage
@@ -62,10 +62,13 @@ def test_a_file_below_another_storage_is_opened_by_zodb(tmp_path):
     assert type(storage.changes) is FileStorage
 
 
-@pytest.mark.parametrize('section', [
-    '<filestorage>\npath {0}/Data.fs\nblob-dir {0}/blobs\n</filestorage>\n',
-    '<demostorage>\n<filestorage changes>\npath {0}/Data.fs\nblob-dir {0}/blobs\n</filestorage>\n'
+SECTIONS = pytest.mark.parametrize('section', [
+    '<filestorage>\npath {0}/Data.fs\nblob-dir {0}/blobs\n{1}</filestorage>\n',
+    '<demostorage>\n<filestorage changes>\npath {0}/Data.fs\nblob-dir {0}/blobs\n{1}</filestorage>\n'
     '</demostorage>\n'], ids=['alone', 'below'])
+
+
+@SECTIONS
 @pytest.mark.parametrize('key', ['group-commit true', 'group-commit false'])
 @pytest.mark.parametrize(('left', 'message'), [
     (['Data.fs.old', 'Data.fs.pack'], r'a pack was cut short .*Rename .*Data\.fs\.old'),
@@ -78,10 +81,35 @@ def test_blobs_outlive_a_file_that_is_missing(tmp_path, section, key, left, mess
     (tmp_path / 'blobs' / '0x00').mkdir(parents=True)
     (tmp_path / 'blobs' / '0x00' / 'a.blob').touch()
     (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 127.0.0.1:0\n{key}\n</zeo>\n'
-                                       + section.format(tmp_path))
+                                       + section.format(tmp_path, ''))
     settings = read_settings(command_line().parse_args(['-C', str(tmp_path / 'zeo.conf')]))
     with pytest.raises(StartError, match=message):
         open_storages(settings.sources)
+    assert not (tmp_path / 'Data.fs').exists()
+    assert (tmp_path / 'blobs' / '0x00' / 'a.blob').exists()
+
+
+@SECTIONS
+@pytest.mark.parametrize('key', ['group-commit true', 'group-commit false'])
+def test_a_section_that_says_so_makes_a_new_file_where_blobs_are(tmp_path, section, key):
+    """As ZODB does."""
+    (tmp_path / 'blobs' / '0x00').mkdir(parents=True)
+    (tmp_path / 'blobs' / '0x00' / 'a.blob').touch()
+    (tmp_path / 'zeo.conf').write_text(f'<zeo>\naddress 127.0.0.1:0\n{key}\n</zeo>\n'
+                                       + section.format(tmp_path, 'create true\n'))
+    settings = read_settings(command_line().parse_args(['-C', str(tmp_path / 'zeo.conf')]))
+    close_storages(open_storages(settings.sources))
+    assert (tmp_path / 'Data.fs').exists()
+    assert not (tmp_path / 'blobs' / '0x00').exists()
+
+
+@SECTIONS
+def test_blobs_outlive_a_missing_file_in_a_server_of_ones_own(tmp_path, section):
+    """D4"""
+    (tmp_path / 'blobs' / '0x00').mkdir(parents=True)
+    (tmp_path / 'blobs' / '0x00' / 'a.blob').touch()
+    with pytest.raises(StorageError, match='there are blobs in '):
+        zeo_clone.server(storage_conf=section.format(tmp_path, ''))
     assert not (tmp_path / 'Data.fs').exists()
     assert (tmp_path / 'blobs' / '0x00' / 'a.blob').exists()
 

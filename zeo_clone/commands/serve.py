@@ -40,7 +40,7 @@ from zeo_clone.commands.tlsoptions import NAMES as TLS_NAMES
 from zeo_clone.commands.tlsoptions import add_tls_options, tls_from
 from zeo_clone.configuration import relay, zconfig
 from zeo_clone.configuration.filestorage import open_file
-from zeo_clone.configuration.places import Place, find_clash, places_of
+from zeo_clone.configuration.places import Place, find_clash, open_section, places_of
 from zeo_clone.server.backend.database.kinds import describe_section, is_section, try_section
 
 PROGRAM = 'runzeo'
@@ -153,7 +153,8 @@ def _from_configuration(url: str, filenames: list[str]) -> Settings:
     zeo = configuration.zeo
     _check_keys(zeo.options, [] if filenames else list(configuration.storages.values()), url)
     sources = _file_sources(filenames, zeo.group_commit) or [
-        StorageSource(name, _place(factory), factory.open, partial(try_section, factory), places_of(factory))
+        StorageSource(name, _place(factory), partial(open_section, factory), partial(try_section, factory),
+                      places_of(factory))
         for name, factory in configuration.storages.items()]
     if not sources:
         raise StartError(f'nothing to serve: give {url} a storage section, such as <filestorage>, or '

@@ -18,7 +18,7 @@ from persistent.mapping import PersistentMapping
 from persistent.TimeStamp import TimeStamp
 from zc.lockfile import LockError
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import ConflictError, StorageError
+from ZODB.POSException import ConflictError
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import z64
 
@@ -26,7 +26,7 @@ from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
 from zeo_clone.configuration.places import Place
 from zeo_clone.loop.runtime import REAL, Runtime
-from zeo_clone.server.backend.abilities import check_safe, check_whole, file_of
+from zeo_clone.server.backend.abilities import NotWhole, check_safe, file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
 from zeo_clone.server.clients.listen import try_address
 from zeo_clone.steps import take_steps
@@ -77,14 +77,11 @@ def open_storages(sources: Sequence[StorageSource],
         for source in sources:
             what = f'opening storage {source.name!r} ({_describe_place(source.place)})'
             logger.info('%s', what)
+            with patience(what, PATIENCE_S), opening():
+                storages[source.name] = storage = _open_storage(source)
             try:
-                blobs = {place.section: place.path for place in source.places if place.key == 'blob-dir'}
-                for place in source.places:  # also of files within, which ZODB opens
-                    check_whole(REAL, place.path, blobs.get(place.section) if place.key == 'path' else None)
-                with patience(what, PATIENCE_S), opening():
-                    storages[source.name] = storage = _open_storage(source)
                 check_safe(storage)
-            except (StorageError, ValueError) as error:
+            except ValueError as error:
                 raise StartError(f'cannot serve storage {source.name!r} ({source.place}): {error}') from error
     except BaseException:
         close_storages(storages)
@@ -183,6 +180,8 @@ def _open_storage(source: StorageSource) -> Any:
     what = f'cannot open storage {source.name!r} ({source.place})'
     try:
         return source.open()
+    except NotWhole as error:
+        raise StartError(f'{what}: {error}') from error
     except LockError as error:
         raise StartError(f'{what}: {_describe_lock(error)}; stop that process, or serve another '
                          'file') from error

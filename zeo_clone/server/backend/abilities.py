@@ -55,9 +55,13 @@ def cut_short(runtime: Runtime, path: str) -> str | None:
             f'which is whole, to {path}, and remove {path}.index')
 
 
+class NotWhole(StorageError):  # type: ignore[misc]
+    """The file of a FileStorage is missing, though it has been there."""
+
+
 def check_whole(runtime: Runtime, path: str, blob_dir: str | None = None) -> None:
-    """Before a FileStorage is opened at `path`, with blobs in `blob_dir`: raises StorageError if the file is
-    missing that has been there, as after such a pack, or while its disk is not mounted.
+    """Before a FileStorage is opened at `path`, with blobs in `blob_dir`: raises `NotWhole` after such a
+    pack, or while the disk of the file is not mounted.
 
     ZODB would begin a new file, and remove all blobs at once, as left of an older one (D4).
     """
@@ -73,7 +77,7 @@ def check_whole(runtime: Runtime, path: str, blob_dir: str | None = None) -> Non
         advice = (f'there is no file {path}, and a new database would remove {blob_dir}, of which nobody can '
                   f'say whether there are blobs in it ({error}): name another blob directory')
     if advice is not None:
-        raise StorageError(advice)
+        raise NotWhole(advice)
 
 
 def _has_blobs(runtime: Runtime, directory: str) -> bool:
