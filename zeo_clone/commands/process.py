@@ -16,6 +16,7 @@ from types import FrameType
 
 from ZConfig.components.logger.loghandler import reopenFiles
 
+from zeo_clone.loop.meanwhile import meanwhile
 from zeo_clone.loop.runtime import AF_UNIX, REAL, Socket
 
 BAD_PLACE = 2  # exit code, as for everything that is wrong in a configuration
@@ -78,19 +79,12 @@ class Signals:
     def opening(self) -> Iterator[None]:
         """A storage is opened in this block, and a stop ends that, though the storage may swallow what the
         stop raises: FileStorage does while it reads its index, and then reads all of its file instead."""
-        over = REAL.event()
-
         def insist() -> None:
-            while not over.wait(INSIST_S):
-                if self.received is not None:
-                    signal.pthread_kill(self._main, self.received)
+            if self.received is not None:
+                signal.pthread_kill(self._main, self.received)
 
-        thread = REAL.start_thread(insist, 'zeo_clone stop')
-        try:
+        with meanwhile(REAL, INSIST_S, insist, 'zeo_clone stop'):
             yield
-        finally:
-            over.set()
-            thread.join()
         if self.received is not None:
             raise SystemExit(self.exit_code)
 

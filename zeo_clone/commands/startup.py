@@ -25,6 +25,7 @@ from ZODB.utils import z64
 from zeo_clone.addresses import Address, format_address
 from zeo_clone.commands.process import StartError, notify
 from zeo_clone.configuration.places import Place
+from zeo_clone.loop.meanwhile import meanwhile
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.server.backend.abilities import NotWhole, check_safe, file_of
 from zeo_clone.server.clients.limits import MAX_CONNECTIONS, Limits, find_limits, wanted_descriptors
@@ -144,24 +145,17 @@ def _describe_place(place: str) -> str:
     return f'{place}, {format_bytes(size)}'
 
 
-@contextlib.contextmanager
-def patience(what: str, interval_s: float, runtime: Runtime = REAL) -> Iterator[None]:
+def patience(what: str, interval_s: float,
+             runtime: Runtime = REAL) -> contextlib.AbstractContextManager[None]:
     """As long as the block runs, tell the log and the service manager now and then that `what` goes on."""
-    done = runtime.event()
     started = runtime.monotonic()
 
     def tell() -> None:
-        while not done.wait(interval_s):
-            text = f'still {what}: {format_age(runtime.monotonic() - started)}'
-            logger.info('%s', text)
-            notify(f'STATUS={text}\nEXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}')
+        text = f'still {what}: {format_age(runtime.monotonic() - started)}'
+        logger.info('%s', text)
+        notify(f'STATUS={text}\nEXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}')
 
-    thread = runtime.start_thread(tell, 'zeo_clone patience')
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return meanwhile(runtime, interval_s, tell, 'zeo_clone patience')
 
 
 def try_storage(source: StorageSource) -> str | None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
+from zeo_clone.loop.meanwhile import meanwhile
 from zeo_clone.loop.runtime import REAL, Runtime
 from zeo_clone.server.backend.abilities import check_whole
 from zeo_clone.server.backend.horizon import CurrentRecords
@@ -211,7 +212,7 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
         In: nothing is locked.  Out: with the commit lock, unless there is nothing to pack.
         """
         path = self._file_name + '.pack'
-        with self._syncing(path):
+        with meanwhile(self._runtime, PACK_SYNC_S, partial(self._sync_some, path), 'zeo-server-pack-sync'):
             packed = self._pack_file(storage, referencesf, stop, gc)
         if packed is not None:
             try:
@@ -224,22 +225,9 @@ class GroupCommitStorage(FileStorage):  # type: ignore[misc]
                 raise
         return packed
 
-    @contextlib.contextmanager
-    def _syncing(self, path: str) -> Iterator[None]:
-        """While the block runs, what it writes to `path` is synced now and then."""
-        enough = self._runtime.event()
-
-        def sync() -> None:
-            while not enough.wait(PACK_SYNC_S):
-                with contextlib.suppress(OSError):  # the last sync tells
-                    self._runtime.sync_file(path)
-
-        thread = self._runtime.start_thread(sync, 'zeo-server-pack-sync')
-        try:
-            yield
-        finally:
-            enough.set()
-            thread.join()
+    def _sync_some(self, path: str) -> None:
+        with contextlib.suppress(OSError):  # the last sync tells
+            self._runtime.sync_file(path)
 
     def _save_index(self) -> None:
         """The index is believed when the file is opened: nothing is in it that a loss of power would take.
