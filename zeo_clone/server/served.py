@@ -276,7 +276,7 @@ class ServedStorage:
     def _packed(self, asker: Asker, done: Deferred, _: Any, error: BaseException | None) -> None:
         self.backend.packing.stop()
         if error is not None:
-            self._report_packing('not packed', asker, '%s: storage %r was not packed: %s', asker.name,
+            self._report_packing('not packed', asker, '%s: the pack of storage %r has failed: %s', asker.name,
                                  self.name, describe(error))
             done.fail(error)
             return

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 from contextlib import closing
 
@@ -73,7 +74,7 @@ def test_a_pack_that_meets_an_unreadable_record_removes_nothing_and_names_the_ob
     with pytest.raises(StorageError, match=f'nothing was packed: object 0x{KEPT.hex()} of transaction '
                                            f'0x{tid.hex()} cannot be read.*pack-gc false'):
         client.call('pack', LATER)
-    assert f"'1' was not packed: StorageError: nothing was packed: object 0x{KEPT.hex()}" in caplog.text
+    assert "the pack of storage '1' has failed: StorageError: nothing was packed:" in caplog.text
     gc.collect()  # ... now
     assert is_there(client, LOST)
     client.commit(KEPT, data=EMPTY, serial=tid)
@@ -215,6 +216,31 @@ def test_a_pack_that_has_put_no_file_into_place_has_not_packed(tmp_path):
         with pytest.raises(OSError, match='the server cannot pack.*No space left'):
             client.call('pack', LATER)
         os.rename(tmp_path / 'Data.fs.old', tmp_path / 'Data.fs')
+
+
+class Unindexed(FileStorage):
+    """The disk is full when a pack saves its index."""
+
+    def _save_index(self):
+        if self._saved:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        super()._save_index()
+
+    def close(self):
+        self._saved = 0
+        super().close()
+
+
+def test_a_pack_that_could_not_save_its_index_has_packed(tmp_path, caplog):
+    """L7: and there are no blobs of which it could speak."""
+    with closing(Unindexed(str(tmp_path / 'Data.fs'))) as storage:
+        client = Desk({'1': storage}).connect()
+        client.commit(z64, LOST, data=EMPTY)
+        with caplog.at_level(logging.INFO), pytest.raises(OSError, match='is packed, but.*No space') as told:
+            client.call('pack', LATER)
+        assert not is_there(client, LOST)
+    assert 'blob' not in str(told.value)
+    assert 'not packed' not in caplog.text
 
 
 @pytest.mark.parametrize('keep_old', [True, False])

@@ -85,9 +85,9 @@ class Packing:
                 f'transaction that was undone; pack again ({error})') from error
         except OSError as error:
             if self._inode() not in (before, 0):
-                raise OSError(error.errno, f'storage {self._name!r} is packed, but the server could not put '
-                                           f'away all files of blobs that are removed; the next pack, or '
-                                           f'start of the server, does: {error}') from error
+                raise OSError(error.errno, f'storage {self._name!r} is packed, but the server could not '
+                                           f'clear up after that; the next pack, or start of the server, '
+                                           f'does: {error}') from error
             raise of_server(error, 'the server cannot pack') from error
 
     def _inode(self) -> int:
