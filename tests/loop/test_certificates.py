@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from zeo_clone.loop.certificates import RenewedContext
+from zeo_clone.loop.runtime import Runtime
 
 
 class Context:
@@ -87,6 +88,18 @@ def test_a_file_in_a_directory_of_authorities_counts(files, tmp_path):
     (tmp_path / 'directory' / 'list.pem').write_text('revoked')
     context.wrap_bio()
     assert files.made == 2
+
+
+class Unlisted(Runtime):
+    """The directory is another user's, or goes just now."""
+
+    def listdir(self, path):
+        raise PermissionError(13, 'Permission denied', path)
+
+
+def test_a_directory_that_cannot_be_listed_is_the_business_of_who_reads_it(files):
+    """S6: `Source.context` says what is wrong, if anything is; a connection comes about."""
+    assert RenewedContext(files, Unlisted()).wrap_bio() == ('first',)
 
 
 def test_what_is_bad_from_the_beginning_is_an_error(files):

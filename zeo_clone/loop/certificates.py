@@ -8,6 +8,7 @@ mean.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import ssl
@@ -69,9 +70,10 @@ class RenewedContext:
         found = {}
         for path in self._source.paths:
             found[path] = stamp(self._runtime, path)
-            if self._runtime.is_directory(path):
-                found.update({inside: stamp(self._runtime, inside) for name in self._runtime.listdir(path)
-                              for inside in [os.path.join(path, name)]})
+            with contextlib.suppress(OSError):  # whoever reads what is in it tells
+                if self._runtime.is_directory(path):
+                    found.update({inside: stamp(self._runtime, inside) for name in self._runtime.listdir(path)
+                                  for inside in [os.path.join(path, name)]})
         return found
 
 
