@@ -11,6 +11,7 @@ from ZODB.blob import Blob, BlobStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.interfaces import IBlobStorage
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import POSKeyError
 from ZODB.utils import z64
 
 from tests.client.fake_server import p64
@@ -62,7 +63,10 @@ def target(fake, opened, tmp_path):
         fake.tid = begun[number]
         return fake.tid
 
-    fake.answers.update(tpc_begin=begin, tpc_finish=finish)
+    def history(connection, oid, size):
+        raise POSKeyError(oid)
+
+    fake.answers.update(tpc_begin=begin, tpc_finish=finish, history=history)
     return opened(blob_dir=str(tmp_path / 'blobs'))
 
 

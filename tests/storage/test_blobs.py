@@ -8,9 +8,12 @@ from contextlib import ExitStack, suppress
 import pytest
 from ZODB.blob import BlobStorage
 from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
+from ZODB.interfaces import IBlobStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.utils import p64, z64
+from zope.interface import alsoProvides
 
 from tests.storage.helpers import BLOB_RECORD, channel, commit, store, store_blob
 from tests.storage.helpers import no_larger_files as limited
@@ -306,3 +309,24 @@ def test_two_servers_do_not_clear_each_others_uploads(blob_server, client, tmp_p
     assert read(storage, oid, tid) == bytes(1000 * KB)
     server, = started
     server.close()
+
+
+@pytest.mark.parametrize('cut', [1, 2, 3])
+def test_a_copy_is_continued_wherever_it_has_ended(blob_server, client, tmp_path, cut):
+    """``zodbconvert --incremental``: with blobs of which the target has a revision, or an undone one."""
+    class Part:
+        def __init__(self, *limits):
+            self.iterator = lambda: source.iterator(*limits)
+            self.loadBlob = source.loadBlob
+            alsoProvides(self, IBlobStorage)
+
+    source, oid = FileStorage(str(tmp_path / 'From.fs'), blob_dir=str(tmp_path / 'from')), p64(1)
+    tids = [commit(source, store_blob(oid, tmp_path / 'up', b'1'))]
+    tids += [commit(source, ('undo', source.undoLog(0, 1)[0]['id'])) for _ in 'ab']  # nothing, the first
+    tids.append(commit(source, store_blob(oid, tmp_path / 'up', b'2', tids[-1])))
+    storage = client(blob_server.address, blob_dir=str(tmp_path / 'cache'))
+    storage.copyTransactionsFrom(Part(None, tids[cut - 1]))
+    storage.copyTransactionsFrom(Part(tids[cut]))
+    source.close()
+    assert [transaction.tid for transaction in storage.iterator()] == tids
+    assert [read(storage, oid, tid) for tid in (tids[0], *tids[2:])] == [b'1', b'1', b'2']

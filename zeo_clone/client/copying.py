@@ -12,7 +12,7 @@ from typing import Any
 from ZODB.blob import is_blob_record
 from ZODB.interfaces import IBlobStorage
 from ZODB.POSException import POSKeyError
-from ZODB.utils import readable_tid_repr, z64
+from ZODB.utils import readable_tid_repr
 
 from zeo_clone.loop.runtime import Runtime
 from zeo_clone.loop.shareddir import Scratch
@@ -44,8 +44,8 @@ def copy_transactions(source: Any, target: Any, verbose: Any, runtime: Runtime) 
                         copy = scratch.take('part')
                         try:
                             runtime.copy(path, copy)
-                            target.storeBlob(record.oid, serials.get(record.oid, z64), record.data, copy, '',
-                                             transaction)
+                            serial = serials.get(record.oid) or _newest(target, record.oid)
+                            target.storeBlob(record.oid, serial, record.data, copy, '', transaction)
                         finally:
                             scratch.give_back(copy)
                     if blobs:
@@ -59,6 +59,14 @@ def copy_transactions(source: Any, target: Any, verbose: Any, runtime: Runtime) 
                 verbose(transaction.tid, count)
             elif verbose:
                 log.info('copied %s, %d records', readable_tid_repr(transaction.tid), count)
+
+
+def _newest(target: Any, oid: bytes) -> bytes:
+    """The serial of what an earlier copy has brought; `getTid` would not tell of an undone creation."""
+    try:
+        return target.history(oid)[0]['tid']  # type: ignore[no-any-return]
+    except LookupError:
+        return bytes(8)
 
 
 def _closing(iterator: Any) -> Generator[Any, None, None]:
