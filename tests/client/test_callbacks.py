@@ -195,3 +195,23 @@ def test_a_cache_that_fails_while_it_is_brought_up_to_date(
         commit_while_it_is_away(fake)
         catch_up(storage, fake.tid)
         assert storage.loadBefore(OID, maxtid)[:2] == (b'%d' % fake.tid[7], fake.tid)
+
+
+@pytest.mark.parametrize('end', [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_wants_to_end_the_thread_does_not_end_that_of_all_storages(
+        fake, storage, opened, caplog, end):
+    """C16: the connection on which it was called is lost, and found again; others notice nothing."""
+    class Quits(Wrapper):
+        def invalidate(self, tid, oids):
+            if len(fake.registered) == 2:
+                raise end('no good')
+            super().invalidate(tid, oids)
+
+    other = opened()
+    db = Quits(storage)
+    fake.registered[0].notice('invalidateTransaction', fake.next_tid(), [OID])
+    fake.wait(lambda: len(fake.registered) == 3)
+    catch_up(storage, fake.tid)
+    assert db.told == [(fake.tid, [OID])]
+    assert other.is_connected()
+    assert 'the application wanted to end the I/O thread, which goes on' in caplog.text

@@ -6,11 +6,14 @@ go through it.
 """
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from zeo_clone.loop.core import Loop
 from zeo_clone.loop.forks import ProcessLock
 from zeo_clone.loop.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 
 class IOThread:
@@ -35,7 +38,8 @@ class IOThread:
         """Somebody needs the loop to run: start the thread unless it runs."""
         with self._lock:
             if self._thread is None and self._loop is not None:
-                self._thread = self._runtime.start_thread(self._loop.run, 'zeo_clone I/O')
+                loop = self._loop
+                self._thread = self._runtime.start_thread(lambda: _run(loop), 'zeo_clone I/O')
 
     def orphan(self) -> None:
         """Let go of thread and loop in a process that was forked, if they are the parent's."""
@@ -58,3 +62,16 @@ class IOThread:
         if thread is not None and not loop.in_loop_thread():
             thread.join()
         loop.close()
+
+
+def _run(loop: Loop) -> None:
+    """Run `loop` to its end.  Others use it, too: what of an application is called here, for a transaction of
+    another client say, must not end the thread by ``sys.exit``."""
+    while True:
+        try:
+            loop.run()
+        except (SystemExit, KeyboardInterrupt) as error:  # noqa: PERF203 - mostly there is one turn of it
+            loop.throttle.report(log, logging.CRITICAL, type(error).__name__, '',
+                                 'the application wanted to end the I/O thread, which goes on', error=error)
+        else:
+            return
