@@ -220,6 +220,23 @@ def test_progress_can_be_watched(fake, opened, tmp_path):
     assert len(seen) == 3
 
 
+def test_what_the_progress_of_a_download_raises_is_for_who_wants_the_blob(fake, opened, tmp_path):
+    """C17, C16: he gives it up, say; the connection is everybody's and stays."""
+    fake.answers['sendBlob'] = send_blob
+    errors = [ValueError('enough')]
+
+    def progress(*args):
+        if errors:
+            raise errors.pop()
+
+    storage = opened(blob_dir=str(tmp_path / 'blobs'), blob_progress=progress)
+    with pytest.raises(ValueError, match='enough'):
+        storage.loadBlob(OID, TID)
+    assert files_in(tmp_path / 'blobs') == []
+    assert read(storage.loadBlob(OID, TID)) == DATA
+    assert len(fake.registered) == 1
+
+
 def test_the_cleanup_keeps_the_cache_small(fake, opened, tmp_path):
     """The blobs that were not used for longest go first, down to 90 % of the size."""
     fake.answers['sendBlob'] = lambda connection, oid, serial: send_blob(connection, oid, serial, b'x' * 1000)

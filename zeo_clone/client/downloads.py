@@ -16,14 +16,15 @@ Progress = Callable[[bytes, int, 'int | None'], object]
 
 
 class Download:
-    """One blob on its way to `file`.  A full disk is the caller's error, not the connection's."""
+    """One blob on its way to `file`.  A full disk is the caller's error, not the connection's; so is what his
+    `progress` raises, in whatever thread."""
 
     def __init__(self, oid: bytes, file: IO[bytes], progress: Progress | None) -> None:
         self.complete = False
         self._oid = oid
         self._progress = progress
         self._file = file
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._size = 0
 
     def chunk(self, data: bytes) -> None:
@@ -31,24 +32,26 @@ class Download:
         if self._error is None and not self._file.closed:
             try:
                 self._file.write(data)
-            except OSError as error:
+                self._size += len(data)
+                if self._progress is not None:
+                    self._progress(self._oid, self._size, None)
+            except Exception as error:
                 self._error = error
-            self._size += len(data)
-            if self._progress is not None:
-                self._progress(self._oid, self._size, None)
 
     def stop(self) -> None:
         """Reader's role: all bytes are here."""
         self.complete = True
 
     def finish(self, path: str) -> None:
-        """The call has ended.  Raises OSError, with `path`, if the bytes could not be written there."""
+        """The call has ended.  Raises OSError, with `path`, if the bytes could not be written there, and what
+        `progress` has raised."""
         try:
             self._file.close()
         except OSError as error:
             self._error = self._error or error
+        if isinstance(self._error, OSError):
+            self._error.filename = self._error.filename or path  # the server has disks, too
         if self._error is not None:
-            self._error.filename = path  # the server has disks, too
             raise self._error
 
 
