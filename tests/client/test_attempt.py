@@ -72,6 +72,14 @@ def test_a_server_that_says_nonsense_before_it_registers_is_given_up(fake, opene
     assert fake.called('get_info') == 0
 
 
+@pytest.mark.parametrize('path, error', [('/' + 'x' * 200, 'OSError: AF_UNIX path too long'),
+                                         ('/half \ud800', 'UnicodeEncodeError: ')])
+def test_a_path_that_no_socket_can_have_is_said_to_be_so(opened, path, error):
+    """N13."""
+    with pytest.raises(ClientDisconnected, match=error):
+        opened(path, wait_timeout=0.1)
+
+
 def test_a_server_that_never_registers_but_talks_is_given_up(fake, opened, monkeypatch):
     monkeypatch.setattr(attempt, 'MAX_EARLY', 3)
     invalidations_before_the_answer(fake, 4)
@@ -144,8 +152,8 @@ UNDER_WAY = errno.EINPROGRESS
 
 
 @pytest.mark.parametrize(('ways', 'error'), [
-    ([OSError(errno.EMFILE, 'Too many')], errno.EMFILE), ([errno.ENETUNREACH], errno.ENETUNREACH),
-    ([0, errno.ECONNREFUSED], errno.ECONNREFUSED)])
+    ([OSError(errno.EMFILE, os.strerror(errno.EMFILE))], errno.EMFILE),
+    ([errno.ENETUNREACH], errno.ENETUNREACH), ([0, errno.ECONNREFUSED], errno.ECONNREFUSED)])
 def test_a_place_that_cannot_be_tried_is_an_error_that_is_told_once(ways, error):
     """N13, C16: no socket stays open, and nobody hears of it again."""
     one, loop, owner = attempt_by_hand(*ways)

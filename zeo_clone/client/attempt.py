@@ -185,16 +185,18 @@ class Attempt:
         try:
             sock = self._loop.runtime.socket(self.target.endpoint.family)
             error = sock.connect_ex(self.target.endpoint.sockaddr)
-        except OSError as failure:
-            error = failure.errno or 1
-        if sock is not None and not error:
+        except (OSError, ValueError) as failure:  # a path may be too long, or no text
+            if sock is not None:
+                sock.close()
+            self.fail(failure)
+            return
+        if not error:
             self.connected(sock)
-        elif sock is not None and error in IN_PROGRESS:
+        elif error in IN_PROGRESS:
             self._stage = connector = _Connector(self._loop, sock, self)
             connector.open(WRITE)
         else:
-            if sock is not None:
-                sock.close()
+            sock.close()
             self.fail(_os_error(error))
 
     def connected(self, sock: Socket) -> None:
