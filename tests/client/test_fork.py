@@ -11,6 +11,7 @@ from tests.support import inside
 from tests.support.elsewhere import Elsewhere
 from tests.support.forks import told_by_child
 from zeo_clone.client.world import World
+from zeo_clone.loop.runtime import Runtime
 
 OID = p64(7)
 
@@ -45,6 +46,35 @@ def test_a_child_begins_anew_and_its_parent_notices_nothing(fake, opened, tmp_pa
     assert (len(fake.registered), fake.called('loadBefore')) == (2, 2)
     with open(path, 'rb') as file:
         assert file.read() == DATA
+
+
+class Few(Runtime):
+    """There are as many threads as there can be, or not."""
+
+    full = False
+
+    def start_thread(self, target, name, *, daemon=True):
+        if self.full:
+            raise RuntimeError("can't start new thread")
+        return super().start_thread(target, name, daemon=daemon)
+
+
+def test_a_child_without_a_thread_at_first_tries_again(fake, opened):
+    """N10: an error at once; not that there is no server, for ever."""
+    runtime = Few()
+    world = World(runtime)
+    storage = opened(world=world)
+
+    def child():
+        runtime.full = True
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            storage.ping()
+        runtime.full = False
+        storage.ping()
+        return 'fine'
+
+    assert told_by_child(child) == 'fine'
+    world.close()
 
 
 class Strange(Elsewhere):

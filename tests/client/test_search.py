@@ -231,6 +231,30 @@ def test_the_log_says_what_each_place_is_doing(by_hand):
                            'c:1': 'its name is being looked up'}
 
 
+def test_a_name_that_no_thread_could_look_up_is_looked_up_later(by_hand):
+    """N2, N3: others of the container had used up its limit, say."""
+    class Few(Numbers):
+        threads = 0
+
+        def in_numbers(self, host, port):
+            return []
+
+        def resolve(self, host, port):
+            return [Endpoint(2, (host, port))]
+
+        def start_thread(self, target, name, *, daemon=True):
+            if not self.threads:
+                raise RuntimeError("can't start new thread")
+            target()
+
+    made, loop, attempts, _ = by_hand(runtime=Few())
+    assert made.news() == dict.fromkeys(['a:1', 'b:1', 'c:1'], "RuntimeError: can't start new thread")
+    loop.runtime.threads = 1
+    loop.advance(1.0)
+    loop.turn()
+    assert [str(one.target) for one in attempts] == ['a:1', 'b:1', 'c:1']
+
+
 def test_a_name_is_looked_up_and_all_that_it_means_is_tried(by_hand):
     """N3, N16: what comes after the end of the search is not wanted any more."""
     class Names(Numbers):

@@ -80,10 +80,11 @@ class Manager:
     def start(self) -> None:
         """Begin to search.  May be called twice."""
         with self._start_lock:
-            started, self._started = self._started, True
-        if not started:
-            self._owner.manager_starts()
-            self._loop.door(self._begin)
+            if self._started:
+                return
+            self._owner.manager_starts()  # raises RuntimeError if there can be no more threads
+            self._started = True
+        self._loop.door(self._begin)
 
     @property
     def asleep(self) -> bool:

@@ -173,7 +173,10 @@ class Search:
         resolve = functools.partial(self._resolve, address, mark)
         if self._options.io_thread or len(self._addresses) > 1:
             # A name server may take its time; other storages and addresses are served meanwhile.
-            self._loop.runtime.start_thread(resolve, 'zeo_clone name resolution')
+            try:
+                self._loop.runtime.start_thread(resolve, 'zeo_clone name resolution')
+            except RuntimeError as error:  # there are as many as the system allows
+                self._resolved(address, mark, error)
         else:
             resolve()
 
