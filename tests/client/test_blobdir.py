@@ -372,6 +372,10 @@ class Failing(type(REAL)):
         self._check('utime')
         os.utime(path)
 
+    def start_thread(self, *args, **options):
+        self._check('start_thread')
+        return super().start_thread(*args, **options)
+
     def entries(self, directory):
         self._check('entries')
         return super().entries(directory)
@@ -446,6 +450,18 @@ def test_a_clean_up_that_fails_in_a_way_of_its_own_is_told_and_not_the_last(tmp_
     blobs.adopt(OID, TID, a_file(tmp_path))
     blobs.close()
     assert 'could not be cleaned up' in caplog.text and 'RuntimeError: odd' in caplog.text
+    world.errors = {}
+    blobs.adopt(p64(8), TID, a_file(tmp_path))
+    blobs.close()
+    assert files_in(tmp_path / 'blobs') == []
+
+
+def test_a_cache_for_which_there_is_no_thread_now_is_cleaned_up_later(tmp_path, caplog):
+    """B6: nor does a blob that is here become an error."""
+    blobs, world = failing(tmp_path, size=100, start_thread=RuntimeError("can't start new thread"))
+    blobs.close()
+    blobs.use(OID, TID, lambda path: a_file(tmp_path, name=path), lambda path: None)
+    assert "could not be cleaned up: can't start new thread" in caplog.text
     world.errors = {}
     blobs.adopt(p64(8), TID, a_file(tmp_path))
     blobs.close()

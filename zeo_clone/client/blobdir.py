@@ -386,7 +386,11 @@ class BlobCache(BlobDirectory):
     def _start_cleaning(self) -> None:
         with self._lock:
             if self._cleaner is None:
-                self._cleaner = self._runtime.start_thread(self._clean, 'zeo_clone blob cache clean-up')
+                try:
+                    self._cleaner = self._runtime.start_thread(self._clean, 'zeo_clone blob cache clean-up')
+                except RuntimeError as error:  # no more threads now: with the next blob, perhaps
+                    self._report(logging.WARNING, 'the blob cache %s could not be cleaned up: %s', self.path,
+                                 error)
 
     def _clean(self) -> None:
         try:
