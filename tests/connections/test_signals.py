@@ -11,6 +11,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import maxtid, z64
 
 from tests.client.fake_server import FakeServer, p64
+from tests.client.test_blobs import DATA, TID, send_blob
 from tests.support import inside
 from tests.support.runzeo_process import Runzeo
 from zeo_clone.client.storage import ClientStorage
@@ -28,8 +29,9 @@ def fake():
 
 
 @pytest.fixture(params=[True, False], ids=['io_thread', 'no io_thread'])
-def storage(fake, request):
-    storage = ClientStorage(fake.address, wait_timeout=10, io_thread=request.param)
+def storage(fake, request, tmp_path):
+    storage = ClientStorage(fake.address, wait_timeout=10, io_thread=request.param,
+                            blob_dir=str(tmp_path / 'blobs'))
     yield storage
     storage.close()
 
@@ -104,6 +106,15 @@ def test_in_a_question(fake, storage):
     interrupted_in(fake, storage, 'ping', storage.ping)
     storage.ping()
     assert len(fake.registered) == 1  # over the same connection
+
+
+def test_in_a_download(fake, storage):
+    """What the server still sends is nobody's; then comes the same blob for whoever wants it next."""
+    fake.answers['sendBlob'] = send_blob
+    interrupted_in(fake, storage, 'sendBlob', lambda: storage.loadBlob(OID, TID))
+    with open(storage.loadBlob(OID, TID), 'rb') as file:
+        assert file.read() == DATA
+    assert len(fake.registered) == 1
 
 
 def test_in_the_vote(fake, storage):

@@ -68,16 +68,8 @@ class Blobs:
 
     def _download(self, link: Link, oid: bytes, serial: bytes, path: str) -> None:
         download = Download(oid, self.directory.open_part(path), self._progress)
-        link.downloads.add(oid, serial, download)
-
-        def arrived(value: Any) -> None:
-            link.downloads.discard(oid, serial)
-
         try:
-            link.channel.call('sendBlob', (oid, serial), arrived)
-        except POSKeyError:
-            link.downloads.discard(oid, serial)
-            raise
+            link.downloads.ask(link.channel, oid, serial, download)
         finally:
             download.finish(path)
         if not download.complete:
