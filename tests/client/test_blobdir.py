@@ -180,6 +180,19 @@ def test_what_another_version_left_whole_is_taken_over(fake, opened, tmp_path):
     assert (fake.called('sendBlob'), fake.called('blob_size')) == (0, 1)
 
 
+def test_what_another_version_left_may_be_cleaned_away_at_any_moment(fake, opened, tmp_path):
+    """B6: its clean-up does not know who is about to use it."""
+    path = leave(tmp_path, DATA)
+
+    def blob_size(connection, oid, serial):
+        os.remove(path)
+        return len(DATA)
+
+    fake.answers.update(sendBlob=send_blob, blob_size=blob_size,
+                        get_info=lambda connection: {'extensions': ['blob_size']})
+    assert read(opened(blob_dir=str(tmp_path / 'blobs')).loadBlob(OID, TID)) == DATA
+
+
 def test_what_another_version_left_is_not_trusted_where_the_server_tells_no_size(fake, opened, tmp_path):
     """B11: as ZEO's."""
     fake.answers['sendBlob'] = send_blob

@@ -348,17 +348,13 @@ class BlobCache(BlobDirectory):
 
     def _take_over_unchecked(self, old: str, path: str, size: Size) -> bool:
         """A file of ZEO or an older version becomes `path` if the server says that it is whole."""
-        try:
-            found = self._runtime.size(old)
-        except FileNotFoundError:
-            return False
-        whole = found == size()
-        if whole:
-            self._runtime.sync_file(old)
-            self._publish(old, path)
-        else:
+        with contextlib.suppress(FileNotFoundError):  # there is none, or the clean-up was faster
+            if self._runtime.size(old) == size():
+                self._runtime.sync_file(old)
+                self._publish(old, path)
+                return True
             self._runtime.remove(old)
-        return whole
+        return False
 
     def _publish(self, part: str, path: str) -> None:
         with contextlib.suppress(PermissionError):  # another user's
