@@ -139,6 +139,17 @@ def test_turn_waits_for_the_next_timer_but_not_longer_than_it_was_told(virtual_l
     assert virtual_loop.runtime.poller.waits == [1, 2, 7]
 
 
+def test_a_timer_in_years_and_a_wait_for_as_long_are_no_error(loop, pair):
+    """The system takes no such time-outs; options may ask for them."""
+    loop.call_later(1e9, lambda: None)
+    recorder = Recorder(loop, pair[0])
+    recorder.open(READ)
+    loop.door(lambda: pair[1].send(b'x'))
+    while not recorder.events:
+        loop.turn(1e9)
+    assert loop.runtime.wait(pair[0].fileno(), False, True, 1e9)
+
+
 def test_due_timer_does_not_let_a_turn_wait(virtual_loop):
     virtual_loop.call_later(0, lambda: None)
     virtual_loop.turn(None)

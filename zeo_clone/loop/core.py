@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zeo_clone.loop.poller import READ, best_poller
-from zeo_clone.loop.runtime import REAL, Runtime
+from zeo_clone.loop.runtime import LONGEST_WAIT_S, REAL, Runtime
 from zeo_clone.loop.throttle import Throttle
 from zeo_clone.loop.timers import Timer, Timers
 from zeo_clone.loop.trigger import Trigger
@@ -147,6 +147,8 @@ class Loop:
         delay = self._timers.delay()
         if delay is not None and (timeout_s is None or delay < timeout_s):
             timeout_s = delay
+        if timeout_s is not None:
+            timeout_s = min(timeout_s, LONGEST_WAIT_S)
         # Whose events they are is settled at once: a handler may close a descriptor, and a new one with
         # the same number is somebody else.
         events = [(fd, mask, self._dispatchers.get(fd)) for fd, mask in self.poller.poll(timeout_s)]

@@ -53,6 +53,8 @@ AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 Socket = socket.socket
 #: Errors of ``fsync`` on a directory that mean: this file system does not do that.
 NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+#: The system takes no longer time-outs than 24 days, in seconds.  Who has waited in vain waits again.
+LONGEST_WAIT_S = 2e6
 #: Longer than a load or a small commit takes a server, and about as long as waking a virtual processor.
 EAGER_S = 5e-4
 #: Linux's madvise: in a process that is forked from this one the memory is zeros.
@@ -294,7 +296,9 @@ class Runtime:
         """Block until `fd` is ready; False after `timeout` seconds."""
         poll = select.poll()
         poll.register(fd, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
-        return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
+        if timeout is not None:
+            timeout = max(0, int(min(timeout, LONGEST_WAIT_S) * 1000 + 0.999))
+        return bool(poll.poll(timeout))
 
     # -- what the system allows, and says -------------------------------------------------------
     def memory_size(self) -> int | None:
