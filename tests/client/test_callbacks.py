@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
 import pytest
 from ZODB.Connection import TransactionMetaData
@@ -195,6 +196,27 @@ def test_a_cache_that_fails_while_it_is_brought_up_to_date(
         commit_while_it_is_away(fake)
         catch_up(storage, fake.tid)
         assert storage.loadBefore(OID, maxtid)[:2] == (b'%d' % fake.tid[7], fake.tid)
+
+
+def test_a_callback_that_would_wait_for_a_connection_in_the_thread_that_finds_one_is_told_so(fake, opened):
+    """C16: and nobody else waits for it; here for a storage that it has opened."""
+    class Opens(Wrapper):
+        def invalidate(self, tid, oids):
+            try:
+                opened(wait_timeout=1000)
+            except ClientDisconnected as error:
+                errors.append(str(error))
+            super().invalidate(tid, oids)
+            called.set()
+
+    errors, called = [], threading.Event()
+    storage = opened()
+    db = Opens(storage)
+    fake.client.notice('invalidateTransaction', fake.next_tid(), [OID])
+    assert called.wait(20)
+    assert db.told == [(fake.tid, [OID])]
+    error, = errors
+    assert 'a callback in the I/O thread cannot wait for one' in error
 
 
 @pytest.mark.parametrize('end', [SystemExit, KeyboardInterrupt])

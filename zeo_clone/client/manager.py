@@ -111,6 +111,9 @@ class Manager:
 
     def _wait_for_link(self, timeout_s: float) -> Link:
         places, now = self.places, self._loop.runtime.monotonic
+        if self._options.io_thread and self._loop.in_loop_thread():
+            raise ClientDisconnected('there is no connection, and a callback in the I/O thread cannot wait'
+                                     ' for one: it is this thread that looks for a server')
         deadline = now() + timeout_s
         while True:
             left = deadline - now()
