@@ -134,7 +134,7 @@ def test_clients_that_do_not_read_are_not_worked_for_when_much_waits(watched, pe
     server.wait_until(lambda: server.used > 4 * MB)
     for _ in range(20):
         assert len(writer.loadBefore(meta_oid, maxtid)[0]) == 100_000
-    assert server.used < 16 * MB + 100_000
+    server.wait_until(lambda: server.used <= 16 * MB)  # within a turn it may be more
     status = writer.server_status()  # of one moment: on a busy machine somebody is closed nevertheless
     assert status['connections'] + status['memory_closed'] == 31
 
