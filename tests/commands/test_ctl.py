@@ -8,7 +8,7 @@ import sys
 import pytest
 from zdaemon import zdctl
 
-from tests.support.runzeo_process import ruok
+from tests.support.runzeo_process import await_server, ruok
 from tests.support.tool_process import run_tool
 from zeo_clone import __version__
 from zeo_clone.commands import ctl
@@ -46,6 +46,7 @@ def test_server_is_started_watched_and_stopped(zeoctl, tmp_path):
     code, out, err = zeoctl('start')
     assert code == 0, err
     pid = int(re.search(r'started, pid=(\d+)', out)[1])
+    await_server(str(tmp_path / 'zeo.sock'))
     assert list(ruok(str(tmp_path / 'zeo.sock'))) == ['1']
     assert int((tmp_path / 'zeo.pid').read_text()) == pid
     assert zeoctl('status')[:2] == (0, f'program running; pid={pid}\n')
@@ -60,6 +61,7 @@ def test_server_is_started_watched_and_stopped(zeoctl, tmp_path):
 def test_a_server_whose_configuration_has_become_wrong_can_be_stopped(zeoctl, tmp_path):
     """T2: only the <runner> section counts for that; a warning says what is wrong with the rest."""
     assert zeoctl('start')[0] == 0
+    await_server(str(tmp_path / 'zeo.sock'))
     path = tmp_path / 'zeo.conf'
     path.write_text('%define UNUSED 1\n' + path.read_text().replace('pid-filename', 'pid-file'))
     code, out, err = zeoctl('status')

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.support.runzeo_process import Runzeo
+from tests.support.runzeo_process import Runzeo, await_server
 from tests.support.server_process import ANY_PORT
 from tests.support.tool_process import run_tool
 from zeo_clone import __version__
@@ -48,6 +48,7 @@ def test_ctl_starts_and_stops_a_server(tmp_path):
     code, out, err = zeo_clone(*control, 'start')
     try:
         assert (code, err) == (0, '') and 'started, pid=' in out
+        await_server(str(tmp_path / 'zeo.sock'))
         assert zeo_clone('status', str(tmp_path / 'zeo.sock'))[0] == 0
     finally:
         assert zeo_clone(*control, 'stop')[0] == 0

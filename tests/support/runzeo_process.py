@@ -21,6 +21,7 @@ import threading
 from tests.support.json_process import UNCAUGHT
 from tests.support.tool_process import start_tool
 from zeo_clone.addresses import parse_address
+from zeo_clone.ClientStorage import ClientStorage
 
 LIMIT_S = 600  # only a process that hangs meets it
 SERVING = re.compile(r"serving storage '(?P<name>.*)' \((?P<storage>.*)\) at (?P<address>\S+)$")
@@ -112,6 +113,12 @@ class Runzeo:
     def ruok(self):
         """What the server says about its health: ``{storage: {...}}``."""
         return ruok(self.address)
+
+
+def await_server(address):
+    """Until the server at `address` serves: zdaemon takes a test of its start for passed now and then that
+    was not, when it hears of the end of that program twice."""
+    ClientStorage(address, wait_timeout=LIMIT_S).close()
 
 
 def ruok(address):
