@@ -77,7 +77,7 @@ def test_a_server_that_says_nonsense_before_it_registers_is_given_up(fake, opene
 def test_a_path_that_no_socket_can_have_is_said_to_be_so(opened, path, error):
     """N13."""
     with pytest.raises(ClientDisconnected, match=error):
-        opened(path, wait_timeout=0.1)
+        opened(path, wait_timeout=1)
 
 
 def test_a_server_that_never_registers_but_talks_is_given_up(fake, opened, monkeypatch):
