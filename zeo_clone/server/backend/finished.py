@@ -22,9 +22,10 @@ INNER = ('base', 'changes')
 class FinishedTransactions(FileIterator):  # type: ignore[misc]
     """Those in the file at `path` up to the place `end`."""
 
-    _file: Any  # these three are ZODB's
+    _file: Any  # these four are ZODB's
     _file_size: int
     _pos: int
+    _stop: bytes | None
 
     def __init__(self, path: str, end: int) -> None:
         super().__init__(path)
